@@ -1,0 +1,123 @@
+"""Local archives that ADD unpacks: is this file one, and what is in it.
+
+A file is an archive when, after decompression (gzip, bzip2, xz, zstd or none), it begins with a
+valid tar header; its name plays no part.
+
+Source: Dockerfile reference, "ADD", "Adding local tar archives"; BuildKit file/unpack.go.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+from builder.sources import SourceEntry, SourceTree
+from layerstore import (
+    Change,
+    Content,
+    PutFile,
+    StoreError,
+    decompressor,
+    detect,
+    looks_like_tar,
+    unpack,
+)
+
+_IN_MEMORY_MAX_BYTES = 64 << 10
+_IN_MEMORY_TOTAL_MAX_BYTES = 64 << 20
+_HEADER_BYTES = 512
+_PIECE_BYTES = 1 << 20
+
+
+class _ContentStream:
+    """A source file as a readable stream."""
+
+    def __init__(self, content: Content) -> None:
+        self._pieces = iter((content,) if isinstance(content, bytes) else content())
+        self._buffer = memoryview(b"")
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._buffer:
+            self._buffer = memoryview(next(self._pieces, b""))
+        if size < 0 or size >= len(self._buffer):
+            taken, self._buffer = self._buffer, memoryview(b"")
+        else:
+            taken, self._buffer = self._buffer[:size], self._buffer[size:]
+        return bytes(taken)
+
+
+def is_archive(tree: SourceTree, entry: SourceEntry) -> bool:
+    """Whether ADD unpacks this file."""
+    if entry.kind != "file" or entry.size_bytes == 0:
+        return False
+    try:
+        stream = _open(tree, entry)
+        header = b""
+        while len(header) < _HEADER_BYTES:
+            piece = stream.read(_HEADER_BYTES - len(header))
+            if not piece:
+                break
+            header += piece
+    except StoreError:  # its magic number lied: an ordinary file
+        return False
+    return looks_like_tar(header)
+
+
+def members(tree: SourceTree, entry: SourceEntry, cleanup: ExitStack) -> Iterator[Change]:
+    """The archive's members as changes whose contents stay readable until `cleanup` is closed."""
+    spool = _Spool(cleanup)
+    for change in unpack(_open(tree, entry)):
+        if isinstance(change, PutFile):
+            change = replace(change, content=spool.keep(change))
+        yield change
+
+
+def _open(tree: SourceTree, entry: SourceEntry):  # type: ignore[no-untyped-def]
+    first = _ContentStream(tree.content(entry))
+    kind = detect(first.read(16))
+    return decompressor(kind or "none", _ContentStream(tree.content(entry)))
+
+
+class _Spool:
+    """Keeps contents: small ones in memory, the rest in one unnamed file."""
+
+    def __init__(self, cleanup: ExitStack) -> None:
+        self._cleanup = cleanup
+        self._in_memory_bytes = 0
+        self._fd: int | None = None
+        self._end = 0
+
+    def keep(self, change: PutFile) -> Content:
+        pieces: Iterable[bytes] = (
+            (change.content,) if isinstance(change.content, bytes) else change.content()
+        )
+        fits = self._in_memory_bytes + change.size_bytes <= _IN_MEMORY_TOTAL_MAX_BYTES
+        if change.size_bytes <= _IN_MEMORY_MAX_BYTES and fits:
+            self._in_memory_bytes += change.size_bytes
+            return b"".join(pieces)
+        return self._write(pieces)
+
+    def _write(self, pieces: Iterable[bytes]) -> Content:
+        if self._fd is None:
+            file = self._cleanup.enter_context(tempfile.TemporaryFile())
+            self._fd = file.fileno()
+        fd, start = self._fd, self._end
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                written = os.pwrite(fd, view, self._end)
+                self._end += written
+                view = view[written:]
+        end = self._end
+
+        def read() -> Iterator[bytes]:
+            position = start
+            while position < end:
+                piece = os.pread(fd, min(_PIECE_BYTES, end - position), position)
+                position += len(piece)
+                yield piece
+
+        return read
+
+

@@ -1,0 +1,98 @@
+"""The command line: parsing and printing, nothing else.
+
+    main -> commands.py names the family's module -> its `Command` -> split -> act
+
+Only the module of the command asked for is imported, and click only where there is help to draw
+or a word to complete. That is a budget, held by tests/builder/cli/test_startup.py:
+`lamina --version` and `lamina run` import neither click, lark, zstandard, isal, rich nor sqlite3.
+"""
+
+import os
+import sys
+import types
+from typing import Any, Never
+
+from builder.cli.commands import VERSION, find, load
+
+def main() -> Never:
+    """Carry out the command line of this process, and end the process."""
+    _fill_standard_descriptors()
+    _import_inspect_late()
+    _end(run(sys.argv[1:]))
+
+
+def run(line: list[str]) -> int:
+    """Carry out one command line; returns the exit code, whatever happens."""
+    asked: list[str] = []
+    debug = False
+    try:
+        if line == ["--version"]:  # what start-up itself costs
+            sys.stdout.write(f"lamina version {VERSION}\n")
+            return 0
+        if "_LAMINA_COMPLETE" in os.environ:
+            from builder.cli.application import complete
+
+            return complete()
+        from builder.cli.arguments import HelpWanted, split
+        from builder.cli.session import GLOBAL, Session
+
+        try:
+            before = split(GLOBAL, line)
+            debug = before.flag("debug")
+            if before.flag("version"):
+                return run(["--version"])
+            asked, rest = find(before.words)
+            command = load(asked, rest)
+            arguments = split(command, rest)
+            return command.act(arguments, Session(root=before.value("root"), debug=debug))
+        except HelpWanted:
+            from builder.cli.application import show_help
+
+            return show_help(asked)
+    except BaseException as error:  # noqa: BLE001 - the last line: all that goes wrong is told here
+        from builder.cli.failures import report
+
+        return report(error, command=" ".join(asked), debug=debug)
+
+
+def _fill_standard_descriptors() -> None:
+    """Put /dev/null where 0, 1 or 2 is closed, lest a file opened later becomes the output."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)  # takes the lowest free number, which is fd
+
+
+def _import_inspect_late() -> None:
+    """Let `dataclasses` be imported without `inspect`, which alone takes 9 ms of start-up.
+
+    dataclasses needs it for classes without a docstring only. The stand-in makes place for the
+    real module as soon as anything of it is asked for.
+    """
+
+    class Late(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):  # the import system looks for __path__, __spec__ ...
+                raise AttributeError(name)
+            del sys.modules["inspect"]
+            import inspect
+
+            return getattr(inspect, name)
+
+    sys.modules.setdefault("inspect", Late("inspect"))
+
+
+def _end(code: int) -> Never:
+    """Flush and end without the interpreter's own farewell, which takes 3 to 5 ms.
+
+    All that must happen at an end happens in `with` and `finally` before this.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:  # whoever read it has seen enough: as if killed by SIGPIPE
+            code = code or 141
+        except OSError:
+            code = code or 1
+    os._exit(code)

@@ -1,0 +1,127 @@
+"""Which commands there are, and in which module each lives.
+
+To add one: a `Command` in the file of its family, and a line here.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from builder.cli.arguments import Command
+
+VERSION = "0.1.0"
+
+# name as typed -> module of this package and the name of the Command in it
+COMMANDS = {
+    "build": "build:BUILD",
+    "run": "run:RUN",
+    "create": "run:CREATE",
+    "exec": "containers:EXEC",
+    "ps": "containers:PS",
+    "logs": "containers:LOGS",
+    "start": "containers:START",
+    "stop": "containers:STOP",
+    "restart": "containers:RESTART",
+    "kill": "containers:KILL",
+    "wait": "containers:WAIT",
+    "rm": "containers:RM",
+    "rename": "containers:RENAME",
+    "images": "images:IMAGES",
+    "history": "images:HISTORY",
+    "layers": "layers:LAYERS",
+    "inspect": "inspect:INSPECT",
+    "tag": "images:TAG",
+    "untag": "images:UNTAG",
+    "rmi": "images:RMI",
+    "import": "transfer:IMPORT",
+    "save": "transfer:SAVE",
+    "load": "transfer:LOAD",
+    "bootstrap": "transfer:BOOTSTRAP",
+    "parse": "parse:PARSE",
+    "fsck": "system:FSCK",
+    "info": "system:INFO",
+    "version": "system:VERSION",
+    "system df": "system:DF",
+    "system info": "system:INFO",
+    "system prune": "system:PRUNE",
+    "image build": "build:BUILD",
+    "image exists": "images:IMAGE_EXISTS",
+    "image history": "images:HISTORY",
+    "image import": "transfer:IMPORT",
+    "image inspect": "inspect:IMAGE_INSPECT",
+    "image layers": "layers:LAYERS",
+    "image list": "images:IMAGES",
+    "image load": "transfer:LOAD",
+    "image ls": "images:IMAGES",
+    "image prune": "images:IMAGE_PRUNE",
+    "image remove": "images:RMI",
+    "image rm": "images:RMI",
+    "image save": "transfer:SAVE",
+    "image tag": "images:TAG",
+    "image untag": "images:UNTAG",
+    "container create": "run:CREATE",
+    "container exec": "containers:EXEC",
+    "container exists": "containers:CONTAINER_EXISTS",
+    "container inspect": "inspect:CONTAINER_INSPECT",
+    "container kill": "containers:KILL",
+    "container list": "containers:PS",
+    "container logs": "containers:LOGS",
+    "container ls": "containers:PS",
+    "container prune": "containers:CONTAINER_PRUNE",
+    "container ps": "containers:PS",
+    "container remove": "containers:RM",
+    "container rename": "containers:RENAME",
+    "container restart": "containers:RESTART",
+    "container rm": "containers:RM",
+    "container run": "run:RUN",
+    "container start": "containers:START",
+    "container stop": "containers:STOP",
+    "container wait": "containers:WAIT",
+    "builder build": "build:BUILD",
+    "builder prune": "system:BUILDER_PRUNE",
+    "buildx build": "build:BUILD",
+    "buildx prune": "system:BUILDER_PRUNE",
+    "bud": "build:BUILD",
+}
+GROUPS = {
+    "image": "Images: the same commands by docker's longer names.",
+    "container": "Containers: the same commands by docker's longer names.",
+    "builder": "Builds: the same commands by docker's longer names.",
+    "buildx": "Builds: the same commands by docker's longer names.",
+    "system": "The store as a whole.",
+}
+
+
+def find(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split `words` into the name of a command or group (none if it is empty) and the rest."""
+    for length in (2, 1):
+        if " ".join(words[:length]) in COMMANDS:
+            return words[:length], words[length:]
+    if words and words[0] in GROUPS:
+        return words[:1], words[1:]
+    return [], words
+
+
+def load(name: list[str], rest: list[str]) -> "Command":
+    """Import the command `name`; `rest` is what follows it, for the message if there is none.
+
+    Raises:
+        HelpWanted: `name` is a group's, or there is no word at all.
+        UsageError: no such command.
+    """
+    target = COMMANDS.get(" ".join(name))
+    if target is not None:
+        module, _, attribute = target.partition(":")
+        # not importlib.import_module: importlib is not yet imported
+        package = __import__(f"builder.cli.{module}", fromlist=[attribute])
+        command: Command = getattr(package, attribute)
+        return command
+    from builder.cli.arguments import HelpWanted, UsageError
+
+    if not rest or rest[0] in ("--help", "-h"):
+        raise HelpWanted
+    from builder.nearest import nearest
+
+    typed = " ".join([*name, rest[0]])
+    near = nearest(typed, COMMANDS)
+    hint = f"did you mean `lamina {near}`?" if near else "`lamina --help` lists the commands"
+    raise UsageError(f"unknown command: {typed}", hint=hint, is_count=True)

@@ -1,0 +1,41 @@
+"""Which error ends the command with which exit code: one table.
+
+As docker's (measured on its client 28.2):
+    125  an unknown or bad flag of any command; our own failure in run, create and exec
+      1  a wrong number of arguments, an unknown command; our own failure elsewhere
+    126  the program of run or exec cannot be executed        127  it is not there
+    130  interrupted (128 + SIGINT)
+Otherwise run and exec end with the program's own code, or 128 plus the signal that killed it.
+"""
+
+from builder.cli.arguments import UsageError
+
+FAILURE = 1
+OWN_FAILURE = 125
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+# commands whose 1 would be taken for the program's own exit code
+_RUNNERS = frozenset({"run", "create", "exec"})
+
+
+def exit_code(error: BaseException, command: str) -> int:
+    """The exit code for `error` in `command` (as typed: `run`, `container run`)."""
+    from builder.sandbox import ProgramNotExecutableError, ProgramNotFoundError
+
+    own = OWN_FAILURE if command.split(" ")[-1] in _RUNNERS else FAILURE
+    match error:
+        case UsageError(is_count=is_count):
+            return FAILURE if is_count else OWN_FAILURE
+        case ProgramNotFoundError():
+            return NOT_FOUND
+        case ProgramNotExecutableError():
+            return NOT_EXECUTABLE
+        case KeyboardInterrupt():
+            return INTERRUPTED
+        case BrokenPipeError():
+            return BROKEN_PIPE
+        case _:
+            return own

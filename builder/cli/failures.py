@@ -1,0 +1,87 @@
+"""How an error is told: one line on standard error, what and where, and what to do about it.
+
+    lamina: no such image: hello:1 (`lamina build`, `pull`, ... )
+
+At most 1000 bytes, control characters escaped: much of what stands in a message comes from an
+image or a Dockerfile. Only the excerpt of a Dockerfile makes it more than one line. Without
+`--debug` there is never a traceback.
+"""
+
+import os
+import sys
+
+from builder.cli.arguments import UsageError
+from builder.cli.exitcodes import exit_code
+from builder.cli.output import printable
+
+BYTES_MAX = 1000
+
+
+def report(error: BaseException, *, command: str, debug: bool) -> int:
+    """Tell `error` on standard error; returns the exit code to end with."""
+    if debug and not isinstance(error, UsageError):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, SystemExit):  # nobody of ours raises it
+        return error.code if isinstance(error.code, int) else 1
+    text = describe(error)
+    try:
+        if text:
+            sys.stdout.flush()  # what was printed before comes before
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+    except OSError:  # nobody is listening; the exit code still says it
+        pass
+    return exit_code(error, command)
+
+
+def describe(error: BaseException) -> str:
+    """The whole message, excerpt of a Dockerfile included; empty when nothing is to be said."""
+    from builder.errors import BuilderError
+    from grammar import DockerfileError
+    from layerstore import StoreError
+
+    match error:
+        case BrokenPipeError():
+            return ""
+        case KeyboardInterrupt():
+            return "lamina: interrupted"
+        case DockerfileError():
+            return _excerpt(error.render())
+        case BuilderError() if error.excerpt:
+            return _line(error.message, error.hint) + "\n" + _excerpt(error.excerpt)
+        case BuilderError() | StoreError() | UsageError():
+            return _line(error.message, error.hint)
+        case OSError() if error.strerror:
+            return _line(_system_error(error), "")
+        case MemoryError():
+            return _line("out of memory", "")
+        case _:
+            name = type(error).__name__
+            return _line(f"internal error: {name}: {error}", "`lamina --debug ...` shows where")
+
+
+def _line(message: str, hint: str) -> str:
+    text = printable(message)
+    if hint:
+        text += f" ({printable(hint)})"
+    return _cut("lamina: " + text)
+
+
+def _excerpt(text: str) -> str:
+    return _cut("\n".join(printable(line) for line in text.rstrip("\n").split("\n")))
+
+
+def _cut(text: str) -> str:
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) < BYTES_MAX:
+        return data.decode()
+    return data[: BYTES_MAX - 4].decode("utf-8", "ignore") + "..."
+
+
+def _system_error(error: OSError) -> str:
+    where = [os.fsdecode(name) for name in (error.filename, error.filename2) if name]
+    return ": ".join(
+        [" -> ".join(where), error.strerror or ""] if where else [error.strerror or ""]
+    )

@@ -1,0 +1,91 @@
+"""Sizes, durations and times as docker writes them.
+
+Source: docker/go-units size.go, duration.go; Go time.Time.String.
+"""
+
+import time
+from datetime import UTC, datetime
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def human_size(size_bytes: int, *, digits: int = 3) -> str:
+    """`7.81MB`: powers of 1000, so many significant digits."""
+    size = float(size_bytes)
+    unit = 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size /= 1000
+        unit += 1
+    return f"{size:.{digits}g}{_UNITS[unit]}"
+
+
+def parse_size(text: str) -> int:
+    """`512m`, `64K`, `1g`, `1024`: powers of 1024, as docker reads memory sizes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = text.strip().lower().removesuffix("b").removesuffix("i")
+    power = "kmgtp".find(number[-1:]) + 1 if number[-1:] else 0
+    if power:
+        number = number[:-1]
+    size = int(float(number) * 1024**power)
+    if size < 0:
+        raise ValueError(text)
+    return size
+
+
+def human_duration(seconds: float) -> str:
+    """`2 minutes`, `About an hour`."""
+    whole = int(seconds)
+    hours = int(seconds / _HOUR + 0.5)
+    if whole < 1:
+        return "Less than a second"
+    if whole < _MINUTE:
+        return "1 second" if whole == 1 else f"{whole} seconds"
+    if whole < _HOUR:
+        minutes = whole // _MINUTE
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    if hours < 48:
+        return "About an hour" if hours == 1 else f"{hours} hours"
+    days = hours // 24
+    if days < 14:
+        return f"{days} days"
+    if days < 60:
+        return f"{days // 7} weeks"
+    if days < 730:
+        return f"{days // 30} months"
+    return f"{days // 365} years"
+
+
+def since(moment: float, now: float | None = None) -> str:
+    """`2 minutes ago`; `moment` in Unix seconds."""
+    return human_duration(max(0.0, (time.time() if now is None else now) - moment)) + " ago"
+
+
+def unix_seconds(text: str) -> float | None:
+    """An RFC 3339 time, of any precision, in Unix seconds; None if it is none."""
+    head, dot, tail = text.partition(".")
+    if dot:  # Python reads six digits at most, Go writes nine
+        digits = 0
+        while digits < len(tail) and tail[digits].isdigit():
+            digits += 1
+        text = f"{head}.{tail[:digits][:6].ljust(6, '0')}{tail[digits:]}"
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+
+
+def rfc3339(moment: float, nanoseconds: int | None = None) -> str:
+    """`2026-01-31T12:00:00.123456789Z`."""
+    whole = int(moment)
+    fraction = int((moment - whole) * 1e9) if nanoseconds is None else nanoseconds
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{fraction:09d}Z"
+
+
+def local_time(moment: float) -> str:
+    """`2026-01-31 12:00:00 +0000 UTC`, in the local zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(moment))

@@ -1,0 +1,588 @@
+"""The fold: plan -> image.
+
+    for each needed stage, in file order
+        state = open its base
+        for each instruction (triggers of the base first)
+            state, step = lower(instruction, state)
+            step: key -> hit: the layer      (no file is touched)
+                      -> miss: perform, commit, and compare with what the same parent gave before
+                               (time-blind): equal -> take the earlier layer, so that everything
+                               below stays cached and the image does not change
+    seal the target's state
+
+What is kept of a step is how its layer was made: an image that reuses an earlier layer says in its
+history what made that layer, and when.
+
+Invariants (tests/builder/test_engine.py):
+  1. A second build of the same inputs executes nothing and gives the same image digest.
+  2. A step whose result is equal to before changes no digest below it.
+  3. A failed build leaves its good steps in the cache, and no tag.
+  4. Stages the target does not need are not opened.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from builder import record
+from builder.cachekey import key_document
+from builder.context import ContextTree
+from builder.errors import (
+    BuilderError,
+    ContextError,
+    LoweringError,
+    StepFailedError,
+    UnknownStageError,
+    UnsupportedFeatureError,
+)
+from builder.events import (
+    Event,
+    ImageSealed,
+    Notice,
+    VertexCached,
+    VertexDone,
+    VertexFailed,
+    VertexOutput,
+    VertexStarted,
+)
+from builder.ignorefile import NO_RULES, IgnoreRules, parse_ignore_file
+from builder.lower import Surroundings, lower
+from builder.lower.metadata import with_labels
+from builder.patterns import BadPatternError
+from builder.perform import perform
+from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan
+from builder.platforms import host_platform, name_of
+from builder.sandbox import Executor, ForkServer, SandboxError
+from builder.sources import LayerTree, SourceTree
+from builder.state import StageState
+from builder.steps import Step
+from grammar import Dockerfile, DockerfileError, Instruction, Span, parse_instruction, unparse
+from layerstore import (
+    CachedStep,
+    ContainerConfig,
+    Digest,
+    Image,
+    ImageConfig,
+    Layer,
+    NotFoundError,
+    Reference,
+    Store,
+)
+
+DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_FLUSH_AFTER_S = 0.5
+_WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """What to build. `context` None: there is none, and COPY from it is an error."""
+
+    dockerfile: Dockerfile
+    context: Path | None
+    ignore_file: bytes | None = None
+    names: tuple[Reference, ...] = ()
+    target: str = ""
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    no_cache: bool = False
+    network: Literal["host", "none"] = "host"
+    source_date_epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    image: Image
+    record: record.BuildRecord
+
+
+def build(
+    request: BuildRequest, store: Store, report: Callable[[Event], None]
+) -> BuildResult:
+    """Build `request` into `store`.
+
+    The image is durable and tagged when this returns. Everything that was built before a failure
+    stays in the cache.
+
+    Raises:
+        BuilderError, SandboxError, StoreError, grammar.DockerfileError: with the place in the
+            Dockerfile as a note, where there is one.
+    """
+    started = time.time()
+    with ExitStack() as cleanup:
+        engine = _Engine(request, store, report, cleanup)
+        cleanup.callback(store.flush)
+        try:
+            image = engine.build()
+        except BaseException as error:
+            engine.write_record(started, None, _first_line(error))
+            raise
+        for name in request.names:
+            store.images.tag(image, name)
+        if not request.names:
+            store.images.note_untagged(image)
+        store.flush()
+    written = engine.write_record(started, image, "")
+    names = tuple(name.familiar for name in request.names)
+    report(
+        ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names)
+    )
+    return BuildResult(image=image, record=written)
+
+
+class _Engine:
+    """One build. Its state is what the build has found out so far; nothing is read back from it."""
+
+    def __init__(
+        self,
+        request: BuildRequest,
+        store: Store,
+        report: Callable[[Event], None],
+        cleanup: ExitStack,
+    ) -> None:
+        self._request = request
+        self._store = store
+        self._report = report
+        self._cleanup = cleanup
+        self._platform = host_platform()
+        self._vertex = 0
+        self._steps: list[record.StepRecord] = []
+        self._states: dict[int, StageState] = {}
+        self._context: ContextTree | None = None
+        self._executor: Executor | None = None
+        self._plan: BuildPlan | None = None
+        self._last_flush = time.monotonic()
+
+    # ---- the fold
+
+    def build(self) -> Image:
+        with _Located(self._request.dockerfile, None):
+            self._plan = plan(
+                self._request.dockerfile,
+                target=self._request.target,
+                build_args=self._build_args(),
+                platform=self._platform,
+            )
+        state = self._stage_state(self._plan.target)
+        if self._context is not None:
+            self._remember_stamps(self._context)
+        return self._seal(state)
+
+    def _stage_state(self, index: int) -> StageState:
+        """The finished stage; built when first asked for."""
+        assert self._plan is not None, "planned before"
+        if index not in self._states:
+            for needed in sorted(self._plan.stages[index].needs):
+                self._stage_state(needed)
+            self._states[index] = self._build_stage(self._plan.stages[index])
+        return self._states[index]
+
+    def _build_stage(self, stage: PlannedStage) -> StageState:
+        with _Located(self._request.dockerfile, stage.from_node.span):
+            state = self._open_base(stage)
+        triggers = tuple(
+            parse_instruction(text, escape="\\", name="ONBUILD")
+            for text in state.config.on_build
+        )
+        state = replace(state, config=replace(state.config, on_build=()))
+        around = Surroundings(
+            find_source=lambda name: self._find_source(name, stage),
+            build_args=self._build_args(),
+            global_args=self._plan.global_args if self._plan else {},
+            escape=self._request.dockerfile.directives.escape,
+            network=self._request.network,
+        )
+        instructions = [*triggers, *stage.instructions]
+        total = 1 + sum(each.written.keyword in _WORKING for each in instructions)
+        position = 1
+        for number, instruction in enumerate(instructions):
+            if instruction.written.keyword in _WORKING:
+                position += 1
+            label = f"[{stage.title} {position}/{total}]"
+            span = stage.from_node.span if number < len(triggers) else instruction.span
+            with _Located(self._request.dockerfile, span):
+                state = self._build_instruction(instruction, state, around, label, stage, span)
+        return state
+
+    def _build_instruction(
+        self,
+        instruction: Instruction,
+        state: StageState,
+        around: Surroundings,
+        label: str,
+        stage: PlannedStage,
+        span: Span,
+    ) -> StageState:
+        lowered = lower(instruction, state, around)
+        for message in lowered.notices:
+            self._report(Notice(message=message, line=span.start_line))
+        if lowered.step is None:
+            self._note_step(unparse(instruction), span, stage, outcome="metadata")
+            return lowered.state
+        vertex = self._begin(f"{label} {lowered.step.title}", stage.title, span.start_line)
+        document = key_document(
+            lowered.step,
+            parent=state.chain_id,
+            platform=name_of(self._platform),
+            epoch=self._request.source_date_epoch,
+        )
+        key = Digest.of(document)
+        cached = None if self._request.no_cache else self._store.cache.get(key)
+        layer = None if cached is None else self._known_layer(cached)
+        if cached is not None and layer is not None:
+            self._report(VertexCached(vertex=vertex, layer=layer.diff_id))
+            self._note_step(
+                unparse(instruction), span, stage, outcome="cached", key=key, layer=layer
+            )
+        else:
+            cached, layer = self._execute(
+                lowered.step, state, key, document, lowered.created_by, vertex
+            )
+            outcome = "executed" if cached.key == key else "reused"
+            self._note_step(
+                unparse(instruction),
+                span,
+                stage,
+                outcome=outcome,
+                key=key,
+                layer=layer,
+                seconds=cached.seconds if outcome == "executed" else 0.0,
+            )
+        return lowered.state.with_layer(
+            layer, created=cached.created, created_by=cached.created_by
+        )
+
+    def _execute(
+        self,
+        step: Step,
+        state: StageState,
+        key: Digest,
+        document: bytes,
+        created_by: str,
+        vertex: int,
+    ) -> tuple[CachedStep, Layer]:
+        """Perform a step; the result is an earlier one where the content is the same."""
+        started = time.monotonic()
+        try:
+            layer = perform(
+                step,
+                state.layers,
+                store=self._store,
+                executor=self._get_executor,
+                output=lambda stream, data: self._report(
+                    VertexOutput(
+                        vertex=vertex,
+                        stream="stdout" if stream == "stdout" else "stderr",
+                        data=data,
+                    )
+                ),
+                epoch=self._request.source_date_epoch,
+            )
+        except BaseException as error:
+            self._report(
+                VertexFailed(
+                    vertex=vertex,
+                    seconds=time.monotonic() - started,
+                    message=_first_line(error),
+                )
+            )
+            raise
+        seconds = time.monotonic() - started
+        variant = str(self._request.source_date_epoch)
+        earlier = None
+        if not self._request.no_cache:
+            earlier = self._store.cache.same_content(
+                state.chain_id, layer.content_digest, variant
+            )
+        earlier_layer = None if earlier is None else self._known_layer(earlier)
+        made = CachedStep(
+            key=key,
+            diff_id=layer.diff_id,
+            created=self._created_now(),
+            created_by=created_by,
+            seconds=seconds,
+            document=document,
+        )
+        if earlier is not None and earlier_layer is not None:
+            alias = replace(earlier, key=key, document=document)
+            self._store.cache.put(alias, parent=state.chain_id, variant=variant)
+            made, layer = earlier, earlier_layer
+        else:
+            self._store.cache.put(made, parent=state.chain_id, variant=variant)
+        self._report(
+            VertexDone(
+                vertex=vertex,
+                seconds=seconds,
+                layer=layer.diff_id,
+                size_bytes=layer.size_bytes,
+                reused=made is earlier,
+            )
+        )
+        self._flush_when_due()
+        return made, layer
+
+    # ---- bases and sources
+
+    def _open_base(self, stage: PlannedStage) -> StageState:
+        if stage.from_node.platform is not None:
+            self._check_platform(stage)
+        match stage.base:
+            case ScratchBase():
+                config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
+                return StageState(config=config)
+            case StageBase(index=index):
+                state = self._stage_state(index)
+                return replace(state, cmd_is_own=False)
+            case ImageBase(name=name):
+                image = self._resolve_image(name)
+                vertex = self._begin(
+                    f"[{stage.title} 1/1] FROM {name}", stage.title, stage.from_node.span.start_line
+                )
+                self._report(VertexCached(vertex=vertex))
+                return _state_of_image(image)
+
+    def _check_platform(self, stage: PlannedStage) -> None:
+        from grammar import expand
+
+        assert stage.from_node.platform is not None and self._plan is not None
+        wanted = expand(
+            stage.from_node.platform,
+            self._plan.global_args,
+            escape=self._request.dockerfile.directives.escape,
+        )
+        if wanted not in (name_of(self._platform), self._platform.architecture):
+            raise UnsupportedFeatureError(
+                feature=f"FROM --platform={wanted} on {name_of(self._platform)}"
+            )
+
+    def _resolve_image(self, name: str) -> Image:
+        return self._store.images.resolve(name)
+
+    def _find_source(self, name: str | None, stage: PlannedStage) -> SourceTree:
+        if name is None:
+            return self._get_context()
+        index = stage.visible.get(name.lower())
+        if index is not None:
+            return LayerTree(
+                self._stage_state(index).layers,
+                self._store.layers,
+                description=f"the stage {name!r}",
+            )
+        if name.isdigit():
+            raise UnknownStageError(name=name, nearest=None)
+        try:
+            image = self._resolve_image(name)
+        except NotFoundError as error:
+            from builder.nearest import nearest
+
+            close = nearest(name, [each for each in stage.visible if not each.isdigit()])
+            if close is None:
+                raise
+            raise UnknownStageError(name=name, nearest=close) from error
+        return LayerTree(image.layers, self._store.layers, description=f"the image {name!r}")
+
+    def _get_context(self) -> ContextTree:
+        if self._context is None:
+            if self._request.context is None:
+                raise ContextError(
+                    "there is no build context: the Dockerfile came from standard input",
+                    hint="give a directory, and the Dockerfile with `-f -`",
+                )
+            self._context = ContextTree(
+                self._request.context,
+                self._ignore_rules(),
+                stamps=self._store.cache.load_file_digests(self._context_scope()),
+            )
+            self._cleanup.callback(self._context.close)
+        return self._context
+
+    def _ignore_rules(self) -> IgnoreRules:
+        if self._request.ignore_file is None:
+            return NO_RULES
+        try:
+            return parse_ignore_file(self._request.ignore_file)
+        except BadPatternError as error:
+            raise ContextError(f".dockerignore: {error}") from error
+
+    def _context_scope(self) -> str:
+        return os.path.realpath(self._request.context or "")
+
+    def _remember_stamps(self, context: ContextTree) -> None:
+        stamps = context.fresh_stamps()
+        if stamps is not None:
+            self._store.cache.save_file_digests(self._context_scope(), stamps)
+
+    def _known_layer(self, cached: CachedStep) -> Layer | None:
+        """The layer of a cache entry, None when it is gone from the store."""
+        try:
+            return self._store.layers.get(cached.diff_id)
+        except NotFoundError:
+            return None
+
+    def _get_executor(self) -> Executor:
+        """The fork server, started for the first program; no thread has been started before."""
+        if self._executor is None:
+            self._executor = ForkServer()
+            self._cleanup.callback(self._executor.close)
+        return self._executor
+
+    def _build_args(self) -> Mapping[str, str]:
+        return self._request.build_args
+
+    # ---- the result
+
+    def _seal(self, state: StageState) -> Image:
+        config = state.config
+        if self._request.labels:
+            added = list(self._request.labels.items())
+            config = replace(config, labels=with_labels(config.labels, added))
+        created = state.created
+        if self._request.source_date_epoch is not None:
+            created = _rfc3339(self._request.source_date_epoch)
+        return self._store.images.seal(
+            ImageConfig(
+                architecture=self._platform.architecture,
+                os=self._platform.os,
+                variant=self._platform.variant,
+                author=state.author,
+                created=created,
+                config=config,
+                diff_ids=tuple(layer.diff_id for layer in state.layers),
+                history=state.history,
+            ),
+            state.layers,
+        )
+
+    def _created_now(self) -> str:
+        epoch = self._request.source_date_epoch
+        return _rfc3339(time.time() if epoch is None else epoch)
+
+    def _flush_when_due(self) -> None:
+        """Make finished steps durable now and then: a killed build loses little, cheaply."""
+        if time.monotonic() - self._last_flush > _FLUSH_AFTER_S:
+            self._store.flush()
+            self._last_flush = time.monotonic()
+
+    # ---- telling
+
+    def _begin(self, title: str, stage: str, line: int) -> int:
+        self._vertex += 1
+        self._report(VertexStarted(vertex=self._vertex, title=title, stage=stage, line=line))
+        return self._vertex
+
+    def _note_step(
+        self,
+        instruction: str,
+        span: Span,
+        stage: PlannedStage,
+        *,
+        outcome: str,
+        key: str = "",
+        layer: Layer | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        self._steps.append(
+            record.StepRecord(
+                instruction=instruction,
+                line=span.start_line,
+                stage=stage.title,
+                outcome=outcome,
+                reason="",
+                key=key,
+                layer="" if layer is None else layer.diff_id,
+                seconds=round(seconds, 6),
+            )
+        )
+
+    def write_record(
+        self, started: float, image: Image | None, error: str
+    ) -> record.BuildRecord:
+        written = record.BuildRecord(
+            id=f"{int(started * 1000):013d}-{os.getpid()}",
+            started=round(started, 3),
+            seconds=round(time.time() - started, 6),
+            dockerfile=self._request.dockerfile.source.name,
+            target=self._request.target,
+            names=tuple(name.familiar for name in self._request.names),
+            image_id="" if image is None else image.id,
+            manifest_digest="" if image is None else image.descriptor.digest,
+            error=error,
+            steps=tuple(self._steps),
+        )
+        record.write(written, self._store.private / "builds")
+        return written
+
+
+class _Located:
+    """Adds the Dockerfile's lines to an error that passes, once."""
+
+    def __init__(self, dockerfile: Dockerfile, span: Span | None) -> None:
+        self._dockerfile = dockerfile
+        self._span = span
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or self._span is None or isinstance(error, DockerfileError):
+            return
+        if isinstance(error, BuilderError) and not error.excerpt:
+            error.excerpt = excerpt(self._dockerfile, self._span)
+        elif isinstance(error, Exception) and not hasattr(error, "__notes__"):
+            error.add_note(excerpt(self._dockerfile, self._span))
+
+
+def excerpt(dockerfile: Dockerfile, span: Span) -> str:
+    """`Dockerfile:3` and the lines of an instruction, marked."""
+    lines = dockerfile.source.lines
+    first, last = max(1, span.start_line - 2), min(len(lines), span.end_line + 2)
+    shown = [f"{dockerfile.source.name}:{span.start_line}"]
+    for number in range(first, last + 1):
+        mark = ">>>" if span.start_line <= number <= span.end_line else "   "
+        shown.append(f"{number:4} | {mark} {lines[number - 1]}".rstrip())
+    return "\n".join(shown)
+
+
+def _state_of_image(image: Image) -> StageState:
+    from layerstore import chain_ids
+
+    config = image.config
+    diff_ids = [layer.diff_id for layer in image.layers]
+    container = config.config
+    if not any(pair.startswith("PATH=") for pair in container.env):
+        container = replace(container, env=(*container.env, DEFAULT_PATH_ENV))
+    return StageState(
+        config=container,
+        layers=image.layers,
+        chain_id=chain_ids(diff_ids)[-1] if diff_ids else None,
+        history=config.history,
+        author=config.author,
+        created=config.created or StageState().created,
+    )
+
+
+def _rfc3339(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC)
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{moment.microsecond:06d}Z" if moment.microsecond else text + "Z"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+__all__ = [
+    "BuildRequest",
+    "BuildResult",
+    "LoweringError",
+    "Notice",
+    "SandboxError",
+    "StepFailedError",
+    "build",
+    "excerpt",
+]

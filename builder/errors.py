@@ -1,0 +1,118 @@
+"""What can go wrong between a Dockerfile and a container.
+
+BuilderError(message, hint)
+  PlanError                          the Dockerfile cannot be planned
+    UnknownStageError(name, nearest)
+    UnknownTargetError(name, nearest)
+  UnsupportedFeatureError(feature)   known, and not carried out by this version
+  LoweringError                      an instruction whose words make no sense (bad port, bad user)
+  ContextError                       the build context
+    SourceNotFoundError(pattern, nearest)
+    OutsideContextError(path)
+  StepFailedError(title, status)     the program of a RUN ended badly: the user's turn
+  ContainerError                     containers
+    NoSuchContainerError(name)
+    WrongStateError(name, state, wanted)
+
+Sandbox errors (our turn) are in builder.sandbox.errors, store errors in layerstore.errors.
+"""
+
+
+class BuilderError(Exception):
+    """Base of this room's errors; `hint` says what to do about it, empty when nothing helps.
+
+    `excerpt` is set by the engine: the Dockerfile lines of the instruction it happened in.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.excerpt = ""
+
+
+class PlanError(BuilderError):
+    pass
+
+
+class UnknownStageError(PlanError):
+    def __init__(self, *, name: str, nearest: str | None) -> None:
+        hint = f"did you mean {nearest!r}?" if nearest else "name a stage above, or an image"
+        super().__init__(f"no stage or image named {name!r}", hint=hint)
+        self.name = name
+        self.nearest = nearest
+
+
+class UnknownTargetError(PlanError):
+    def __init__(self, *, name: str, nearest: str | None, known: tuple[str, ...]) -> None:
+        if nearest:
+            hint = f"did you mean {nearest!r}?"
+        elif known:
+            hint = "stages with a name: " + ", ".join(known)
+        else:
+            hint = "no stage of this Dockerfile has a name (FROM ... AS name)"
+        super().__init__(f"target stage {name!r} could not be found", hint=hint)
+        self.name = name
+        self.nearest = nearest
+
+
+class UnsupportedFeatureError(BuilderError):
+    def __init__(self, *, feature: str, hint: str = "") -> None:
+        super().__init__(f"{feature} is not supported by this version of lamina", hint=hint)
+        self.feature = feature
+
+
+class LoweringError(BuilderError):
+    pass
+
+
+class ContextError(BuilderError):
+    pass
+
+
+class SourceNotFoundError(ContextError):
+    def __init__(self, *, pattern: str, where: str, nearest: str | None, hint: str = "") -> None:
+        if nearest:
+            hint = f"did you mean {nearest!r}?"
+        super().__init__(f"{pattern!r} not found in {where}", hint=hint)
+        self.pattern = pattern
+        self.nearest = nearest
+
+
+class OutsideContextError(ContextError):
+    def __init__(self, *, path: str) -> None:
+        super().__init__(
+            f"{path!r} leads outside of the build context",
+            hint="copy the file into the context, or use another context directory",
+        )
+        self.path = path
+
+
+class StepFailedError(BuilderError):
+    """A RUN's program ended with another status than 0. `code` is the shell's view of it."""
+
+    def __init__(self, *, title: str, code: int, signal: int, tail: bytes) -> None:
+        how = f"was killed by signal {signal}" if signal else f"did not complete: exit code: {code}"
+        super().__init__(f"process {title!r} {how}")
+        self.title = title
+        self.code = code
+        self.signal = signal
+        self.tail = tail
+
+
+class ContainerError(BuilderError):
+    pass
+
+
+class NoSuchContainerError(ContainerError):
+    def __init__(self, *, name: str) -> None:
+        super().__init__(f"no such container: {name}", hint="`lamina ps -a` lists them")
+        self.name = name
+
+
+class WrongStateError(ContainerError):
+    def __init__(self, *, name: str, state: str, wanted: str) -> None:
+        super().__init__(f"container {name} is {state}, not {wanted}")
+        self.name = name
+        self.state = state
+        self.wanted = wanted

@@ -1,0 +1,84 @@
+"""What happened during a build, as values: the only way progress leaves the engine.
+
+The engine calls one `report(event)`; nothing is read back. `vertex` numbers the work of one build
+from 1 in the order it was begun (the `#5` of plain progress), and stays the same for all events of
+that piece of work. Events of one vertex come in the order
+    VertexStarted, VertexOutput..., then VertexCached | VertexDone | VertexFailed.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexStarted:
+    """`title` is what to show: `[build 2/5] RUN make`, `[internal] load build context`."""
+
+    vertex: int
+    title: str
+    stage: str = ""
+    line: int | None = None  # of the Dockerfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexOutput:
+    """A piece of what the program wrote, as it came (not cut at line ends)."""
+
+    vertex: int
+    stream: Literal["stdout", "stderr"]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexCached:
+    """Nothing was executed. `layer` is a diff_id, empty where no layer belongs to the vertex."""
+
+    vertex: int
+    layer: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexDone:
+    """Executed. `reused` says that the result equals an earlier layer, which was taken instead."""
+
+    vertex: int
+    seconds: float
+    layer: str = ""
+    size_bytes: int = 0
+    reason: str = ""
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexFailed:
+    vertex: int
+    seconds: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something the user should know and that does not stop the build."""
+
+    message: str
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSealed:
+    """The result: image id (config digest), manifest digest, and the names it got."""
+
+    image_id: str
+    manifest_digest: str
+    names: tuple[str, ...]
+
+
+Event = (
+    VertexStarted
+    | VertexOutput
+    | VertexCached
+    | VertexDone
+    | VertexFailed
+    | Notice
+    | ImageSealed
+)

@@ -1,0 +1,267 @@
+"""What COPY, ADD and WORKDIR do to a file system, as a changeset.
+
+No file of the image is opened or created here: the file system below is a `TreeIndex` (names,
+types, owners, link targets of the merged layers), so a destination is resolved as the image sees
+it, links included, and nothing can lead outside of it. The result is packed straight from the
+sources: each byte is read once.
+
+Rules, as BuildKit's file operations have them:
+  - Missing directories on the way to the destination are created 0755, owned as --chown says.
+  - The content of a source directory is merged into the destination. A destination directory that
+    exists keeps its attributes; directories below it take the source's.
+  - A file goes into the destination when that is a directory or ends in a slash, else onto it.
+  - A file never replaces a directory, a directory never a file.
+  - Directories that exist and merely gain an entry stand in the layer with the attributes that
+    they have (the tar form needs them as parents).
+
+Differs: such a parent keeps its modification time. Docker's layers carry the moment of the build.
+
+Source: BuildKit solver/llbsolver/file/backend.go and fsutil/copy; Dockerfile reference, "COPY".
+"""
+
+import posixpath
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from builder.errors import LoweringError
+from builder.modes import ModeChange
+from builder.sources import Selection, SourceEntry, walk
+from builder.steps import InlineFile
+from layerstore import (
+    Change,
+    Meta,
+    PutDir,
+    PutFile,
+    PutHardlink,
+    PutNode,
+    PutSymlink,
+    TocEntry,
+    TreeIndex,
+    TreePath,
+)
+
+_DIRECTORY_MODE = 0o755
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """Who and what new files are: None keeps the source's."""
+
+    uid: int | None = None
+    gid: int | None = None
+    mode: ModeChange | None = None
+
+
+KEEP = Ownership()
+
+
+class FileChanges:
+    """Collects the changes of one step on top of `tree`, which it keeps up to date."""
+
+    def __init__(self, tree: TreeIndex, *, now_ns: int) -> None:
+        self._tree = tree
+        self._now_ns = now_ns
+        self._changes: dict[str, Change] = {}
+
+    def changes(self) -> Iterator[Change]:
+        """What was collected, with every directory that leads there."""
+        self._add_parents()
+        return iter(self._changes.values())
+
+    # ---- the operations
+
+    def make_directory(self, path: str, ownership: Ownership = KEEP) -> TreePath:
+        """Create `path` and its missing parents; nothing happens where it exists."""
+        resolved = self._tree.resolve(path)
+        missing: list[str] = []
+        current: str = resolved
+        while (entry := self._entry(current)) is None:
+            missing.append(current)
+            current = posixpath.dirname(current)
+        if entry.kind != "dir":
+            raise LoweringError(
+                f"cannot create the directory '/{resolved}': '/{current}' is not a directory"
+            )
+        for each in reversed(missing):
+            meta = Meta(_DIRECTORY_MODE, ownership.uid or 0, ownership.gid or 0, self._now_ns)
+            self._put(PutDir(TreePath(each), meta))
+        return resolved
+
+    def is_directory(self, path: str) -> bool:
+        """Whether `path` is a directory, links followed."""
+        entry = self._entry(self._tree.resolve(path))
+        return entry is not None and entry.kind == "dir"
+
+    def copy(self, selection: Selection, destination: str, ownership: Ownership) -> None:
+        """Copy one selection to `destination` (absolute; a trailing slash means a directory)."""
+        source = selection.tree.get(selection.path)
+        assert source is not None, "a selection exists"
+        if destination.endswith("/"):
+            self.make_directory(destination, ownership)
+        target = self._tree.resolve(destination)
+        existing = self._entry(target)
+        if source.kind == "dir":
+            self.make_directory("/" + target, ownership)
+            self._copy_directory(selection, target, ownership)
+            return
+        if existing is not None and existing.kind == "dir":
+            target = TreePath(f"{target}/{selection.name}" if target else selection.name)
+        self.make_directory("/" + posixpath.dirname(target), ownership)
+        self._copy_entry(selection, source, target, ownership, {})
+
+    def write_file(self, inline: InlineFile, destination: str, ownership: Ownership) -> None:
+        """Write a here-document."""
+        if destination.endswith("/"):
+            self.make_directory(destination, ownership)
+        target = self._tree.resolve(destination)
+        existing = self._entry(target)
+        if existing is not None and existing.kind == "dir":
+            target = TreePath(f"{target}/{inline.name}" if target else inline.name)
+        self.make_directory("/" + posixpath.dirname(target), ownership)
+        meta = _owned(Meta(0o644, 0, 0, self._now_ns), ownership, is_dir=False)
+        self._replace(PutFile(target, meta, len(inline.content), inline.content))
+
+    def unpack(self, changes: Iterator[Change], destination: str, ownership: Ownership) -> None:
+        """Put the members of an archive beneath `destination`, links of the image followed.
+
+        Members keep their own modes, whatever --chmod says, as in Docker. A member's content must
+        outlive the iteration (see `archives.members`).
+        """
+        self.make_directory(destination.rstrip("/") or "/", ownership)
+        base = self._tree.resolve(destination)
+        for change in changes:
+            self._unpack_member(change, base, replace(ownership, mode=None))
+
+    # ---- copying
+
+    def _copy_directory(self, selection: Selection, target: TreePath, owner: Ownership) -> None:
+        links: dict[object, TreePath] = {}
+        excludes = selection.excludes
+        for relative, entry in walk(selection.tree, selection.path):
+            if excludes is not None and excludes(relative):
+                continue
+            path = TreePath(f"{target}/{relative}" if target else relative)
+            if excludes is not None:
+                self.make_directory("/" + posixpath.dirname(path), owner)
+            self._copy_entry(selection, entry, path, owner, links)
+
+    def _copy_entry(
+        self,
+        selection: Selection,
+        entry: SourceEntry,
+        path: TreePath,
+        owner: Ownership,
+        links: dict[object, TreePath],
+    ) -> None:
+        meta = _owned(entry.meta, owner, is_dir=entry.kind == "dir")
+        if entry.link_group is not None and entry.kind != "dir":
+            first = links.setdefault(entry.link_group, path)
+            if first != path:
+                self._replace(PutHardlink(path, first))
+                return
+        match entry.kind:
+            case "file":
+                content = selection.tree.content(entry)
+                self._replace(PutFile(path, meta, entry.size_bytes, content))
+            case "dir":
+                existing = self._entry(path)
+                if existing is not None and existing.kind != "dir":
+                    raise LoweringError(f"cannot copy a directory onto '/{path}': not a directory")
+                self._put(PutDir(path, meta))
+            case "symlink":
+                plain = replace(meta, mode=0o777)
+                self._replace(PutSymlink(path, plain, entry.target))
+            case "char" | "block" | "fifo":
+                self._replace(PutNode(path, meta, entry.kind, entry.major, entry.minor))
+            case "socket":
+                pass  # a socket without its program is nothing; Docker's tar skips it as well
+
+    # ---- unpacking
+
+    def _unpack_member(self, change: Change, base: TreePath, owner: Ownership) -> None:
+        path = change.path
+        if not path:  # the archive's own root does not change the destination's attributes
+            return
+        parent, _, name = path.rpartition("/")
+        directory = self._tree.resolve(f"/{base}/{parent}") if parent else base
+        self.make_directory("/" + directory)
+        target = TreePath(f"{directory}/{name}" if directory else name)
+        match change:
+            case PutDir():
+                existing = self._entry(target)
+                if existing is not None and existing.kind != "dir":
+                    self._remove(target)
+                self._put(PutDir(target, _owned(change.meta, owner, is_dir=True)))
+            case PutHardlink():
+                link = self._tree.resolve(f"/{base}/{change.target}", follow_last=False)
+                self._remove(target)
+                self._put_hardlink(target, link)
+            case PutFile() | PutSymlink() | PutNode():
+                self._remove(target)
+                meta = _owned(change.meta, owner, is_dir=False)
+                self._put(replace(change, path=target, meta=meta))
+            case _:
+                raise LoweringError(
+                    f"the archive holds the whiteout file '/{path}'",
+                    hint="names that begin with .wh. have a meaning of their own in layers",
+                )
+
+    def _put_hardlink(self, path: TreePath, target: TreePath) -> None:
+        if isinstance(self._changes.get(target), PutFile | PutNode | PutHardlink | PutSymlink):
+            self._put(PutHardlink(path, target))
+            return
+        raise LoweringError(
+            f"the archive links '/{path}' to '/{target}', which is not in the archive"
+        )
+
+    # ---- bookkeeping
+
+    def _entry(self, path: str) -> TocEntry | None:
+        node = self._tree.get(TreePath(path))
+        if node is None:
+            return _ROOT_DIRECTORY if not path else None
+        return node.entry
+
+    def _replace(self, change: Change) -> None:
+        existing = self._entry(change.path)
+        if existing is not None and existing.kind == "dir":
+            raise LoweringError(f"cannot replace the directory '/{change.path}' by a file")
+        self._put(change)
+
+    def _remove(self, path: TreePath) -> None:
+        """Forget what this step itself put there; what lower layers have is replaced by the Put."""
+        if path in self._changes:
+            del self._changes[path]
+        existing = self._entry(path)
+        if existing is not None and existing.kind == "dir":
+            beneath = path + "/"
+            for each in [name for name in self._changes if name.startswith(beneath)]:
+                del self._changes[each]
+
+    def _put(self, change: Change) -> None:
+        self._changes[change.path] = change
+        self._tree.apply_change(change)
+
+    def _add_parents(self) -> None:
+        for path in list(self._changes):
+            parent = posixpath.dirname(path)
+            while parent and parent not in self._changes:
+                entry = self._entry(parent)
+                assert entry is not None and entry.kind == "dir", "parents were made before"
+                self._changes[parent] = PutDir(TreePath(parent), entry.meta)
+                parent = posixpath.dirname(parent)
+
+
+_ROOT_DIRECTORY = TocEntry(TreePath(""), "dir", Meta(_DIRECTORY_MODE))
+
+
+def _owned(meta: Meta, owner: Ownership, *, is_dir: bool) -> Meta:
+    if owner is KEEP:
+        return meta
+    mode = meta.mode
+    if owner.mode is not None:
+        mode = owner.mode.apply(stat.S_IMODE(mode), is_dir=is_dir)
+    uid = meta.uid if owner.uid is None else owner.uid
+    gid = meta.gid if owner.gid is None else owner.gid
+    return Meta(mode, uid, gid, meta.mtime_ns, meta.xattrs)

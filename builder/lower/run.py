@@ -1,0 +1,113 @@
+"""RUN -> ExecStep.
+
+A here-document as the whole command is a script: for the shell, or, with `#!`, for the program
+that it names. Here-documents beside other words are given back to the shell to handle.
+
+Source: Dockerfile reference, "RUN", "Here-Documents", "Predefined ARGs"; BuildKit
+dockerfile2llb/convert.go, dispatchRun.
+"""
+
+import re
+
+from builder.errors import LoweringError, UnsupportedFeatureError
+from builder.lower.surroundings import Lowered, Surroundings
+from builder.state import StageState
+from builder.steps import ExecStep, ScriptFile
+from grammar import ExecForm, Heredoc, Run
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PROXY_ARGS = frozenset(
+    name.upper() if upper else name
+    for name in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+    for upper in (False, True)
+)
+_WHOLE_HEREDOC = re.compile(r"[0-9]*<<-?\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'<>]+)\s*")
+_SCRIPT_DIRECTORY = "/dev/pipes"
+
+
+def run(node: Run, state: StageState, around: Surroundings) -> Lowered:
+    """Lower RUN."""
+    _refuse(node)
+    argv, scripts = _command(node, state)
+    environment = _environment(state)
+    network = "none" if node.network == "none" else around.network
+    if node.network == "host" and around.network != "host":
+        raise LoweringError(
+            "RUN --network=host needs host networking for the build",
+            hint="build with --network=host",
+        )
+    proxies = tuple(
+        f"{name}={value}"
+        for name, value in around.build_args.items()
+        if name in _PROXY_ARGS and name not in environment
+    )
+    created_by = "RUN " + " ".join([*_described_args(state), *argv])
+    title = "RUN " + " ".join([*node.written.flags, *_words(node)])
+    step = ExecStep(
+        argv=argv,
+        env=tuple(f"{name}={value}" for name, value in environment.items()),
+        cwd=state.workdir,
+        user=state.config.user,
+        network=network,
+        scripts=scripts,
+        secret_env=proxies,
+        title=title,
+    )
+    return Lowered(state=state, created_by=created_by, step=step)
+
+
+def _refuse(node: Run) -> None:
+    if node.mounts:
+        kinds = [dict(mount.options).get("type") or "bind" for mount in node.mounts]
+        raise UnsupportedFeatureError(feature=f"RUN --mount=type={kinds[0]}")
+    if node.security not in (None, "sandbox"):
+        raise UnsupportedFeatureError(feature=f"RUN --security={node.security}")
+    if node.devices:
+        raise UnsupportedFeatureError(feature="RUN --device")
+
+
+def _command(node: Run, state: StageState) -> tuple[tuple[str, ...], tuple[ScriptFile, ...]]:
+    if isinstance(node.command, ExecForm):
+        return node.command.argv, ()
+    text = node.command.text
+    if not node.heredocs:
+        return (*state.shell, text), ()
+    if len(node.heredocs) == 1 and _WHOLE_HEREDOC.fullmatch(text):
+        heredoc = node.heredocs[0]
+        content = chomped(heredoc)
+        if content.startswith("#!"):
+            target = f"{_SCRIPT_DIRECTORY}/{heredoc.name}"
+            return (*state.shell, target), (ScriptFile(target=target, content=content),)
+        return (*state.shell, content), ()
+    full = text
+    for heredoc in node.heredocs:
+        full += f"\n{heredoc.content}{heredoc.name}"
+    return (*state.shell, full), ()
+
+
+def chomped(heredoc: Heredoc) -> str:
+    """The content, without leading tabs for `<<-`."""
+    if not heredoc.chomp:
+        return heredoc.content
+    return re.sub(r"(?m)^\t+", "", heredoc.content)
+
+
+def _environment(state: StageState) -> dict[str, str]:
+    environment = state.environment()
+    environment.setdefault("PATH", DEFAULT_PATH)
+    return environment
+
+
+def _described_args(state: StageState) -> list[str]:
+    """`|2 A=1 B=2`, the way builders record the ARGs a RUN saw."""
+    if not state.args:
+        return []
+    environment = state.environment()
+    pairs = [f"{name}={environment.get(name, '')}" for name, _ in state.args]
+    return [f"|{len(pairs)}", *pairs]
+
+
+def _words(node: Run) -> list[str]:
+    if isinstance(node.command, ExecForm):
+        return list(node.command.argv)
+    return [node.command.text]

@@ -1,0 +1,36 @@
+"""What lowering needs besides the state: the same for every instruction of a stage."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from builder.sources import SourceTree
+from builder.state import StageState
+from builder.steps import Step
+from grammar import Word, expand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """`find_source(None)` is the build context, `find_source(name)` what `--from=name` means."""
+
+    find_source: Callable[[str | None], SourceTree]
+    build_args: Mapping[str, str]
+    global_args: Mapping[str, str]
+    escape: str
+    network: Literal["host", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lowered:
+    """The next state; with a step, the engine adds its layer under `created_by`."""
+
+    state: StageState
+    created_by: str
+    step: Step | None = None
+    notices: tuple[str, ...] = ()  # what the user should know
+
+
+def expanded(word: Word, state: StageState, around: Surroundings) -> str:
+    """A word with its quotes removed and the stage's variables put in."""
+    return expand(word, state.environment(), escape=around.escape)

@@ -1,0 +1,180 @@
+"""Dockerfile -> BuildPlan: which stages there are, what each stands on, and which are needed.
+
+    Dockerfile --global ARGs--> bases expanded --> names resolved --> needed stages, in file order
+
+Pure: images are only named here, never looked up. File order is a topological order, because a
+stage can only refer to stages above it.
+
+Source: Dockerfile reference, "FROM", "Understand how ARG and FROM interact"; BuildKit
+dockerfile2llb/convert.go.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from builder.errors import PlanError, UnknownTargetError
+from builder.nearest import nearest
+from builder.platforms import Platform, platform_args
+from grammar import Copy, Dockerfile, From, Instruction, Run, Stage, expand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchBase:
+    """Nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageBase:
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageBase:
+    name: str
+
+
+Base = ScratchBase | StageBase | ImageBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStage:
+    """`visible` maps what `--from` may say here (names in lower case, numbers) to stage indexes."""
+
+    index: int
+    name: str  # empty when FROM has no AS
+    base: Base
+    from_node: From
+    instructions: tuple[Instruction, ...]
+    visible: Mapping[str, int]
+    needs: frozenset[int]
+
+    @property
+    def title(self) -> str:
+        """What to call the stage in progress output."""
+        return self.name or f"stage-{self.index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildPlan:
+    """All stages by index, which of them the target needs, and the ARGs of the global scope."""
+
+    stages: tuple[PlannedStage, ...]
+    target: int
+    needed: frozenset[int]
+    global_args: Mapping[str, str]
+
+
+def plan(
+    dockerfile: Dockerfile,
+    *,
+    target: str,
+    build_args: Mapping[str, str],
+    platform: Platform,
+) -> BuildPlan:
+    """Plan a build.
+
+    Raises:
+        PlanError: an unknown target, an empty or malformed base.
+        grammar.DockerfileError: a word that cannot be expanded.
+    """
+    global_args = _global_args(dockerfile, build_args, platform, target)
+    stages: list[PlannedStage] = []
+    visible: dict[str, int] = {}
+    for index, stage in enumerate(dockerfile.stages):
+        stages.append(_plan_stage(index, stage, dict(visible), global_args, dockerfile))
+        visible[str(index)] = index
+        if stage.base.alias:
+            visible[stage.base.alias.lower()] = index
+    wanted = _target_index(target, stages, visible)
+    return BuildPlan(
+        stages=tuple(stages),
+        target=wanted,
+        needed=_needed(stages, wanted),
+        global_args=global_args,
+    )
+
+
+def _global_args(
+    dockerfile: Dockerfile, build_args: Mapping[str, str], platform: Platform, target: str
+) -> dict[str, str]:
+    stage = target or dockerfile.stages[-1].base.alias or ""
+    values = {**platform_args(platform, target=platform), "TARGETSTAGE": stage}
+    values.update((name, build_args[name]) for name in values if name in build_args)
+    for arg in dockerfile.global_args:
+        for declaration in arg.declarations:
+            name = expand(declaration.name, values, escape=dockerfile.directives.escape)
+            if name in build_args:
+                values[name] = build_args[name]
+            elif declaration.default is not None:
+                default = expand(
+                    declaration.default, values, escape=dockerfile.directives.escape
+                )
+                values[name] = default
+    return values
+
+
+def _plan_stage(
+    index: int,
+    stage: Stage,
+    visible: dict[str, int],
+    global_args: Mapping[str, str],
+    dockerfile: Dockerfile,
+) -> PlannedStage:
+    node = stage.base
+    name = expand(node.image, global_args, escape=dockerfile.directives.escape)
+    if not name:
+        raise PlanError(
+            f"base name ({node.image.text}) should not be blank",
+            hint="give the ARG a default above FROM, or pass --build-arg",
+        )
+    base: Base
+    if name.lower() in visible and not name.isdigit():
+        base = StageBase(index=visible[name.lower()])
+    elif name == "scratch":
+        base = ScratchBase()
+    else:
+        base = ImageBase(name=name)
+    needs = {base.index} if isinstance(base, StageBase) else set()
+    for instruction in stage.instructions:
+        needs.update(_referred(instruction, visible))
+    return PlannedStage(
+        index=index,
+        name=node.alias or "",
+        base=base,
+        from_node=node,
+        instructions=stage.instructions,
+        visible=visible,
+        needs=frozenset(needs),
+    )
+
+
+def _referred(instruction: Instruction, visible: Mapping[str, int]) -> set[int]:
+    """What the instruction itself needs; a trigger's needs are met when it fires."""
+    names: list[str] = []
+    if isinstance(instruction, Copy) and instruction.from_ is not None:
+        names.append(instruction.from_.text)
+    if isinstance(instruction, Run):
+        for mount in instruction.mounts:
+            names.extend(value for name, value in mount.options if name == "from" and value)
+    return {visible[name.lower()] for name in names if name.lower() in visible}
+
+
+def _target_index(target: str, stages: list[PlannedStage], visible: Mapping[str, int]) -> int:
+    if not target:
+        return len(stages) - 1
+    index = visible.get(target.lower())
+    if index is not None:
+        return index
+    names = tuple(stage.name for stage in stages if stage.name)
+    raise UnknownTargetError(name=target, nearest=nearest(target, names), known=names)
+
+
+def _needed(stages: list[PlannedStage], target: int) -> frozenset[int]:
+    needed = {target}
+    pending = [target]
+    while pending:
+        for index in stages[pending.pop()].needs - needed:
+            needed.add(index)
+            pending.append(index)
+    return frozenset(needed)
+

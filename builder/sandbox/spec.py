@@ -1,0 +1,180 @@
+"""What to run, where, and behind which walls: the one input of every executor.
+
+Paths only: nothing here knows images, layers or Dockerfiles. Values are plain data, so that a
+specification can be sent to the fork server, printed, and compared in tests.
+
+Host paths are `Path`; paths inside the root are `str` and absolute. They are resolved inside the
+root, after it is entered, so a link of the image cannot lead outside.
+
+Source: OCI runtime-spec v1.2 config.md and config-linux.md, whose field names are used.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlayRoot:
+    """An overlayfs. `lowerdirs` are topmost first; upperdir and workdir share a file system."""
+
+    lowerdirs: tuple[Path, ...]
+    upperdir: Path
+    workdir: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainRoot:
+    """A directory used as it is."""
+
+    path: Path
+
+
+Root = OverlayRoot | PlainRoot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindMount:
+    """A host file or directory shown at `target`; nosuid stays off, nodev is always on.
+
+    `source_beneath`, where given, is resolved beneath `source` without leaving it (for mounts
+    whose sub-path an image or a Dockerfile chose).
+    """
+
+    source: Path
+    target: str
+    read_only: bool = False
+    recursive: bool = True
+    source_beneath: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TmpfsMount:
+    target: str
+    size_bytes: int | None = None
+    mode: int = 0o1777
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileMount:
+    """A small generated file (`/etc/hosts`) shown at `target`; never part of the root's changes."""
+
+    target: str
+    content: bytes
+    mode: int = 0o644
+    read_only: bool = False
+
+
+Mount = BindMount | TmpfsMount | FileMount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """The program and the state it starts in.
+
+    `user` is `name|uid[:name|gid]` or empty for root, resolved by the image's own /etc/passwd and
+    /etc/group. HOME is taken from that passwd entry unless `env` has it. `cwd` is created
+    when missing (as Docker does). A bare `argv[0]` is looked up in the PATH of `env`.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()  # NAME=value
+    cwd: str = "/"
+    user: str = ""
+    terminal: bool = False
+    terminal_size: tuple[int, int] | None = None  # rows, columns
+    no_new_privs: bool = False
+    capabilities: frozenset[str] | None = None  # CAP_...; None is Docker's default set
+    seccomp: Literal["default", "unconfined"] = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Resource limits; None means no limit of ours."""
+
+    pids_max: int | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSpec:
+    """One sandbox: root, mounts, namespaces, limits and the program that runs in it."""
+
+    root: Root
+    program: Program
+    mounts: tuple[Mount, ...] = ()
+    hostname: str = "lamina"
+    network: Literal["host", "none"] = "none"
+    shm_size_bytes: int = 64 * 1024 * 1024
+    read_only_root: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitStatus:
+    """How the program ended: `code` when it exited, `signal` (number) when it was killed."""
+
+    code: int = 0
+    signal: int = 0
+
+    @property
+    def shell_code(self) -> int:
+        """The code as shells and docker report it: 128+n for a signal."""
+        return 128 + self.signal if self.signal else self.code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stdio:
+    """Descriptors given to the program. They stay the caller's to close.
+
+    With `Program.terminal` all three are ignored and `Running.terminal_fd` is the pty's master.
+    """
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class Running(Protocol):
+    """A program that has been executed (execve succeeded)."""
+
+    @property
+    def init_pid(self) -> int:
+        """The sandbox's PID 1, as the host numbers it: what `join` and signals need."""
+
+    @property
+    def terminal_fd(self) -> int | None:
+        """The master side of the terminal; the caller owns it."""
+
+    def fileno(self) -> int:
+        """Readable once the program has ended and `wait` will not block."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program (not to PID 1); nothing happens if it has ended."""
+
+    def kill(self) -> None:
+        """End every process of the sandbox at once."""
+
+    def wait(self) -> ExitStatus:
+        """Wait until the program has ended and every process of the sandbox is gone."""
+
+
+class Executor(Protocol):
+    """Runs programs in sandboxes. Contract tests: tests/contracts/test_executor.py."""
+
+    def start(self, spec: SandboxSpec, stdio: Stdio) -> Running:
+        """Set the stage and execute the program; returns once execve has succeeded.
+
+        Raises:
+            ProgramNotFoundError: argv[0] does not exist in the root (exit code 127).
+            ProgramNotExecutableError: it exists and cannot be executed (exit code 126).
+            SandboxError: a phase of our own failed; nothing is left behind.
+        """
+
+    def join(self, init_pid: int, program: Program, stdio: Stdio) -> Running:
+        """Execute another program inside a running sandbox (`exec`). Raises as `start` does."""
+
+    def close(self) -> None:
+        """End what still runs and release the executor."""

@@ -1,0 +1,289 @@
+"""Trees that files are copied from: the build context, a finished stage, an image.
+
+A source answers by path, without following links; everything above (links, wildcards, what one
+COPY selects, and the digest of a selection) is written once, here, on that small interface.
+
+    SourceTree   the interface; ContextTree (context.py) and LayerTree (below) carry it out
+    Selection    what one source word of COPY selected: the digest is its identity, the tree and
+                 path its locator
+
+Links are resolved inside the source; `..` stops at its root, absolute targets start there.
+
+Source: BuildKit solver/llbsolver/file and fsutil/copy (ResolveWildcards, FollowLinks).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from builder import patterns
+from builder.errors import BuilderError
+from layerstore import (
+    Content,
+    Digest,
+    Layer,
+    LayerStore,
+    Meta,
+    Node,
+    TreeIndex,
+    TreePath,
+)
+
+EntryKind = Literal["file", "dir", "symlink", "char", "block", "fifo", "socket"]
+
+_LINKS_MAX = 255  # Linux allows 40; BuildKit's FollowLinks 255
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """One inode of a source. `link_group` is equal for the names of one hard-linked file."""
+
+    path: TreePath
+    kind: EntryKind
+    meta: Meta
+    size_bytes: int = 0
+    target: str = ""
+    major: int = 0
+    minor: int = 0
+    link_group: object = None
+
+
+class SourceTree(Protocol):
+    """A tree to copy from. Paths are exact: no link is followed."""
+
+    @property
+    def description(self) -> str:
+        """What to call it in messages: `the build context`."""
+
+    def get(self, path: TreePath) -> SourceEntry | None:
+        """The entry at `path`, None where nothing is."""
+
+    def children(self, path: TreePath) -> list[str]:
+        """The names in a directory, in byte order; empty where `path` is no directory."""
+
+    def digest(self, entry: SourceEntry) -> Digest:
+        """The digest of a file's content."""
+
+    def content(self, entry: SourceEntry) -> Content:
+        """A file's content, the same that `digest` saw or an error while it is read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What one source word selected: a file, or a directory with all that is in it.
+
+    `name` is the last component as it was asked for, which is the name a file gets in a
+    destination directory; `pivot` is the parent path that `--parents` keeps.
+    """
+
+    name: str
+    kind: EntryKind
+    digest: Digest
+    pivot: str = ""
+    tree: SourceTree = field(compare=False, repr=False)
+    path: TreePath = field(compare=False)
+    excludes: Callable[[str], bool] | None = field(default=None, compare=False, repr=False)
+
+
+class SourceLoopError(BuilderError):
+    pass
+
+
+def resolve(tree: SourceTree, path: str) -> TreePath:
+    """Follow every link in `path`, the last one too; a missing tail is kept as it is."""
+    done: list[str] = []
+    pending = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+    links = 0
+    while pending:
+        part = pending.pop()
+        if part == "..":
+            if done:
+                done.pop()
+            continue
+        done.append(part)
+        entry = tree.get(TreePath("/".join(done)))
+        if entry is None or entry.kind != "symlink":
+            continue
+        links += 1
+        if links > _LINKS_MAX:
+            raise SourceLoopError(f"too many links while resolving {path!r} in {tree.description}")
+        done = [] if entry.target.startswith("/") else done[:-1]
+        pending.extend(
+            part for part in reversed(entry.target.split("/")) if part not in ("", ".")
+        )
+    return TreePath("/".join(done))
+
+
+def matches(tree: SourceTree, pattern: str) -> list[str]:
+    """The paths that a source word with wildcards stands for, in byte order."""
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    found = [""]
+    for position, part in enumerate(parts):
+        last = position == len(parts) - 1
+        step: list[str] = []
+        for directory in found:
+            step.extend(_matching_children(tree, directory, part, last=last))
+        found = step
+    return sorted(set(found), key=lambda path: path.encode("utf-8", "surrogateescape"))
+
+
+def _matching_children(
+    tree: SourceTree, directory: str, part: str, *, last: bool
+) -> Iterator[str]:
+    prefix = directory + "/" if directory else ""
+    if not patterns.has_wildcard(part):
+        path = prefix + patterns.unescape(part)
+        if not last or tree.get(resolve(tree, path)) is not None:
+            yield path
+        return
+    regex = patterns.component_regex(part)
+    for name in tree.children(resolve(tree, directory)):
+        if regex.match(name):
+            yield prefix + name
+
+
+def walk(tree: SourceTree, top: TreePath) -> Iterator[tuple[str, SourceEntry]]:
+    """Every entry beneath `top` with its path relative to it, parents first, in byte order."""
+    pending = [(name, name) for name in reversed(tree.children(top))]
+    base = top + "/" if top else ""
+    while pending:
+        relative, _ = pending.pop()
+        entry = tree.get(TreePath(base + relative))
+        if entry is None:  # vanished since its directory was read
+            continue
+        yield relative, entry
+        if entry.kind == "dir":
+            pending.extend(
+                (f"{relative}/{name}", name) for name in reversed(tree.children(entry.path))
+            )
+
+
+def select(
+    tree: SourceTree,
+    path: str,
+    *,
+    excludes: Callable[[str], bool] | None = None,
+    pivot: str = "",
+) -> Selection | None:
+    """Select what is at `path`, links followed; None where nothing is."""
+    resolved = resolve(tree, path)
+    entry = tree.get(resolved)
+    if entry is None:
+        return None
+    name = path.rstrip("/").rpartition("/")[2]
+    if name in ("", ".", ".."):
+        name = resolved.rpartition("/")[2]
+    return Selection(
+        name=name,
+        kind=entry.kind,
+        digest=_selection_digest(tree, entry, excludes),
+        pivot=pivot,
+        tree=tree,
+        path=resolved,
+        excludes=excludes,
+    )
+
+
+def _selection_digest(
+    tree: SourceTree, top: SourceEntry, excludes: Callable[[str], bool] | None
+) -> Digest:
+    """Content, names, modes, owners, link structure and xattrs: all but times."""
+    hasher = hashlib.sha256()
+    groups: dict[object, int] = {}
+    hasher.update(_identity(tree, "", top, groups))
+    if top.kind == "dir":
+        for relative, entry in walk(tree, top.path):
+            if excludes is None or not excludes(relative):
+                hasher.update(_identity(tree, relative, entry, groups))
+    return Digest("sha256:" + hasher.hexdigest())
+
+
+def _identity(
+    tree: SourceTree, relative: str, entry: SourceEntry, groups: dict[object, int]
+) -> bytes:
+    meta = entry.meta
+    group = None
+    if entry.link_group is not None:
+        group = groups.setdefault(entry.link_group, len(groups))
+    fields = (
+        relative,
+        entry.kind,
+        meta.mode,
+        meta.uid,
+        meta.gid,
+        [(name, value.hex()) for name, value in meta.xattrs],
+        tree.digest(entry) if entry.kind == "file" else entry.target,
+        entry.major,
+        entry.minor,
+        group,
+    )
+    return json.dumps(fields).encode() + b"\n"
+
+
+class LayerTree:
+    """A stack of layers as a source; contents come from the layers' snapshots or blobs."""
+
+    def __init__(
+        self, layers: tuple[Layer, ...], store: LayerStore, *, description: str
+    ) -> None:
+        self._layers = layers
+        self._store = store
+        self._description = description
+        self._index: TreeIndex | None = None
+
+    @property
+    def description(self) -> str:
+        return self._description
+
+    def get(self, path: TreePath) -> SourceEntry | None:
+        node = self._tree().get(path)
+        return None if node is None else self._entry(path, node)
+
+    def children(self, path: TreePath) -> list[str]:
+        return self._tree().children(path)
+
+    def digest(self, entry: SourceEntry) -> Digest:
+        digest = self._file(entry).entry.digest
+        assert digest is not None, "a file's table of contents entry has a digest"
+        return digest
+
+    def content(self, entry: SourceEntry) -> Content:
+        return self._store.read_file(self._layers, self._file(entry))
+
+    def _tree(self) -> TreeIndex:
+        if self._index is None:
+            self._index = self._store.tree(self._layers)
+        return self._index
+
+    def _file(self, entry: SourceEntry) -> Node:
+        node = self._tree().get(entry.path)
+        assert node is not None, "an entry of this tree is in its index"
+        if node.entry.kind == "hardlink":
+            target = self._tree().get(TreePath(node.entry.target))
+            if target is not None:
+                return target
+        return node
+
+    def _entry(self, path: TreePath, node: Node) -> SourceEntry:
+        entry = node.entry
+        group: object = None
+        if entry.kind == "hardlink":
+            group = (node.layer, entry.target)
+            target = self._tree().get(TreePath(entry.target))
+            if target is not None:
+                entry = target.entry
+        elif entry.kind == "file":
+            group = (node.layer, path)
+        assert entry.kind not in ("remove", "opaque", "hardlink"), "the index holds inodes"
+        return SourceEntry(
+            path,
+            entry.kind,
+            entry.meta,
+            entry.size_bytes,
+            entry.target,
+            entry.major,
+            entry.minor,
+            group,
+        )

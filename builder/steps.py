@@ -1,0 +1,96 @@
+"""Steps: what an instruction lowers to when it does work. Hermetic and comparable.
+
+A step holds everything it depends on besides the file system below it, so its identity is its
+cache key: the key document is built from exactly the fields that `==` compares. Where something is
+found (a locator: which stage, which host path) is `compare=False` and never reaches the key.
+
+Two kinds, and only two:
+    ExecStep   run a program on the file system
+    FileStep   change files from sources, without running anything of the image
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from builder.sources import Selection
+from layerstore import Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptFile:
+    """A here-document that is shown to the program as an executable file, outside of the layer."""
+
+    target: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecStep:
+    """RUN. `title` is for people; all paths are inside the root."""
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    user: str
+    network: Literal["host", "none"]
+    scripts: tuple[ScriptFile, ...] = ()
+    secret_env: tuple[str, ...] = field(default=(), compare=False)  # proxy variables: never keyed
+    title: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeDirectory:
+    """WORKDIR: create the directory and its missing parents, 0755; `user` (as written) owns them."""
+
+    path: str
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InlineFile:
+    """A here-document source of COPY or ADD."""
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyFiles:
+    """COPY and ADD. `destination` is absolute and keeps a trailing slash; `chown` is as written."""
+
+    selections: tuple[Selection, ...]
+    inline: tuple[InlineFile, ...]
+    destination: str
+    chown: str | None
+    chmod: str | None
+    unpack: bool  # ADD: archives are unpacked
+    parents: bool = False
+
+
+FileAction = MakeDirectory | CopyFiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStep:
+    action: FileAction
+    title: str = field(default="", compare=False)
+
+
+Step = ExecStep | FileStep
+
+Document = str | int | bool | None | list["Document"] | dict[str, "Document"]
+
+
+def document_of(value: object) -> Document:
+    """The compared fields of a step as plain data, with the type's name beside them."""
+    if value is None or isinstance(value, str | bool | int):
+        return str(value) if isinstance(value, Digest) else value
+    if isinstance(value, bytes):
+        return str(Digest.of(value))
+    if isinstance(value, tuple):
+        return [document_of(item) for item in value]
+    described: dict[str, Document] = {"type": type(value).__name__}
+    for each in fields(value):  # type: ignore[arg-type]  # only dataclasses are left here
+        if each.compare:
+            described[each.name] = document_of(getattr(value, each.name))
+    return described

@@ -1,0 +1,205 @@
+"""Blobs as files `blobs/sha256/HEX` of an OCI image layout.
+
+A blob is written to a temporary file while it is hashed, and stays there, readable through this
+object, until `sync`: fsync of every file, rename of every file, one fsync of the directory. So a
+name that stands in the directory always stands for complete bytes, and a build of many layers
+pays for one fsync each, at its end.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from layerstore.blobs import BlobInfo, BlobReader, check_commit, corrupt_blob, is_intact
+from layerstore.digest import Digest
+from layerstore.errors import MalformedDocumentError, NotFoundError
+
+_BUFFER_BYTES = 256 * 1024
+
+
+class DirectoryBlobs:
+    """A BlobStore in a directory; `new_tmp_path` names files on the same file system."""
+
+    def __init__(self, directory: Path, new_tmp_path: Callable[[], Path]) -> None:
+        self._directory = directory
+        self._prefix = f"{directory}/"
+        self._new_tmp_path = new_tmp_path
+        self._pending: dict[Digest, BlobFile] = {}
+        self._directory_changed = False
+
+    def has(self, digest: Digest) -> bool:
+        return self._status(digest) is not None
+
+    def size_bytes(self, digest: Digest) -> int:
+        status = self._status(digest)
+        if status is None:
+            raise NotFoundError(kind="blob", key=digest)
+        return status.st_size
+
+    def stamp(self, digest: Digest) -> str | None:
+        status = self._status(digest)
+        if status is None:
+            return None
+        # The ctime cannot be set back by whoever changes the bytes.
+        return f"{status.st_ino}:{status.st_size}:{status.st_ctime_ns}"
+
+    def open(self, digest: Digest, *, size_bytes: int | None = None) -> BlobReader:
+        try:
+            fd = os.open(self._path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFoundError(kind="blob", key=digest) from None
+        found_bytes = os.fstat(fd).st_size
+        if size_bytes is not None and found_bytes != size_bytes:
+            os.close(fd)
+            raise corrupt_blob(digest, f"{size_bytes} bytes", f"{found_bytes} bytes")
+        file = _Descriptor(fd)
+        return BlobReader(file.read, file.close, digest=digest, size_bytes=found_bytes)
+
+    def writer(self) -> "DirectoryBlobWriter":
+        return DirectoryBlobWriter(self, self._new_tmp_path())
+
+    def keep(self, file: "BlobFile") -> None:
+        """Take over a written file; called by the writer."""
+        if file.digest in self._pending:
+            file.path.unlink()
+        elif os.path.lexists(self._prefix + file.digest.hex) and is_intact(self, file.digest):  # noqa: PTH110
+            file.path.unlink()
+            self._directory_changed = True  # another process may have renamed it just now
+        else:
+            self._pending[file.digest] = file
+
+    def discard(self, digest: Digest) -> None:
+        file = self._pending.pop(digest, None)
+        if file is not None:
+            file.path.unlink()
+
+    def sync(self) -> None:
+        for file in self._pending.values():
+            _fsync(file.path, os.O_RDONLY)
+        for digest in list(self._pending):
+            self._pending[digest].path.rename(self._prefix + digest.hex)
+            self._directory_changed = True
+            del self._pending[digest]
+        if self._directory_changed:
+            _fsync(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+            self._directory_changed = False
+
+    def remove(self, digest: Digest) -> None:
+        self.discard(digest)
+        Path(self._prefix + digest.hex).unlink(missing_ok=True)
+
+    def digests(self) -> Iterator[Digest]:
+        with os.scandir(self._directory) as entries:
+            names = [entry.name for entry in entries]
+        for name in names:
+            try:
+                yield Digest.parse(f"sha256:{name}")
+            except MalformedDocumentError:  # verify.py reports what does not belong here
+                continue
+        yield from list(self._pending)
+
+    def _path(self, digest: Digest) -> str:
+        file = self._pending.get(digest)
+        return self._prefix + digest.hex if file is None else str(file.path)
+
+    def _status(self, digest: Digest) -> os.stat_result | None:
+        try:
+            return os.stat(self._path(digest), follow_symlinks=False)  # noqa: PTH116 - hot
+        except FileNotFoundError:
+            return None
+
+
+class BlobFile:
+    """A complete temporary file."""
+
+    __slots__ = ("digest", "path", "size_bytes")
+
+    def __init__(self, path: Path, digest: Digest, size_bytes: int) -> None:
+        self.path = path
+        self.digest = digest
+        self.size_bytes = size_bytes
+
+
+class DirectoryBlobWriter:
+    """A BlobWriter into a temporary file."""
+
+    def __init__(self, blobs: DirectoryBlobs, path: Path) -> None:
+        self._blobs = blobs
+        self._path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._hash = hashlib.sha256()
+        self._size_bytes = 0
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+
+    def write(self, data: bytes, /) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes >= _BUFFER_BYTES:
+            self._write_held()
+
+    def commit(
+        self, *, expected_digest: Digest | None = None, expected_size_bytes: int | None = None
+    ) -> BlobInfo:
+        self._write_held()
+        digest = Digest("sha256:" + self._hash.hexdigest())
+        info = BlobInfo(digest=digest, size_bytes=self._size_bytes)
+        check_commit(info, expected_digest, expected_size_bytes)
+        os.fchmod(self._fd, 0o444)
+        os.close(self._fd)
+        self._fd = -1
+        self._blobs.keep(BlobFile(self._path, digest, self._size_bytes))
+        return info
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write_held(self) -> None:
+        data = b"".join(self._held)
+        self._held = []
+        self._held_bytes = 0
+        self._hash.update(data)
+        self._size_bytes += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+
+class _Descriptor:
+    """A file descriptor that can be closed twice."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, size: int) -> bytes:
+        return os.read(self._fd, min(size, _BUFFER_BYTES))
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _fsync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,101 @@
+"""Blobs in memory: for tests, and the smallest example of a backend."""
+
+import io
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from layerstore.blobs import BlobInfo, BlobReader, check_commit, corrupt_blob
+from layerstore.digest import Digest
+from layerstore.errors import NotFoundError
+
+
+class MemoryBlobs:
+    """A BlobStore in a dictionary."""
+
+    def __init__(self) -> None:
+        self._stored: dict[Digest, bytes] = {}
+        self._pending: dict[Digest, bytes] = {}
+
+    def has(self, digest: Digest) -> bool:
+        return self._find(digest) is not None
+
+    def size_bytes(self, digest: Digest) -> int:
+        return len(self._get(digest))
+
+    def stamp(self, digest: Digest) -> str | None:
+        data = self._find(digest)
+        return None if data is None else f"{len(data)}:{hash(data)}"
+
+    def open(self, digest: Digest, *, size_bytes: int | None = None) -> BlobReader:
+        data = self._get(digest)
+        if size_bytes is not None and len(data) != size_bytes:
+            raise corrupt_blob(digest, f"{size_bytes} bytes", f"{len(data)} bytes")
+        file = io.BytesIO(data)
+        return BlobReader(file.read, file.close, digest=digest, size_bytes=len(data))
+
+    def writer(self) -> "MemoryBlobWriter":
+        return MemoryBlobWriter(self)
+
+    def keep(self, digest: Digest, data: bytes) -> None:
+        """Take over written bytes; called by the writer."""
+        if self._stored.get(digest) != data:
+            self._pending[digest] = data
+
+    def discard(self, digest: Digest) -> None:
+        self._pending.pop(digest, None)
+
+    def sync(self) -> None:
+        self._stored |= self._pending
+        self._pending = {}
+
+    def remove(self, digest: Digest) -> None:
+        self._pending.pop(digest, None)
+        self._stored.pop(digest, None)
+
+    def digests(self) -> Iterator[Digest]:
+        yield from list(self._stored.keys() | self._pending.keys())
+
+    def _find(self, digest: Digest) -> bytes | None:
+        data = self._pending.get(digest)
+        return self._stored.get(digest) if data is None else data
+
+    def _get(self, digest: Digest) -> bytes:
+        data = self._find(digest)
+        if data is None:
+            raise NotFoundError(kind="blob", key=digest)
+        return data
+
+
+class MemoryBlobWriter:
+    """A BlobWriter into a list."""
+
+    def __init__(self, blobs: MemoryBlobs) -> None:
+        self._blobs = blobs
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes, /) -> None:
+        self._pieces.append(bytes(data))
+
+    def commit(
+        self, *, expected_digest: Digest | None = None, expected_size_bytes: int | None = None
+    ) -> BlobInfo:
+        data = b"".join(self._pieces)
+        info = BlobInfo(digest=Digest.of(data), size_bytes=len(data))
+        check_commit(info, expected_digest, expected_size_bytes)
+        self._blobs.keep(info.digest, data)
+        return info
+
+    def close(self) -> None:
+        self._pieces = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,216 @@
+"""The build cache: which step made which layer, and other things worth remembering.
+
+A step is found by its key (everything it depends on, in one digest), or, after it was executed, by
+its result: the same parent, the same content but for times, the same variant. In the second case the
+earlier layer can be taken in place of the new one, and all that stands on it stays cached.
+
+What is put is seen at once through this object, by others after `Store.flush`. A row whose
+checksum is wrong, or whose layer is gone or damaged, is a miss.
+"""
+
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from layerstore.database import Database, Row, Statement, checksum
+from layerstore.digest import Digest
+from layerstore.layers import Layer
+
+_STEP = "key, diff_id, created, created_by, seconds, document, parent, variant, content_digest"
+_FILE_DIGESTS = "file-digests"
+_HEX = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedStep:
+    """A step that was carried out. `document` is what the key is the digest of."""
+
+    key: Digest
+    diff_id: Digest
+    created: str
+    created_by: str
+    seconds: float
+    document: bytes
+
+
+class FileStamp(NamedTuple):
+    """A file as it was when its digest was taken. While the rest is equal, so is the digest."""
+
+    dev: int
+    ino: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+    digest: Digest
+
+
+class CacheIndex:
+    """The build cache of one store. `find_layer` answers None for one that cannot be used."""
+
+    def __init__(self, database: Database, find_layer: Callable[[Digest], Layer | None]) -> None:
+        self._database = database
+        self._find_layer = find_layer
+        self._pending: dict[Digest, _StepRow] = {}
+        self._pending_memos: dict[tuple[str, str], bytes] = {}
+
+    def get(self, key: Digest) -> CachedStep | None:
+        """The step with exactly this key, if its layer can still be used."""
+        pending = self._pending.get(key)
+        if pending is not None:
+            return pending.step
+        rows = self._database.query(f"SELECT {_STEP}, checksum FROM steps WHERE key = ?", (key,))
+        return next(self._usable(rows), None)
+
+    def same_content(
+        self, parent: Digest | None, content_digest: Digest, variant: str
+    ) -> CachedStep | None:
+        """The oldest step on `parent` (a chain id) whose layer has this time-blind content."""
+        for row in self._pending.values():
+            if (row.parent, row.content_digest, row.variant) == (parent, content_digest, variant):
+                return row.step
+        rows = self._database.query(
+            f"SELECT {_STEP}, checksum FROM steps"
+            " WHERE parent = ? AND content_digest = ? AND variant = ? ORDER BY rowid",
+            (parent or "", content_digest, variant),
+        )
+        return next(self._usable(rows), None)
+
+    def put(self, step: CachedStep, *, parent: Digest | None, variant: str) -> None:
+        """Remember `step`, whose layer is committed. An earlier step with the key is replaced."""
+        layer = self._find_layer(step.diff_id)
+        assert layer is not None, "a step is put after its layer was committed"
+        self._pending[step.key] = _StepRow(
+            step=step, parent=parent, variant=variant, content_digest=layer.content_digest
+        )
+
+    def steps(self) -> Iterator[CachedStep]:
+        """Every step there is, oldest first."""
+        rows = self._database.query(f"SELECT {_STEP}, checksum FROM steps ORDER BY rowid")
+        yield from (_step(row) for row in rows if _is_intact(row))
+        yield from (row.step for row in self._pending.values())
+
+    def load_file_digests(self, scope: str) -> dict[str, FileStamp]:
+        """What `save_file_digests` kept for `scope`; empty when nothing, or it is damaged."""
+        data = self.get_memo(_FILE_DIGESTS, scope)
+        return {} if data is None else _unpack_stamps(data)
+
+    def save_file_digests(self, scope: str, stamps: dict[str, FileStamp]) -> None:
+        """Replace what is kept for `scope` (a context's directory, say)."""
+        self.put_memo(_FILE_DIGESTS, scope, _pack_stamps(stamps))
+
+    def get_memo(self, kind: str, key: str) -> bytes | None:
+        """A small thing that can be computed again; None when unknown."""
+        pending = self._pending_memos.get((kind, key))
+        if pending is not None:
+            return pending
+        rows = self._database.query(
+            "SELECT value, checksum FROM memos WHERE kind = ? AND key = ?", (kind, key)
+        )
+        for value, found in rows:
+            if isinstance(value, bytes) and found == _memo_checksum(kind, key, value):
+                return value
+        return None
+
+    def put_memo(self, kind: str, key: str, value: bytes) -> None:
+        """Remember `value`."""
+        self._pending_memos[kind, key] = value
+
+    def damaged_rows(self) -> Iterator[str]:
+        """The keys of rows whose checksum is wrong."""
+        for row in self._database.query(f"SELECT {_STEP}, checksum FROM steps"):
+            if not _is_intact(row):
+                yield f"step {row[0]!s}"
+        for kind, key, value, found in self._database.query(
+            "SELECT kind, key, value, checksum FROM memos"
+        ):
+            if not isinstance(value, bytes) or found != _memo_checksum(str(kind), str(key), value):
+                yield f"memo {kind!s} {key!s}"
+
+    def pending_statements(self) -> Iterator[Statement]:
+        """What a flush has to write."""
+        for row in self._pending.values():
+            values = row.values()
+            yield (
+                f"INSERT OR REPLACE INTO steps ({_STEP}, checksum) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                (*values, checksum(*values)),
+            )
+        for (kind, key), value in self._pending_memos.items():
+            yield (
+                "INSERT OR REPLACE INTO memos (kind, key, value, checksum) VALUES (?,?,?,?)",
+                (kind, key, value, _memo_checksum(kind, key, value)),
+            )
+
+    def flushed(self) -> None:
+        """Forget what was pending: it is in the database now."""
+        self._pending = {}
+        self._pending_memos = {}
+
+    def _usable(self, rows: list[Row]) -> Iterator[CachedStep]:
+        for row in rows:
+            if _is_intact(row):
+                step = _step(row)
+                if self._find_layer(step.diff_id) is not None:
+                    yield step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StepRow:
+    step: CachedStep
+    parent: Digest | None
+    variant: str
+    content_digest: Digest
+
+    def values(self) -> Row:
+        step = self.step
+        return (
+            *(step.key, step.diff_id, step.created, step.created_by, step.seconds, step.document),
+            *(self.parent or "", self.variant, self.content_digest),
+        )
+
+
+def _is_intact(row: Row) -> bool:
+    return row[-1] == checksum(*row[:-1])
+
+
+def _step(row: Row) -> CachedStep:
+    key, diff_id, created, created_by, seconds, document, *_ = row
+    assert isinstance(seconds, float)
+    assert isinstance(document, bytes)
+    return CachedStep(
+        key=Digest(key),
+        diff_id=Digest(diff_id),
+        created=str(created),
+        created_by=str(created_by),
+        seconds=seconds,
+        document=document,
+    )
+
+
+def _memo_checksum(kind: str, key: str, value: bytes) -> str:
+    return checksum(kind, key, Digest.of(value))
+
+
+def _pack_stamps(stamps: dict[str, FileStamp]) -> bytes:
+    """Columns: 20,000 files must load in a few milliseconds."""
+    numbers = array("Q", (number for stamp in stamps.values() for number in stamp[:6]))
+    digests = "".join(stamp.digest.hex for stamp in stamps.values())
+    names = "\0".join(stamps)
+    header = f"{len(stamps)}\n".encode()
+    return b"".join((header, numbers.tobytes(), digests.encode(), os.fsencode(names)))
+
+
+def _unpack_stamps(data: bytes) -> dict[str, FileStamp]:
+    count = int(data[: data.index(b"\n")])
+    if not count:
+        return {}
+    start = data.index(b"\n") + 1
+    numbers = array("Q", data[start : start + count * 48])
+    start += count * 48
+    hexes = data[start : start + count * _HEX].decode()
+    names = os.fsdecode(data[start + count * _HEX :]).split("\0")
+    digests = [Digest(f"sha256:{hexes[at : at + _HEX]}") for at in range(0, len(hexes), _HEX)]
+    columns = (numbers[offset::6] for offset in range(6))
+    return dict(zip(names, map(FileStamp, *columns, digests), strict=True))

@@ -1,0 +1,130 @@
+"""`lamina/cache.db`: what is derived from blobs, and remembered so that nothing is read twice.
+
+Rows for layers (what a blob holds), steps (which key made which layer), file digests and memos.
+Losing it costs time, never an image: index.json and the blobs are the truth.
+
+SQLite in WAL mode, synchronous=FULL, opened at first use. Each row carries a checksum: SQLite has
+none, and a flipped bit must be a miss, not another layer.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layerstore.errors import StoreBusyError, StoreError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+Value = str | int | float | bytes | None
+Row = tuple[Value, ...]
+Statement = tuple[str, Sequence[Value]]
+
+_VERSION = 1
+_BUSY_TIMEOUT_S = 30.0
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS layers (
+    diff_id TEXT PRIMARY KEY, media_type TEXT, digest TEXT, blob_bytes INTEGER,
+    size_bytes INTEGER, tar_bytes INTEGER, content_digest TEXT,
+    files INTEGER, dirs INTEGER, removed INTEGER, checksum TEXT, stamp TEXT);
+CREATE INDEX IF NOT EXISTS layers_by_digest ON layers (digest);
+CREATE TABLE IF NOT EXISTS steps (
+    key TEXT PRIMARY KEY, diff_id TEXT, created TEXT, created_by TEXT, seconds REAL,
+    document BLOB, parent TEXT, variant TEXT, content_digest TEXT, checksum TEXT);
+CREATE INDEX IF NOT EXISTS steps_by_content ON steps (parent, content_digest, variant);
+CREATE TABLE IF NOT EXISTS memos (
+    kind TEXT, key TEXT, value BLOB, checksum TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
+"""
+
+
+class Database:
+    """One connection, made when it is first needed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def query(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
+        """All rows of one SELECT."""
+        import sqlite3
+
+        try:
+            rows: list[Row] = self._open().execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+        return rows
+
+    def write(self, statements: Iterable[Statement]) -> None:
+        """Carry out all of `statements`, durably, or none."""
+        import sqlite3
+
+        try:
+            connection = self._open()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for sql, values in statements:
+                    connection.execute(sql, values)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+
+    def problems(self, *, quick: bool) -> list[str]:
+        """What SQLite's own check finds."""
+        try:
+            rows = self.query("PRAGMA quick_check" if quick else "PRAGMA integrity_check")
+        except StoreError as error:
+            return [error.message]
+        return [str(row[0]) for row in rows if row[0] != "ok"]
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> "sqlite3.Connection":
+        if self._connection is not None:
+            return self._connection
+        import sqlite3
+
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version not in (0, _VERSION):
+                raise StoreError(
+                    f"{self._path} is of another version ({version})",
+                    hint="use the lamina that wrote it, or remove the file: it is only a cache",
+                )
+            if version == 0:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(_SCHEMA)
+            connection.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _error(self, error: "sqlite3.Error") -> StoreError:
+        if "locked" in str(error):
+            return StoreBusyError(path=str(self._path), hint="try again")
+        hint = ""
+        if "malformed" in str(error) or "not a database" in str(error):
+            hint = (
+                f"remove {self._path} with its -wal and -shm: layers are read again from their "
+                "blobs, only the build cache is lost"
+            )
+        return StoreError(f"{self._path}: {error}", hint=hint)
+
+
+def checksum(*values: Value) -> str:
+    """What a row keeps beside `values` to be recognised as undamaged."""
+    return hashlib.sha256(repr(values).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,73 @@
+"""Fixtures for all rooms, and the gates: what a machine cannot do is skipped loudly.
+
+A test says what it needs by a marker (`needs_root`, see pyproject.toml). An unmet need is a skip,
+listed with its reason at the end of the run; with LAMINA_MUST_CHECK_ALL=1, as in CI, a failure.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import host
+from tests.support.cli import Lamina
+
+MUST_CHECK_ALL = os.environ.get("LAMINA_MUST_CHECK_ALL", "") not in ("", "0")
+
+
+def _peers(mark: pytest.Mark) -> str | None:
+    problems = [host.no_peer(name) for name in mark.args or host.PEERS]
+    return ", ".join(problem for problem in problems if problem) or None
+
+
+GATES: dict[str, Callable[[pytest.Mark], str | None]] = {
+    "needs_root": lambda _: host.no_root(),
+    "needs_overlay": lambda _: host.no_overlay(),
+    "needs_userns": lambda _: host.no_userns(),
+    "needs_peers": _peers,
+    "needs_debian": lambda _: host.no_debian(),
+}
+
+
+def unmet_needs(item: pytest.Item) -> Iterator[str]:
+    for mark in item.iter_markers():
+        reason = GATES[mark.name](mark) if mark.name in GATES else None
+        if reason:
+            yield f"{mark.name}: {reason}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    reason = "; ".join(unmet_needs(item))
+    if reason and MUST_CHECK_ALL:
+        pytest.fail(f"this machine must check everything, but {reason}", pytrace=False)
+    if reason:
+        pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List every reason for which something was not checked, with the number of tests."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    reasons: Counter[str] = Counter()
+    for report in skipped:
+        text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[text.removeprefix("Skipped: ")] += 1
+    terminalreporter.section("this machine could not check", sep="=", yellow=True, bold=True)
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:5} tests  {reason}")
+
+
+@pytest.fixture
+def store_root(tmp_path: Path) -> Path:
+    """Where a store may be made; nothing is there yet."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def lamina(store_root: Path) -> Lamina:
+    """The command on an empty store."""
+    return Lamina(root=store_root)

@@ -1,0 +1,227 @@
+"""What is built twice, and what is not: reproducible digests, untouched contexts, early cut-off."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import REPOSITORY, Lamina
+from tests.support.imagetree import OciLayout, scan
+from tests.support.progress import executed, outcomes
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
+
+DOCKERFILE = """\
+FROM busybox
+WORKDIR /work
+COPY tree tree
+RUN for i in 5 3 1 4 2; do echo $i > made-$i; done; mkdir -p deep/er; date > deep/date; date > /d
+RUN ln made-1 linked; rm made-2; chmod 4755 made-3; mkfifo pipe; chown 7:8 made-4
+ADD tree/one.txt /added/
+ENV A=b
+CMD ["ls", "-lR", "/work"]
+"""
+
+
+def write_context(folder: Path, *, reverse: bool = False) -> None:
+    """The same files, made in another order and at another time."""
+    files = {f"tree/{name}.txt": name * 10 for name in ("one", "two", "three", "four", "five")}
+    for name, text in sorted(files.items(), reverse=reverse):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        os.utime(path, (1, 1_600_000_000 + 1000 * reverse))
+    (folder / "Dockerfile").write_text(DOCKERFILE)
+
+
+def test_fresh_stores_and_equal_inputs_give_equal_digests(tmp_path: Path) -> None:
+    """Other store, other directory order, other umask, other time zone, later: the same image."""
+    digests = []
+    for number, zone in enumerate(("UTC", "Asia/Tokyo")):
+        context = tmp_path / f"context-{number}"
+        write_context(context, reverse=bool(number))
+        store = Lamina(root=tmp_path / f"store-{number}", env={"TZ": zone})
+        old = os.umask(0o022 if number == 0 else 0o077)
+        try:
+            store("bootstrap", "busybox")
+            env = {"SOURCE_DATE_EPOCH": "1700000000"}
+            # `date` is the step's own doing: it is given a clock that stands still.
+            text = DOCKERFILE.replace("date > ", "date -u -d @0 > ")
+            (context / "Dockerfile").write_text(text)
+            store("build", "--no-cache", "-t", "it", context, env=env)
+        finally:
+            os.umask(old)
+        digests.append(OciLayout(store.root).names()["it:latest"])
+        time.sleep(1.1 * (number == 0))
+    assert digests[0] == digests[1]
+
+
+def test_no_cache_in_one_store_gives_the_same_digest_too(busybox: Lamina, context: Path) -> None:
+    write_context(context)
+    text = DOCKERFILE.replace("date > ", "echo > ")
+    (context / "Dockerfile").write_text(text)
+    env = {"SOURCE_DATE_EPOCH": "1700000000"}
+    digests = set()
+    for _ in range(2):
+        plain = busybox("build", "--no-cache", "--progress=plain", "-t", "it", context, env=env)
+        assert len(executed(plain.stderr)) == 5
+        digests.add(OciLayout(busybox.root).names()["it:latest"])
+        time.sleep(1.1)
+    assert len(digests) == 1
+
+
+def test_a_second_build_executes_nothing(busybox: Lamina, context: Path) -> None:
+    write_context(context)
+    first = busybox("build", "--progress", "plain", "-t", "it", context).stderr
+    assert len(executed(first)) == 5
+    before = OciLayout(busybox.root).names()["it:latest"]
+    second = busybox("build", "--progress", "plain", "-t", "it", context).stderr
+    assert executed(second) == []
+    assert set(outcomes(second)) >= {
+        title for title in outcomes(first) if "[internal]" not in title
+    }
+    assert OciLayout(busybox.root).names()["it:latest"] == before
+
+
+def test_a_second_build_reads_and_writes_no_file_of_the_context_and_its_copies(
+    busybox: Lamina, context: Path
+) -> None:
+    """Access times are set far back: reading a file would move them (relatime), writing too."""
+    write_context(context)
+    busybox("build", "-t", "it", context)
+    watched = [context / "tree", *_copies(busybox.root, "one.txt")]
+    assert len(watched) > 1
+    for folder in watched:
+        for path in [folder, *folder.rglob("*")]:
+            info = path.lstat()
+            os.utime(path, ns=(10**9, info.st_mtime_ns), follow_symlinks=False)
+    # The change of access times is a change of ctime: this build may look again.
+    busybox("build", "-t", "it", context)
+    for folder in watched:
+        for path in folder.rglob("*.txt"):
+            os.utime(path, ns=(10**9, path.lstat().st_mtime_ns))
+    busybox("build", "-t", "it", context)
+    before = {path: _stamp(path) for folder in watched for path in folder.rglob("*.txt")}
+    assert executed(busybox("build", "--progress=plain", "-t", "it", context).stderr) == []
+    assert {path: _stamp(path) for path in before} == before
+
+
+def _copies(root: Path, name: str) -> list[Path]:
+    """The folders in the store that hold a copy of the context's file."""
+    return [path.parent for path in (root / "lamina").rglob(name)]
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    info = path.lstat()
+    return (info.st_ino, info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns, info.st_size)
+
+
+def test_new_times_alone_miss_nothing(busybox: Lamina, context: Path) -> None:
+    write_context(context)
+    busybox("build", "-t", "it", context)
+    for path in (context / "tree").iterdir():
+        os.utime(path, (5, 5))
+    assert executed(busybox("build", "--progress=plain", "-t", "it", context).stderr) == []
+
+
+def test_a_changed_file_builds_from_its_copy_on(busybox: Lamina, context: Path) -> None:
+    write_context(context)
+    busybox("build", "-t", "it", context)
+    (context / "tree" / "one.txt").write_text("changed")
+    again = executed(busybox("build", "--progress=plain", "-t", "it", context).stderr)
+    assert [title.partition("] ")[2].split()[0] for title in again] == ["COPY", "RUN", "RUN", "ADD"]
+
+
+@pytest.mark.parametrize("change", ["content", "mode", "rename", "link"])
+def test_every_change_that_matters_is_seen(busybox: Lamina, context: Path, change: str) -> None:
+    (context / "f").write_text("one")
+    (context / "Dockerfile").write_text("FROM busybox\nCOPY . /c/\n")
+    busybox("build", "-t", "it", context)
+    match change:
+        case "content":  # same size, same times
+            info = (context / "f").stat()
+            (context / "f").write_text("two")
+            os.utime(context / "f", ns=(info.st_atime_ns, info.st_mtime_ns))
+        case "mode":
+            (context / "f").chmod(0o755)
+        case "rename":
+            (context / "f").rename(context / "g")
+        case _:
+            (context / "f").unlink()
+            (context / "f").symlink_to("Dockerfile")
+    again = busybox("build", "--progress=plain", "-t", "it", context).stderr
+    assert len(executed(again)) == 1
+    tree = OciLayout(busybox.root).tree("it:latest")
+    made = {path.removeprefix("c/"): tree[path] for path in tree if path.startswith("c/")}
+    assert {name: entry.type for name, entry in made.items()} == {
+        name: entry.type for name, entry in scan(context).items()
+    }
+
+
+def test_early_cut_off_runs_the_rewritten_step_alone(busybox: Lamina, context: Path) -> None:
+    file = context / "Dockerfile"
+    file.write_text("FROM busybox\nRUN echo hi > /a\nRUN sleep 5; touch /b\n")
+    busybox("build", "-t", "it", context)
+    before = OciLayout(busybox.root).names()["it:latest"]
+    file.write_text("FROM busybox\nRUN printf 'hi\\n' > /a\nRUN sleep 5; touch /b\n")
+    start = time.monotonic()
+    again = busybox("build", "--progress", "plain", "-t", "it", context).stderr
+    assert time.monotonic() - start < 4
+    assert [title.partition("] ")[2] for title in executed(again)] == ["RUN printf 'hi\\n' > /a"]
+    assert "CACHED" in [end for title, end in outcomes(again).items() if "sleep" in title]
+    layout = OciLayout(busybox.root)
+    history = [entry["created_by"] for entry in layout.config("it:latest")["history"]]
+    assert any("printf" in text for text in history)
+    assert layout.layers("it:latest") == [
+        layer["digest"] for layer in _manifest(layout, before)["layers"]
+    ]
+
+
+def test_early_cut_off_leaves_the_final_digest_as_it_was(busybox: Lamina, context: Path) -> None:
+    """Where the text of the step does not show (another stage), the image is the very same."""
+    file = context / "Dockerfile"
+    text = "FROM busybox AS one\nRUN echo hi > /a\nFROM busybox\nCOPY --from=one /a /a\n"
+    file.write_text(text)
+    busybox("build", "-t", "it", context)
+    before = OciLayout(busybox.root).names()["it:latest"]
+    file.write_text(text.replace("echo hi", "printf 'hi\\n'"))
+    again = executed(busybox("build", "--progress", "plain", "-t", "it", context).stderr)
+    assert len(again) == 1
+    assert OciLayout(busybox.root).names()["it:latest"] == before
+
+
+def _manifest(layout: OciLayout, digest: str) -> dict[str, list[dict[str, str]]]:
+    import json
+
+    manifest: dict[str, list[dict[str, str]]] = json.loads(layout.blob(digest).read_bytes())
+    return manifest
+
+
+def test_a_failed_step_keeps_what_came_before(busybox: Lamina, context: Path) -> None:
+    file = context / "Dockerfile"
+    file.write_text("FROM busybox\nRUN echo first > /a\nRUN echo out; echo err >&2; exit 7\n")
+    failed = busybox("build", "--progress", "plain", "-t", "it", context, check=False)
+    assert failed.returncode == 1
+    assert "exit code: 7" in failed.stderr
+    assert "out" in failed.stderr
+    assert "err" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    file.write_text("FROM busybox\nRUN echo first > /a\nRUN cat /a\n")
+    assert len(executed(busybox("build", "--progress", "plain", context).stderr)) == 1
+
+
+def test_a_sample_built_by_two_users_of_one_machine_is_one_image(tmp_path: Path) -> None:
+    """Contexts in different places with different owners and modes of their folders."""
+    digests = set()
+    for user in (1000, 2000):
+        context = tmp_path / f"home-{user}"
+        shutil.copytree(REPOSITORY / "sample-dockerfiles" / "02-basics", context)
+        for path in [context, *context.rglob("*")]:
+            os.chown(path, user, user)
+        store = Lamina(root=tmp_path / f"store-{user}")
+        store("bootstrap", "busybox")
+        store("build", "-t", "it", context, env={"SOURCE_DATE_EPOCH": "1700000000"})
+        digests.add(OciLayout(store.root).names()["it:latest"])
+    assert len(digests) == 1

@@ -1,0 +1,94 @@
+"""What this machine can do for tests: each probe answers None, or the reason why not.
+
+A probe tries the thing itself, in a process of its own, and is asked once per test process.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+PEERS = ("skopeo", "umoci", "podman", "buildah")
+_NOBODY = 65534
+
+
+@cache
+def no_root() -> str | None:
+    return None if os.geteuid() == 0 else "not running as root"
+
+
+@cache
+def no_overlay() -> str | None:
+    """Mount a tiny overlayfs, as root or in a user namespace."""
+    with tempfile.TemporaryDirectory(prefix="lamina-probe-") as work:
+        for name in ("lower", "upper", "work", "merged"):
+            Path(work, name).mkdir()
+        options = "lowerdir=lower,upperdir=upper,workdir=work"
+        unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "-Ur"]
+        if os.geteuid() != 0:
+            options += ",userxattr"
+        mount = ["mount", "-t", "overlay", "overlay", "-o", options, "merged"]
+        problem = _fails([*unshare, *mount], cwd=work)
+    return f"overlayfs cannot be mounted: {problem}" if problem else None
+
+
+@cache
+def no_userns() -> str | None:
+    """Make a user namespace as an ordinary user."""
+    unshare = ["unshare", "-Ur", "true"]
+    if os.geteuid() == 0:
+        ids = ["--reuid", str(_NOBODY), "--regid", str(_NOBODY), "--clear-groups"]
+        unshare = ["setpriv", *ids, *unshare]
+    problem = _fails(unshare)
+    return f"an ordinary user cannot make a user namespace: {problem}" if problem else None
+
+
+@cache
+def no_peer(name: str) -> str | None:
+    return None if shutil.which(name) else f"{name} is not installed"
+
+
+@cache
+def no_debian() -> str | None:
+    """Ask the first mirror that apt knows for its release file, the way apt asks."""
+    if not shutil.which("mmdebstrap"):
+        return "mmdebstrap is not installed"
+    targets = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split("\n")
+    if not targets[0].strip():
+        return "apt has no package sources"
+    uri, release = targets[0].split()
+    with tempfile.TemporaryDirectory(prefix="lamina-probe-") as work:
+        Path(work).chmod(0o755)
+        problem = _fails(
+            [
+                "/usr/lib/apt/apt-helper",
+                *("-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10"),
+                "download-file",
+                f"{uri}dists/{release}/InRelease",
+                f"{work}/InRelease",
+            ]
+        )
+    return f"no Debian mirror can be reached: {problem}" if problem else None
+
+
+def _fails(argv: list[str], cwd: str | None = None) -> str | None:
+    """Run `argv`; None when it succeeds, else the last line it wrote."""
+    try:
+        done = subprocess.run(
+            argv, cwd=cwd, capture_output=True, text=True, check=False, timeout=60
+        )
+    except OSError as error:
+        return f"{argv[0]}: {error.strerror}"
+    except subprocess.TimeoutExpired:
+        return f"{argv[0]}: no answer in 60 s"
+    if done.returncode == 0:
+        return None
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return lines[-1] if lines else f"{argv[0]}: exit code {done.returncode}"
