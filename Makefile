@@ -63,7 +63,7 @@ lint:
 	$(BIN)/mypy
 
 unit:
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 bench: setup
 	$(BIN)/python bench/bench.py --lamina $(BIN)/lamina

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from builder.sources import SourceEntry, SourceTree
 from layerstore import (
@@ -20,9 +21,12 @@ from layerstore import (
     StoreError,
     decompressor,
     detect,
-    looks_like_tar,
+    is_tar,
     unpack,
 )
+
+if TYPE_CHECKING:
+    from layerstore import Reader
 
 _IN_MEMORY_MAX_BYTES = 64 << 10
 _IN_MEMORY_TOTAL_MAX_BYTES = 64 << 20
@@ -61,7 +65,7 @@ def is_archive(tree: SourceTree, entry: SourceEntry) -> bool:
             header += piece
     except StoreError:  # its magic number lied: an ordinary file
         return False
-    return looks_like_tar(header)
+    return is_tar(header)
 
 
 def members(tree: SourceTree, entry: SourceEntry, cleanup: ExitStack) -> Iterator[Change]:
@@ -73,7 +77,7 @@ def members(tree: SourceTree, entry: SourceEntry, cleanup: ExitStack) -> Iterato
         yield change
 
 
-def _open(tree: SourceTree, entry: SourceEntry):  # type: ignore[no-untyped-def]
+def _open(tree: SourceTree, entry: SourceEntry) -> "Reader":
     first = _ContentStream(tree.content(entry))
     kind = detect(first.read(16))
     return decompressor(kind or "none", _ContentStream(tree.content(entry)))

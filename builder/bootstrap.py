@@ -15,12 +15,11 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from builder.errors import BuilderError
-from builder.platforms import host_platform
-from builder.sandbox import DEFAULT_PATH
 from layerstore import (
     Change,
     ContainerConfig,
@@ -35,7 +34,9 @@ from layerstore import (
     Reference,
     Store,
     TreePath,
+    host_platform,
     parse_tree_path,
+    unpack,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 _DEBIAN_NAME = re.compile(r"debian:([a-z][a-z0-9-]{0,62})")
 _MADE_HERE = "this machine can make busybox and debian:SUITE, such as debian:bookworm"
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POCKETS = ("", "-updates", "-security")
 _APT_HELPER = "/usr/lib/apt/apt-helper"
 
@@ -262,7 +264,7 @@ def _config(*, created_s: int, created_by: str, cmd: str, comment: str) -> Image
         os=platform.os,
         variant=platform.variant,
         created=created,
-        config=ContainerConfig(env=(f"PATH={DEFAULT_PATH}",), cmd=(cmd,)),
+        config=ContainerConfig(env=(_PATH,), cmd=(cmd,)),
         history=(
             History(created=created, created_by=created_by, comment=comment),
             History(created=created, created_by=f'CMD ["{cmd}"]', empty_layer=True),
@@ -280,22 +282,26 @@ def _rfc3339(seconds: int) -> str:
 
 
 def _bootstrap_busybox(*, store: Store, report: Report) -> Image:
+    program = _installed_busybox()
+    if program is not None:
+        return _keep_busybox(program, store=store, report=report)
     with store.new_tmpdir() as work:
-        program = _installed_busybox()
-        if program is None:
-            report(f"fetching the package {BUSYBOX_PACKAGE}")
-            program = _fetched_busybox(work)
-        report(f"making busybox of {program}")
-        applets = _run([str(program), "--list"]).split()
-        mtime_s = _source_date_epoch(int(program.stat().st_mtime))
-        changes = busybox_changes(program.read_bytes(), applets=applets, mtime_s=mtime_s)
-        config = _config(
-            created_s=mtime_s,
-            created_by="lamina bootstrap busybox",
-            cmd="sh",
-            comment=f"made of the package {BUSYBOX_PACKAGE}",
-        )
-        return _keep(changes, config=config, name="busybox:latest", store=store)
+        report(f"fetching the package {BUSYBOX_PACKAGE}")
+        return _keep_busybox(_fetched_busybox(work), store=store, report=report)
+
+
+def _keep_busybox(program: Path, *, store: Store, report: Report) -> Image:
+    report(f"making busybox of {program}")
+    applets = _run([str(program), "--list"]).split()
+    mtime_s = _source_date_epoch(int(program.stat().st_mtime))
+    changes = busybox_changes(program.read_bytes(), applets=applets, mtime_s=mtime_s)
+    config = _config(
+        created_s=mtime_s,
+        created_by="lamina bootstrap busybox",
+        cmd="sh",
+        comment=f"made of the package {BUSYBOX_PACKAGE}",
+    )
+    return _keep(changes, config=config, name="busybox:latest", store=store)
 
 
 def _installed_busybox() -> Path | None:
@@ -370,10 +376,9 @@ def _bootstrap_debian(suite: str, *, store: Store, report: Report) -> Image:
             cmd="bash",
             comment=f"made by {DEBIAN_PACKAGE}, variant minbase",
         )
-        with tarball.open("rb") as stream:
-            from layerstore import unpack
-
-            changes = debian_changes(unpack(stream), files=files, mtime_s=epoch_s)
+        with tarball.open("rb") as stream, (work / "contents").open("w+b") as contents:
+            kept = _kept_contents(unpack(stream), contents)
+            changes = debian_changes(kept, files=files, mtime_s=epoch_s)
             return _keep(changes, config=config, name=f"debian:{suite}", store=store)
 
 
@@ -426,6 +431,28 @@ def _progress(process: "subprocess.Popen[str]", *, report: Report) -> Iterator[s
             report(text)
         elif severity == "E":
             yield text
+
+
+def _kept_contents(changes: Iterable[Change], file: BinaryIO) -> Iterator[Change]:
+    """Large contents of a tar can be read only while it is being read: keep them in `file`."""
+    for change in changes:
+        if isinstance(change, PutFile) and not isinstance(change.content, bytes):
+            start = file.tell()
+            file.writelines(change.content())
+            file.flush()
+            yield replace(change, content=partial(_pieces, file.fileno(), start, change.size_bytes))
+        else:
+            yield change
+
+
+def _pieces(fd: int, start: int, size_bytes: int) -> Iterator[bytes]:
+    end = start + size_bytes
+    while start < end:
+        piece = os.pread(fd, min(end - start, 1 << 20), start)
+        if not piece:
+            return
+        start += len(piece)
+        yield piece
 
 
 def _apt_repositories() -> tuple[Repository, ...]:
@@ -485,7 +512,7 @@ def _os_release(key: str) -> str:
 
 def _keep(changes: Iterable[Change], *, config: ImageConfig, name: str, store: Store) -> Image:
     layer = store.layers.commit(changes)
-    image = store.images.seal(replace(config, diff_ids=(layer.diff_id,)), (layer,))
+    image = store.images.seal(config, (layer,))
     store.images.tag(image, Reference.parse(name))
     store.flush()
     return image

@@ -67,6 +67,7 @@ class ContextTree:
         self._entries: dict[str, SourceEntry] = {}
         self._stats: dict[str, os.stat_result] = {}
         self._children: dict[str, list[str]] = {}
+        self._fertile: dict[str, bool] = {}  # ignored directories: is something taken back?
         self._contents: dict[str, bytes] = {}
         self._kept_bytes = 0
         self._digests: dict[str, Digest] = {}
@@ -93,11 +94,26 @@ class ContextTree:
         """What to remember for the next build; None when nothing new was learned."""
         if not self.files_read:
             return None
-        return self._stamps | self._fresh
+        kept = {path: stamp for path, stamp in self._stamps.items() if not self._is_gone(path)}
+        return kept | self._fresh
+
+    def _is_gone(self, path: str) -> bool:
+        """Whether a directory was read that `path` should have been found in, or led through."""
+        parent = ""
+        for end in [index for index, char in enumerate(path + "/") if char == "/"]:
+            if parent not in self._children:
+                return False
+            parent = path[:end]
+            if parent not in self._entries:
+                return True
+        return False
 
     def get(self, path: TreePath) -> SourceEntry | None:
         if not path:
             return self._top()
+        known = self._entries.get(path)
+        if known is not None:
+            return known
         parent, _, _ = path.rpartition("/")
         if parent and (above := self.get(TreePath(parent))) is not None and above.kind != "dir":
             return None
@@ -120,7 +136,7 @@ class ContextTree:
         kept = self._contents.get(entry.path)
         if kept is not None:
             return kept
-        return lambda: self._pieces(entry)
+        return lambda: self._pieces(entry, verify=True)
 
     def exists_ignored(self, path: str) -> bool:
         """Whether `path` is there and only the ignore rules hide it."""
@@ -145,31 +161,74 @@ class ContextTree:
             fd = self._enter_directory(path)
         except OSError as error:
             if isinstance(error, FileNotFoundError | NotADirectoryError):
+                known = self._entries.get(path)
+                if known is not None and known.kind == "dir":
+                    raise self._changed(path) from error
                 return []
             raise self._unreadable(path, error) from error
         prefix = path + "/" if path else ""
         names: list[str] = []
-        doubtful: list[str] = []  # ignored directories that something may be taken back from
+        doubtful: list[tuple[str, SourceEntry]] = []
         with os.scandir(fd) as found:
             for item in found:
                 child = prefix + item.name
-                status = item.stat(follow_symlinks=False)
-                if self._rules.rules and self._rules.ignores(child):
-                    if not (self._rules.takes_back and stat.S_ISDIR(status.st_mode)):
-                        continue
-                    doubtful.append(item.name)
-                else:
-                    names.append(item.name)
-                self._entries[child] = self._entry(child, status, item.name, fd)
+                ignored = bool(self._rules.rules) and self._rules.ignores(child)
+                if ignored and not (
+                    item.is_dir(follow_symlinks=False) and self._rules.may_take_back(child)
+                ):
+                    continue
+                try:
+                    status = item.stat(follow_symlinks=False)
+                    entry = self._entry(child, status, item.name, fd)
+                except FileNotFoundError:  # gone since the directory was opened
+                    continue
+                if ignored:
+                    doubtful.append((item.name, entry))
+                    continue
+                names.append(item.name)
+                self._entries[child] = entry
                 self._stats[child] = status
         # an ignored directory exists only as the parent of something that is not
-        for name in doubtful:
-            if self.children(TreePath(prefix + name)):
+        for name, entry in doubtful:
+            if self._holds_something(entry.path):
                 names.append(name)
-            else:
-                del self._entries[prefix + name]
+                self._entries[entry.path] = entry
         names.sort(key=os.fsencode)
         return names
+
+    def _holds_something(self, directory: str) -> bool:
+        """Whether the rules take something back from beneath an ignored directory."""
+        pending = [(directory, False)]
+        while pending:
+            path, done = pending.pop()
+            known = self._fertile.get(path)
+            if done:
+                self._fertile[path] = False
+            elif known is None:
+                pending.append((path, True))
+                beneath = self._directories_beneath(path)
+                known = beneath is None
+                pending.extend((below, False) for below in beneath or ())
+            if known:
+                self._fertile.update((each, True) for each, entered in pending if entered)
+                return True
+        return False
+
+    def _directories_beneath(self, path: str) -> list[str] | None:
+        """The directories to look into; None when something in `path` itself is not ignored."""
+        try:
+            fd = self._enter_directory(path)
+        except OSError:  # gone, or not readable: of an ignored directory nothing is missed
+            return []
+        found = []
+        with os.scandir(fd) as items:
+            for item in items:
+                child = f"{path}/{item.name}"
+                if not self._rules.ignores(child):
+                    return None
+                if item.is_dir(follow_symlinks=False) and self._rules.may_take_back(child):
+                    found.append(child)
+        return found
 
     def _entry(self, path: str, status: os.stat_result, name: str, dir_fd: int) -> SourceEntry:
         kind = _KINDS[stat.S_IFMT(status.st_mode)]
@@ -225,32 +284,38 @@ class ContextTree:
         status = self._stats[entry.path]
         remembered = self._stamps.get(entry.path)
         stamp = _stamp(status)
-        if remembered is not None and remembered[:5] == stamp:
-            return Digest(remembered[5])
+        if remembered is not None and remembered[:-1] == stamp:
+            return remembered.digest
         started_ns = time.time_ns()
         self.files_read += 1
         if entry.size_bytes <= _KEEP_FILE_MAX_BYTES:
-            data = b"".join(self._pieces(entry))
+            data = b"".join(self._pieces(entry, verify=False))
             if self._kept_bytes + len(data) <= _KEEP_TOTAL_MAX_BYTES:
                 self._kept_bytes += len(data)
                 self._contents[entry.path] = data
             digest = Digest.of(data)
         else:
             hasher = sha256()
-            for piece in self._pieces(entry):
+            for piece in self._pieces(entry, verify=True):
                 hasher.update(piece)
             digest = Digest("sha256:" + hasher.hexdigest())
         if max(status.st_mtime_ns, status.st_ctime_ns) < started_ns - _CLOCK_GRAIN_NS:
             self._fresh[entry.path] = FileStamp(*stamp, digest)
         return digest
 
-    def _pieces(self, entry: SourceEntry) -> Iterator[bytes]:
-        """The content, provided that the file is still the one that was stat'ed."""
+    def _pieces(self, entry: SourceEntry, *, verify: bool) -> Iterator[bytes]:
+        """The content, provided that the file is still the one that was stat'ed.
+
+        With `verify`, also that it still is when all has been read: the digest is known already,
+        or goes on being taken while somebody writes.
+        """
         parent, _, name = entry.path.rpartition("/")
         expected = _stamp(self._stats[entry.path])
         try:
             dir_fd = self._enter_directory(parent)
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+            # what was a file may be a fifo by now: never wait for its writer
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(name, flags, dir_fd=dir_fd)
         except OSError as error:
             raise self._unreadable(entry.path, error) from error
         try:
@@ -263,7 +328,7 @@ class ContextTree:
                     raise self._changed(entry.path)
                 remaining -= len(piece)
                 yield piece
-            if entry.size_bytes > _KEEP_FILE_MAX_BYTES and _stamp(os.fstat(fd)) != expected:
+            if verify and _stamp(os.fstat(fd)) != expected:
                 raise self._changed(entry.path)
         finally:
             os.close(fd)
@@ -281,13 +346,15 @@ class ContextTree:
         )
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int, int, int, int]:
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int, int, int]:
+    """All of a `FileStamp` but the digest."""
     return (
         status.st_dev,
         status.st_ino,
         status.st_size,
         status.st_mtime_ns,
         status.st_ctime_ns,
+        status.st_mode,
     )
 
 

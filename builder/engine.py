@@ -35,8 +35,6 @@ from builder.context import ContextTree
 from builder.errors import (
     BuilderError,
     ContextError,
-    LoweringError,
-    StepFailedError,
     UnknownStageError,
     UnsupportedFeatureError,
 )
@@ -56,8 +54,8 @@ from builder.lower.metadata import with_labels
 from builder.patterns import BadPatternError
 from builder.perform import perform
 from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan
-from builder.platforms import host_platform, name_of
-from builder.sandbox import Executor, ForkServer, SandboxError
+from builder.platforms import name_of
+from builder.sandbox import Executor, ForkServer
 from builder.sources import LayerTree, SourceTree
 from builder.state import StageState
 from builder.steps import Step
@@ -68,10 +66,12 @@ from layerstore import (
     Digest,
     Image,
     ImageConfig,
+    InvalidReferenceError,
     Layer,
     NotFoundError,
     Reference,
     Store,
+    host_platform,
 )
 
 DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -102,12 +102,16 @@ class BuildResult:
 
 
 def build(
-    request: BuildRequest, store: Store, report: Callable[[Event], None]
+    request: BuildRequest,
+    store: Store,
+    report: Callable[[Event], None],
+    *,
+    start_executor: Callable[[], Executor] = ForkServer,
 ) -> BuildResult:
     """Build `request` into `store`.
 
     The image is durable and tagged when this returns. Everything that was built before a failure
-    stays in the cache.
+    stays in the cache. `start_executor` is called for the first program that has to run.
 
     Raises:
         BuilderError, SandboxError, StoreError, grammar.DockerfileError: with the place in the
@@ -115,9 +119,10 @@ def build(
     """
     started = time.time()
     with ExitStack() as cleanup:
-        engine = _Engine(request, store, report, cleanup)
+        engine = _Engine(request, store, report, cleanup, start_executor)
         cleanup.callback(store.flush)
         try:
+            store.lease()  # what the build finds must not be collected before it is named
             image = engine.build()
         except BaseException as error:
             engine.write_record(started, None, _first_line(error))
@@ -144,7 +149,9 @@ class _Engine:
         store: Store,
         report: Callable[[Event], None],
         cleanup: ExitStack,
+        start_executor: Callable[[], Executor],
     ) -> None:
+        self._start_executor = start_executor
         self._request = request
         self._store = store
         self._report = report
@@ -339,7 +346,7 @@ class _Engine:
                 state = self._stage_state(index)
                 return replace(state, cmd_is_own=False)
             case ImageBase(name=name):
-                image = self._resolve_image(name)
+                image = self._resolve_image(name, stage)
                 vertex = self._begin(
                     f"[{stage.title} 1/1] FROM {name}", stage.title, stage.from_node.span.start_line
                 )
@@ -360,8 +367,16 @@ class _Engine:
                 feature=f"FROM --platform={wanted} on {name_of(self._platform)}"
             )
 
-    def _resolve_image(self, name: str) -> Image:
-        return self._store.images.resolve(name)
+    def _resolve_image(self, name: str, stage: PlannedStage) -> Image:
+        try:
+            return self._store.images.resolve(name)
+        except (NotFoundError, InvalidReferenceError) as error:
+            from builder.nearest import nearest
+
+            close = nearest(name, [each for each in stage.visible if not each.isdigit()])
+            if close is None:
+                raise
+            raise UnknownStageError(name=name, nearest=close) from error
 
     def _find_source(self, name: str | None, stage: PlannedStage) -> SourceTree:
         if name is None:
@@ -375,15 +390,7 @@ class _Engine:
             )
         if name.isdigit():
             raise UnknownStageError(name=name, nearest=None)
-        try:
-            image = self._resolve_image(name)
-        except NotFoundError as error:
-            from builder.nearest import nearest
-
-            close = nearest(name, [each for each in stage.visible if not each.isdigit()])
-            if close is None:
-                raise
-            raise UnknownStageError(name=name, nearest=close) from error
+        image = self._resolve_image(name, stage)
         return LayerTree(image.layers, self._store.layers, description=f"the image {name!r}")
 
     def _get_context(self) -> ContextTree:
@@ -425,9 +432,9 @@ class _Engine:
             return None
 
     def _get_executor(self) -> Executor:
-        """The fork server, started for the first program; no thread has been started before."""
+        """The executor, started for the first program; no thread has been started before."""
         if self._executor is None:
-            self._executor = ForkServer()
+            self._executor = self._start_executor()
             self._cleanup.callback(self._executor.close)
         return self._executor
 
@@ -574,15 +581,3 @@ def _rfc3339(seconds: float) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-__all__ = [
-    "BuildRequest",
-    "BuildResult",
-    "LoweringError",
-    "Notice",
-    "SandboxError",
-    "StepFailedError",
-    "build",
-    "excerpt",
-]

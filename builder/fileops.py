@@ -63,6 +63,7 @@ class FileChanges:
         self._tree = tree
         self._now_ns = now_ns
         self._changes: dict[str, Change] = {}
+        self._linked: dict[str, list[str]] = {}  # hard links by what they name
 
     def changes(self) -> Iterator[Change]:
         """What was collected, with every directory that leads there."""
@@ -208,7 +209,10 @@ class FileChanges:
                 )
 
     def _put_hardlink(self, path: TreePath, target: TreePath) -> None:
-        if isinstance(self._changes.get(target), PutFile | PutNode | PutHardlink | PutSymlink):
+        found = self._changes.get(target)
+        if isinstance(found, PutHardlink):
+            target = found.target
+        if isinstance(found, PutFile | PutNode | PutHardlink | PutSymlink):
             self._put(PutHardlink(path, target))
             return
         raise LoweringError(
@@ -231,15 +235,34 @@ class FileChanges:
 
     def _remove(self, path: TreePath) -> None:
         """Forget what this step itself put there; what lower layers have is replaced by the Put."""
-        if path in self._changes:
-            del self._changes[path]
+        self._forget(path)
         existing = self._entry(path)
         if existing is not None and existing.kind == "dir":
             beneath = path + "/"
             for each in [name for name in self._changes if name.startswith(beneath)]:
-                del self._changes[each]
+                self._forget(each)
+
+    def _forget(self, path: str) -> None:
+        """Drop a change; of hard links to it the first becomes the file."""
+        gone = self._changes.pop(path, None)
+        if path not in self._linked:
+            return
+        heirs = [
+            name
+            for name in self._linked.pop(path)
+            if isinstance(link := self._changes.get(name), PutHardlink) and link.target == path
+        ]
+        if heirs and isinstance(gone, PutFile | PutSymlink | PutNode):
+            first = TreePath(heirs[0])
+            self._changes[first] = replace(gone, path=first)
+            for name in heirs[1:]:
+                self._changes[name] = PutHardlink(TreePath(name), first)
+            self._linked[first] = heirs[1:]
 
     def _put(self, change: Change) -> None:
+        self._forget(change.path)
+        if isinstance(change, PutHardlink):
+            self._linked.setdefault(change.target, []).append(change.path)
         self._changes[change.path] = change
         self._tree.apply_change(change)
 

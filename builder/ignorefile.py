@@ -18,6 +18,7 @@ from builder import patterns
 class _Rule:
     matches: Callable[[str], object]
     keep: bool  # written with `!`
+    plain: str  # the pattern when it has no wildcards, else empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,18 @@ class IgnoreRules:
                 ignored = not rule.keep
         return ignored
 
-    @property
-    def takes_back(self) -> bool:
+    def may_take_back(self, directory: str) -> bool:
         """Whether something beneath an ignored directory might be part of the context."""
-        return any(rule.keep for rule in self.rules)
+        beneath = directory + "/"
+        return any(
+            rule.keep
+            and (
+                not rule.plain
+                or rule.plain.startswith(beneath)
+                or beneath.startswith(rule.plain + "/")
+            )
+            for rule in self.rules
+        )
 
 
 NO_RULES = IgnoreRules()
@@ -91,13 +100,12 @@ def compile_rules(written: Iterable[str]) -> IgnoreRules:
             if not pattern:
                 raise patterns.BadPatternError("!")
         patterns.check(pattern)
-        rules.append(_Rule(_matcher(pattern), keep))
+        plain = "" if re.search(r"[*?\[\\]", pattern) else pattern
+        rules.append(_Rule(pattern.__eq__ if plain else _matcher(pattern), keep, plain))
     return IgnoreRules(tuple(rules))
 
 
 def _matcher(pattern: str) -> Callable[[str], object]:
-    if not re.search(r"[*?\[\\]", pattern):
-        return pattern.__eq__
     if pattern.startswith("**") and not re.search(r"[*?\[\]\\]", pattern[2:]):
         suffix = pattern[2:]  # moby compares ends here: `**.pyc` is any name that ends so
         return lambda path: path.endswith(suffix) or "/" + path == suffix

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from builder.errors import PlanError, UnknownTargetError
 from builder.nearest import nearest
-from builder.platforms import Platform, platform_args
+from builder.platforms import platform_args
 from grammar import Copy, Dockerfile, From, Instruction, Run, Stage, expand
+from layerstore import Platform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ def plan(
 def _global_args(
     dockerfile: Dockerfile, build_args: Mapping[str, str], platform: Platform, target: str
 ) -> dict[str, str]:
-    stage = target or dockerfile.stages[-1].base.alias or ""
+    stage = target or dockerfile.stages[-1].base.alias or "default"
     values = {**platform_args(platform, target=platform), "TARGETSTAGE": stage}
     values.update((name, build_args[name]) for name in values if name in build_args)
     for arg in dockerfile.global_args:

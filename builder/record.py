@@ -15,7 +15,7 @@ _KEPT_MAX = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """One instruction. `outcome` is cached, executed, reused (same result as before) or metadata."""
+    """One instruction. `outcome`: cached, executed, reused (same result as before), metadata."""
 
     instruction: str
     line: int
@@ -77,5 +77,5 @@ def _read(path: Path) -> BuildRecord | None:
         steps = tuple(StepRecord(**step) for step in data.pop("steps"))
         data["names"] = tuple(data["names"])
         return BuildRecord(steps=steps, **data)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # damaged or of another version: no record
-        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None  # damaged or of another version: no record

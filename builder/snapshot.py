@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.sandbox import OverlayRoot, in_user_namespace
-from layerstore import Change, Layer, Store, overlay_changes
+from layerstore import Change, Layer, Store, overlay_changes, remove_tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,8 @@ class Snapshot:
 def open_snapshot(layers: tuple[Layer, ...], store: Store) -> Iterator[Snapshot]:
     """Open a writable view over `layers` (bottom first); missing layer directories are unpacked."""
     lowerdirs = store.layers.lowerdirs(layers)
-    with store.new_tmpdir() as directory:
+    directory = store.new_tmpdir()
+    try:
         upperdir, workdir = directory / "upper", directory / "work"
         upperdir.mkdir()
         workdir.mkdir()
@@ -43,6 +44,8 @@ def open_snapshot(layers: tuple[Layer, ...], store: Store) -> Iterator[Snapshot]
             root=OverlayRoot(lowerdirs=lowerdirs, upperdir=upperdir, workdir=workdir),
             upperdir=upperdir,
         )
+    finally:
+        remove_tree(directory)
 
 
 def _take_root_attributes(lower: Path, upper: Path) -> None:

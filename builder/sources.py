@@ -14,6 +14,7 @@ Source: BuildKit solver/llbsolver/file and fsutil/copy (ResolveWildcards, Follow
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -190,23 +191,28 @@ def _selection_digest(
     tree: SourceTree, top: SourceEntry, excludes: Callable[[str], bool] | None
 ) -> Digest:
     """Content, names, modes, owners, link structure and xattrs: all but times."""
-    hasher = hashlib.sha256()
-    groups: dict[object, int] = {}
-    hasher.update(_identity(tree, "", top, groups))
+    found = [("", top)]
     if top.kind == "dir":
-        for relative, entry in walk(tree, top.path):
-            if excludes is None or not excludes(relative):
-                hasher.update(_identity(tree, relative, entry, groups))
+        found.extend(
+            (relative, entry)
+            for relative, entry in walk(tree, top.path)
+            if excludes is None or not excludes(relative)
+        )
+    # names of one file are linked when two of them are selected
+    names = Counter(entry.link_group for _, entry in found if entry.link_group is not None)
+    groups: dict[object, int] = {}
+    hasher = hashlib.sha256()
+    for relative, entry in found:
+        linked = names[entry.link_group] > 1
+        group = groups.setdefault(entry.link_group, len(groups)) if linked else None
+        hasher.update(_identity(tree, relative, entry, group))
     return Digest("sha256:" + hasher.hexdigest())
 
 
 def _identity(
-    tree: SourceTree, relative: str, entry: SourceEntry, groups: dict[object, int]
+    tree: SourceTree, relative: str, entry: SourceEntry, group: int | None
 ) -> bytes:
     meta = entry.meta
-    group = None
-    if entry.link_group is not None:
-        group = groups.setdefault(entry.link_group, len(groups))
     fields = (
         relative,
         entry.kind,
@@ -260,29 +266,22 @@ class LayerTree:
     def _file(self, entry: SourceEntry) -> Node:
         node = self._tree().get(entry.path)
         assert node is not None, "an entry of this tree is in its index"
-        if node.entry.kind == "hardlink":
-            target = self._tree().get(TreePath(node.entry.target))
-            if target is not None:
-                return target
         return node
 
     def _entry(self, path: TreePath, node: Node) -> SourceEntry:
         entry = node.entry
+        kind = entry.kind
+        assert kind not in ("remove", "opaque", "hardlink"), "the index holds inodes"
         group: object = None
-        if entry.kind == "hardlink":
-            group = (node.layer, entry.target)
-            target = self._tree().get(TreePath(entry.target))
-            if target is not None:
-                entry = target.entry
-        elif entry.kind == "file":
-            group = (node.layer, path)
-        assert entry.kind not in ("remove", "opaque", "hardlink"), "the index holds inodes"
+        target = entry.target
+        if kind == "file":  # `target` names the path that carries the content of a hard link
+            group, target = (node.layer, target or path), ""
         return SourceEntry(
             path,
-            entry.kind,
+            kind,
             entry.meta,
             entry.size_bytes,
-            entry.target,
+            target,
             entry.major,
             entry.minor,
             group,

@@ -43,7 +43,9 @@ class StageState:
     def environment(self) -> dict[str, str]:
         """ENV and, where ENV does not have the name, ARG: what words and programs see."""
         visible = {name: value for name, value in self.args if value is not None}
-        visible.update(pair.split("=", 1) for pair in self.config.env if "=" in pair)
+        for pair in self.config.env:
+            name, _, value = pair.partition("=")
+            visible[name] = value
         return visible
 
     def with_config(self, config: ContainerConfig, created_by: str) -> Self:

@@ -40,7 +40,7 @@ class ExecStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakeDirectory:
-    """WORKDIR: create the directory and its missing parents, 0755; `user` (as written) owns them."""
+    """WORKDIR: create the directory and its missing parents, 0755, owned by `user` as written."""
 
     path: str
     user: str = ""

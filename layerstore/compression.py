@@ -7,7 +7,8 @@ The compressed bytes are part of a layer's digest, therefore:
 
 gzip is ISA-L's deflate: 15 times faster than zlib at about the ratio of its level 1.
 
-Spec: RFC 1952 (gzip), RFC 8878 (zstd); OCI image-spec v1.1, layer.md ("+gzip", "+zstd Media Types").
+Spec: RFC 1952 (gzip), RFC 8878 (zstd); OCI image-spec v1.1, layer.md ("+gzip Media Types", "+zstd
+Media Types").
 """
 
 from collections.abc import Callable
@@ -308,10 +309,9 @@ class _Decompressing:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _advance(self, max_length: int) -> bytes:
-        if self._member is None:
-            if not self._start_member():
-                self._ended = True
-                return b""
+        if self._member is None and not self._start_member():
+            self._ended = True
+            return b""
         member = self._member
         assert member is not None
         data = b""

@@ -388,24 +388,16 @@ class _Packer:
         name = os.fsencode(path) if path else b"."
         if kind == "dir":
             name += b"/"
-        if not target and not device and len(name) <= 100 and size <= _SIZE_MAX:
-            # The usual case: nothing but name, numbers and a constant rest.
-            if not layer_meta.xattrs and meta_sum >= 0:
-                length = b"%011o\0" % size
-                rest, rest_sum = _RESTS[kind]
-                checksum = (
-                    (zlib.adler32(name) & 0xFFFF)
-                    + (zlib.adler32(length) & 0xFFFF)
-                    + meta_sum
-                    + rest_sum
-                )
-                self._pending.append(
-                    b"".join(
-                        (name.ljust(100, b"\0"), owner, length, mtime, b"%06o\0 " % checksum, rest)
-                    )
-                )
-                self._pending_bytes += BLOCK_BYTES
-                return
+        plain = not target and not device and not layer_meta.xattrs and meta_sum >= 0
+        if plain and len(name) <= 100 and size <= _SIZE_MAX:
+            length = b"%011o\0" % size
+            rest, rest_sum = _RESTS[kind]
+            checksum = zlib.adler32(name) & 0xFFFF
+            checksum += (zlib.adler32(length) & 0xFFFF) + meta_sum + rest_sum
+            parts = (name.ljust(100, b"\0"), owner, length, mtime, b"%06o\0 " % checksum, rest)
+            self._pending.append(b"".join(parts))
+            self._pending_bytes += BLOCK_BYTES
+            return
         self._emit(_long_header(name, kind, layer_meta, size, target, device))
 
     def _layer_meta(self, meta: Meta) -> tuple[Meta, bytes, bytes, int]:
@@ -607,6 +599,7 @@ class _Unpacker:
         self._names_bytes = 0
         self._hole_bytes = 0
         self._global: dict[bytes, bytes] = {}
+        self._global_bytes = 0
         self._metas: dict[bytes, Meta] = {}
 
     def changes(self) -> Iterator[Change]:
@@ -634,38 +627,38 @@ class _Unpacker:
 
     def _extend(self, extended: "_Extended", block: bytes, kind: bytes) -> "_Extended":
         """Take an extended header: POSIX's x and g, GNU's L and K."""
+        size = self._size(block)
+        limit = self._limits.path_bytes_max if kind in b"LK" else self._limits.pax_bytes_max
+        if size > limit:
+            raise _malformed(f"an extended header of {size} bytes")
+        data = self._source.take(size)
+        self._source.skip_padding(size)
+        if kind == b"g":
+            self._extend_all(data)
+            return extended
         if not extended.headers:
             extended = _Extended()
         extended.headers += 1
         if extended.headers > _HEADERS_MAX:
             raise _malformed("too many extended headers in a row")
-        size = self._size(block)
-        limit = self._limits.pax_bytes_max if kind in b"xgX" else self._limits.path_bytes_max
-        if size > limit:
-            raise _malformed(f"an extended header of {size} bytes")
-        data = self._source.take(size)
-        self._source.skip_padding(size)
         match kind:
             case b"L":
                 extended.path = data.rstrip(b"\0")
             case b"K":
                 extended.target = data.rstrip(b"\0")
-            case b"g":
-                self._extend_all(data)
             case _:
                 self._extend_next(extended, data)
         return extended
 
     def _extend_all(self, data: bytes) -> None:
+        self._global_bytes += len(data)
+        if self._global_bytes > self._limits.pax_bytes_max:
+            raise _malformed("too many global headers")
         for key, value in _pax_records(data):
             if key in (b"path", b"linkpath", b"size") or key.startswith(b"GNU.sparse."):
-                # Differs: POSIX allows it, but every entry with one name is an attack, not an archive.
+                # Differs: POSIX allows it; but giving every entry one name is an attack.
                 raise _malformed(f"a global header that sets {key.decode()!r}")
             self._global[key] = value
-        if sum(map(len, self._global)) + sum(map(len, self._global.values())) > (
-            self._limits.pax_bytes_max
-        ):
-            raise _malformed("too many global headers")
 
     def _extend_next(self, extended: "_Extended", data: bytes) -> None:
         for key, value in _pax_records(data):
@@ -703,7 +696,8 @@ class _Unpacker:
                 return self._symlink(block, path, pax, extended), None
             case b"3" | b"4" | b"6":
                 return self._node(block, kind, path, pax), None
-        raise _malformed(f"{path!r} is of the unknown type {kind!r}")
+            case _:
+                raise _malformed(f"{path!r} is of the unknown type {kind!r}")
 
     def _raw_name(self, block: bytes, pax: dict[bytes, bytes], extended: "_Extended") -> bytes:
         name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or extended.path
@@ -1001,7 +995,7 @@ class _Source:
         return self._take_slowly(size)
 
     def _take_slowly(self, size: int, *, or_nothing: bool = False) -> bytes:
-        pieces = []
+        pieces: list[bytes] = []
         left = size
         while left:
             piece = self.some(left)

@@ -14,6 +14,7 @@ from typing import Any, Never
 
 from builder.cli.commands import VERSION, find, load
 
+
 def main() -> Never:
     """Carry out the command line of this process, and end the process."""
     _fill_standard_descriptors()
@@ -75,7 +76,8 @@ def _import_inspect_late() -> None:
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):  # the import system looks for __path__, __spec__ ...
                 raise AttributeError(name)
-            del sys.modules["inspect"]
+            if sys.modules.get("inspect") is self:
+                del sys.modules["inspect"]
             import inspect
 
             return getattr(inspect, name)

@@ -29,7 +29,6 @@ from builder.events import (
 )
 
 if TYPE_CHECKING:
-
     from rich.console import RenderableType
 
 _LINE_MAX = 16 << 10  # a line longer than this is passed on in pieces

@@ -20,22 +20,6 @@ def human_size(size_bytes: int, *, digits: int = 3) -> str:
     return f"{size:.{digits}g}{_UNITS[unit]}"
 
 
-def parse_size(text: str) -> int:
-    """`512m`, `64K`, `1g`, `1024`: powers of 1024, as docker reads memory sizes.
-
-    Raises:
-        ValueError: it is none.
-    """
-    number = text.strip().lower().removesuffix("b").removesuffix("i")
-    power = "kmgtp".find(number[-1:]) + 1 if number[-1:] else 0
-    if power:
-        number = number[:-1]
-    size = int(float(number) * 1024**power)
-    if size < 0:
-        raise ValueError(text)
-    return size
-
-
 def human_duration(seconds: float) -> str:
     """`2 minutes`, `About an hour`."""
     whole = int(seconds)

@@ -88,6 +88,7 @@ def arg(node: Arg, state: StageState, around: Surroundings) -> Lowered:
 
 
 def user(node: User, state: StageState, around: Surroundings) -> Lowered:
+    """USER: who it names is looked up in the image when something runs."""
     name = expanded(node.user, state, around)
     if not name:
         raise LoweringError("USER requires a user", hint="the variable in it is empty")
@@ -97,6 +98,7 @@ def user(node: User, state: StageState, around: Surroundings) -> Lowered:
 
 
 def cmd(node: Cmd, state: StageState) -> Lowered:
+    """CMD: the last one counts."""
     argv = _argv(node.command, state)
     config = replace(state.config, cmd=argv)
     return _described(replace(state, config=config, cmd_is_own=True), f"CMD {_quoted(argv)}")
@@ -111,6 +113,7 @@ def entrypoint(node: Entrypoint, state: StageState) -> Lowered:
 
 
 def expose(node: Expose, state: StageState, around: Surroundings) -> Lowered:
+    """EXPOSE: ranges are written out; of HOST:CONTAINER the container's port counts."""
     ports: list[str] = []
     environment = state.environment()
     for word in node.ports:
@@ -130,12 +133,13 @@ def _ports(text: str) -> list[str]:
             f"invalid containerPort: {text}", hint="a port or a range: 80, 53/udp, 8000-8010/tcp"
         )
     first, last = int(match[1]), int(match[2] or match[1])
-    if not (1 <= first <= last <= 65535):  # noqa: PLR2004  (the highest port number)
+    if not (1 <= first <= last <= 65535):
         raise LoweringError(f"invalid containerPort: {text}", hint="ports go from 1 to 65535")
     return [f"{port}/{match[3] or 'tcp'}" for port in range(first, last + 1)]
 
 
 def volume(node: Volume, state: StageState, around: Surroundings) -> Lowered:
+    """VOLUME: noted in the config; no directory is made."""
     paths = [expanded(word, state, around) for word in node.paths]
     if any(not path.strip() for path in paths):
         raise LoweringError("VOLUME specified can not be an empty string")
@@ -147,6 +151,7 @@ def volume(node: Volume, state: StageState, around: Surroundings) -> Lowered:
 
 
 def stopsignal(node: Stopsignal, state: StageState, around: Surroundings) -> Lowered:
+    """STOPSIGNAL: kept as written."""
     import signal
 
     name = expanded(node.signal, state, around)
@@ -165,6 +170,7 @@ def stopsignal(node: Stopsignal, state: StageState, around: Surroundings) -> Low
 
 
 def healthcheck(node: Healthcheck, state: StageState) -> Lowered:
+    """HEALTHCHECK: the last one counts; the shell of its shell form is the runner's matter."""
     test: tuple[str, ...]
     match node.command:
         case None:
@@ -188,15 +194,18 @@ def healthcheck(node: Healthcheck, state: StageState) -> Lowered:
 
 
 def shell(node: Shell, state: StageState) -> Lowered:
+    """SHELL: for the shell forms below it."""
     config = replace(state.config, shell=node.argv)
     return _described(replace(state, config=config), f"SHELL [{' '.join(node.argv)}]")
 
 
 def maintainer(node: Maintainer, state: StageState) -> Lowered:
+    """MAINTAINER: the image's author."""
     return _described(replace(state, author=node.name), f"MAINTAINER {node.name}")
 
 
 def onbuild(node: Onbuild, state: StageState) -> Lowered:
+    """ONBUILD: the trigger is kept as text, for the build that stands on this image."""
     config = replace(state.config, on_build=(*state.config.on_build, node.text))
     return _described(replace(state, config=config), f"ONBUILD {node.text}")
 

@@ -18,11 +18,17 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlayRoot:
-    """An overlayfs. `lowerdirs` are topmost first; upperdir and workdir share a file system."""
+    """An overlayfs. `lowerdirs` are topmost first; upperdir and workdir share a file system.
+
+    `volatile` is for an upperdir that is thrown away or synced by its owner: without it the end
+    of the sandbox writes back all of the file system that upperdir is on, whoever dirtied it.
+    The executor may make a directory `WORKDIR.stubs` beside workdir; it is gone after `wait`.
+    """
 
     lowerdirs: tuple[Path, ...]
     upperdir: Path
     workdir: Path
+    volatile: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,7 +67,7 @@ def test_lines_are_read_as_moby_reads_them(text: bytes, expected: list[str]) -> 
 
 def test_without_rules_everything_is_in_the_context() -> None:
     assert not NO_RULES.ignores("any/thing")
-    assert not NO_RULES.takes_back
+    assert not NO_RULES.may_take_back("any")
     assert ignored("# nothing\n\n", "a", "a/b") == []
 
 
@@ -109,7 +109,17 @@ def test_an_exception_reaches_into_an_ignored_directory() -> None:
     text = "*\n!src\nsrc/*.tmp\n!src/keep.tmp\n"
     paths = ("a", "src", "src/a.c", "src/x.tmp", "src/keep.tmp", "other/src")
     assert ignored(text, *paths) == ["a", "src/x.tmp", "other/src"]
-    assert parse_ignore_file(text.encode()).takes_back
+
+
+def test_an_ignored_directory_is_worth_a_look_only_where_something_may_be_taken_back() -> None:
+    rules = parse_ignore_file(b"node_modules\nvendor\n!vendor/x/keep\n!.env\n")
+    assert rules.may_take_back("vendor")
+    assert rules.may_take_back("vendor/x")
+    assert rules.may_take_back("vendor/x/keep/deeper")
+    assert not rules.may_take_back("vendor/y")
+    assert not rules.may_take_back("node_modules")
+    assert parse_ignore_file(b"node_modules\n!**/keep\n").may_take_back("node_modules/a")
+    assert not parse_ignore_file(b"**/drop\n").may_take_back("any")
 
 
 def test_taking_back_what_was_never_ignored_changes_nothing() -> None:
@@ -162,7 +172,9 @@ def test_plain_patterns_follow_the_rule_of_the_last_match(
             expected = not keep
     compiled = compile_rules(("!" if keep else "") + pattern for keep, pattern in rules)
     assert compiled.ignores(path) is expected
-    assert compiled.takes_back is any(keep for keep, _ in rules)
+    beneath = [keep for keep, pattern in rules if f"{pattern}/".startswith(f"{path}/")]
+    above = [keep for keep, pattern in rules if f"{path}/".startswith(f"{pattern}/")]
+    assert compiled.may_take_back(path) is any([*beneath, *above])
 
 
 @settings(max_examples=200, deadline=None)

@@ -22,14 +22,15 @@ class Routes:
 
         return register
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
         handler = self._table.get(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
+        headers = [("Content-Type", "text/plain; charset=utf-8")]
+        if handler is None:
+            respond("404 Not Found", headers)
+            return [b"not here\n"]
         size = int(environ.get("CONTENT_LENGTH") or 0)
         form = parse_qs(environ["wsgi.input"].read(size).decode()) if size else {}
-        page = handler({name: values[-1] for name, values in form.items()}) if handler else "not here\n"
-        start_response(
-            "200 OK" if handler else "404 Not Found",
-            [("Content-Type", "text/plain; charset=utf-8")],
-        )
+        page = handler({name: values[-1] for name, values in form.items()})
+        respond("200 OK", headers)
         return [page.encode()]

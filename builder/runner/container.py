@@ -1,0 +1,133 @@
+"""ContainerRecord: what a container was asked to be, and what has become of it.
+
+             create                start                     the program ends
+    (none) --------> created ---------------> running ---------------------------> exited
+                        ^                       |                                   |  |
+                        |  the program cannot   |  its minder was killed            |  |
+                        +--- be executed -------+------------------> exited (137)   |  |
+                                                ^                                   |  |
+                                                +------------- start ---------------+  |
+                  created | exited ------ rm ------> dead ------> (none)  <---- rm ----+
+
+    created   its directory is there; no program has run since
+    running   its minder lives and holds `live/ID` (the CLI in the foreground, else the monitor)
+    exited    the program has ended; what it wrote is kept
+    dead      removal has begun; the next command ends it
+
+Who holds the lock of `live/ID` owns the record: nobody else writes it.
+
+Pure: values, and their form in `container.json`.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+State = Literal["created", "running", "exited", "dead"]
+Network = Literal["host", "none"]
+
+# which state follows which, and no other
+FOLLOWS: dict[State, tuple[State, ...]] = {
+    "created": ("running", "created", "dead"),
+    "running": ("exited", "created"),
+    "exited": ("running", "created", "dead"),
+    "dead": (),
+}
+
+
+# Named tuples, not dataclasses: defining them is part of the start of `lamina run`, and costs a
+# fifth.
+class MountPoint(NamedTuple):
+    """Something mounted into a container.
+
+    `source` is a host path for a bind, a volume's name for a volume, empty for a tmpfs.
+    `anonymous` volumes go with their container.
+    """
+
+    kind: Literal["bind", "volume", "tmpfs"]
+    target: str
+    source: str = ""
+    read_only: bool = False
+    anonymous: bool = False
+    copy_up: bool = True  # fill an empty volume with what the image has at `target`
+    size_bytes: int = 0  # of a tmpfs; 0: no limit
+    mode: int = 0o1777  # of a tmpfs
+
+
+class ContainerRecord(NamedTuple):
+    """One container. Times are Unix seconds, 0 for never; `layers` are diff_ids, bottom first."""
+
+    id: str
+    name: str
+    image: str  # as the user named it
+    image_id: str
+    manifest_digest: str
+    layers: tuple[str, ...]
+    directories: tuple[str, ...]  # lowerdirs, topmost first, below the private directory
+    created: float
+    # the program
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    user: str
+    entrypoint_length: int  # how much of argv is the entrypoint
+    terminal: bool
+    interactive: bool
+    # its surroundings
+    hostname: str
+    network: Network
+    mounts: tuple[MountPoint, ...]
+    labels: tuple[tuple[str, str], ...]
+    auto_remove: bool
+    stop_signal: int
+    stop_timeout_s: int
+    read_only: bool
+    shm_size_bytes: int
+    pids_max: int  # 0: no limit
+    memory_bytes: int  # 0: no limit
+    # what has become of it
+    state: State = "created"
+    started: float = 0.0
+    finished: float = 0.0
+    exit_code: int = 0
+    error: str = ""
+    pid: int = 0  # of the sandbox's PID 1, and when that started (ticks since boot): see verbs
+    pid_started: int = 0
+
+    def turned(self, state: State, **more: Any) -> "ContainerRecord":
+        """The same container in another state."""
+        assert state in FOLLOWS[self.state], f"{self.state} -> {state}"
+        return self._replace(state=state, **more)
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The arguments behind the entrypoint."""
+        return self.argv[self.entrypoint_length :]
+
+    @property
+    def entrypoint(self) -> tuple[str, ...]:
+        """The part of argv that `--entrypoint` or the image's ENTRYPOINT gave."""
+        return self.argv[: self.entrypoint_length]
+
+
+def dump(record: ContainerRecord) -> bytes:
+    """The record as `container.json`."""
+    import json
+
+    fields = record._asdict()
+    fields["mounts"] = [mount._asdict() for mount in record.mounts]
+    return json.dumps(fields).encode()
+
+
+def load(data: bytes) -> ContainerRecord | None:
+    """Read `container.json`; None when it is damaged or of another version."""
+    import json
+
+    try:
+        fields = json.loads(data)
+        fields["mounts"] = tuple(MountPoint(**mount) for mount in fields["mounts"])
+        for name in ("layers", "directories", "argv", "env"):
+            fields[name] = tuple(fields[name])
+        fields["labels"] = tuple((key, value) for key, value in fields["labels"])
+        record = ContainerRecord(**fields)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return record if record.state in FOLLOWS else None

@@ -1,0 +1,258 @@
+"""Content-addressed layers and images: everything that other rooms may use.
+
+Names are loaded when they are first asked for (PEP 562): a command pays for what it uses.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from layerstore.blobs import BlobInfo, BlobReader, BlobStore, BlobWriter
+    from layerstore.cacheindex import CacheIndex, CachedStep, FileStamp
+    from layerstore.changeset import (
+        Change,
+        Content,
+        Meta,
+        NodeKind,
+        Opaque,
+        PutDir,
+        PutFile,
+        PutHardlink,
+        PutNode,
+        PutSymlink,
+        Remove,
+    )
+    from layerstore.collect import ContainerUsage, ImageUsage, Pruned, Usage, prune, usage
+    from layerstore.compression import Compression, Detected, Reader, decompressor, detect
+    from layerstore.descriptor import Descriptor, Platform
+    from layerstore.digest import Digest, chain_ids
+    from layerstore.documents import (
+        ContainerConfig,
+        HealthcheckConfig,
+        History,
+        ImageConfig,
+        Index,
+        Manifest,
+        canonical_json,
+    )
+    from layerstore.errors import (
+        CorruptBlobError,
+        InvalidReferenceError,
+        MalformedDocumentError,
+        NotFoundError,
+        StoreBusyError,
+        StoreError,
+        UnsafePathError,
+        UnsupportedMediaTypeError,
+    )
+    from layerstore.images import Image, ImageRecord, ImageStore, host_platform
+    from layerstore.layers import Layer, LayerStore
+    from layerstore.locks import Lease
+    from layerstore.overlaydir import OnSkip, changes as overlay_changes, remove_tree
+    from layerstore.reference import Reference
+    from layerstore.store import Store, default_root
+    from layerstore.tarcodec import Limits, Packed, is_tar, pack, unpack
+    from layerstore.toc import Summary, TocEntry, summarise
+    from layerstore.transports import Export, Format, load_images, save_images
+    from layerstore.treediff import changes as tree_changes
+    from layerstore.treeindex import Node, TreeIndex
+    from layerstore.treepath import (
+        ROOT,
+        TreePath,
+        join,
+        name_of,
+        parent_of,
+        parse_tree_path,
+        sort_key,
+    )
+    from layerstore.verify import Finding, verify_store
+
+_HOMES = {
+    "ROOT": "treepath",
+    "BlobInfo": "blobs",
+    "BlobReader": "blobs",
+    "BlobStore": "blobs",
+    "BlobWriter": "blobs",
+    "CacheIndex": "cacheindex",
+    "CachedStep": "cacheindex",
+    "Change": "changeset",
+    "Compression": "compression",
+    "ContainerConfig": "documents",
+    "ContainerUsage": "collect",
+    "Content": "changeset",
+    "CorruptBlobError": "errors",
+    "Descriptor": "descriptor",
+    "Detected": "compression",
+    "Reader": "compression",
+    "Digest": "digest",
+    "Export": "transports",
+    "FileStamp": "cacheindex",
+    "Finding": "verify",
+    "Format": "transports",
+    "HealthcheckConfig": "documents",
+    "History": "documents",
+    "Image": "images",
+    "ImageConfig": "documents",
+    "ImageRecord": "images",
+    "ImageStore": "images",
+    "ImageUsage": "collect",
+    "Index": "documents",
+    "InvalidReferenceError": "errors",
+    "Layer": "layers",
+    "LayerStore": "layers",
+    "Lease": "locks",
+    "Limits": "tarcodec",
+    "MalformedDocumentError": "errors",
+    "Manifest": "documents",
+    "Meta": "changeset",
+    "Node": "treeindex",
+    "NodeKind": "changeset",
+    "NotFoundError": "errors",
+    "OnSkip": "overlaydir",
+    "Opaque": "changeset",
+    "Packed": "tarcodec",
+    "Platform": "descriptor",
+    "Pruned": "collect",
+    "PutDir": "changeset",
+    "PutFile": "changeset",
+    "PutHardlink": "changeset",
+    "PutNode": "changeset",
+    "PutSymlink": "changeset",
+    "Reference": "reference",
+    "Remove": "changeset",
+    "Store": "store",
+    "StoreBusyError": "errors",
+    "StoreError": "errors",
+    "Summary": "toc",
+    "TocEntry": "toc",
+    "TreeIndex": "treeindex",
+    "TreePath": "treepath",
+    "UnsafePathError": "errors",
+    "UnsupportedMediaTypeError": "errors",
+    "Usage": "collect",
+    "canonical_json": "documents",
+    "chain_ids": "digest",
+    "decompressor": "compression",
+    "default_root": "store",
+    "detect": "compression",
+    "host_platform": "images",
+    "join": "treepath",
+    "load_images": "transports",
+    "is_tar": "tarcodec",
+    "name_of": "treepath",
+    "overlay_changes": "overlaydir:changes",
+    "pack": "tarcodec",
+    "parent_of": "treepath",
+    "parse_tree_path": "treepath",
+    "prune": "collect",
+    "remove_tree": "overlaydir",
+    "save_images": "transports",
+    "sort_key": "treepath",
+    "summarise": "toc",
+    "tree_changes": "treediff:changes",
+    "unpack": "tarcodec",
+    "usage": "collect",
+    "verify_store": "verify",
+}
+
+__all__ = [
+    "ROOT",
+    "BlobInfo",
+    "BlobReader",
+    "BlobStore",
+    "BlobWriter",
+    "CacheIndex",
+    "CachedStep",
+    "Change",
+    "Compression",
+    "ContainerConfig",
+    "ContainerUsage",
+    "Content",
+    "CorruptBlobError",
+    "Descriptor",
+    "Detected",
+    "Digest",
+    "Export",
+    "FileStamp",
+    "Finding",
+    "Format",
+    "HealthcheckConfig",
+    "History",
+    "Image",
+    "ImageConfig",
+    "ImageRecord",
+    "ImageStore",
+    "ImageUsage",
+    "Index",
+    "InvalidReferenceError",
+    "Layer",
+    "LayerStore",
+    "Lease",
+    "Limits",
+    "MalformedDocumentError",
+    "Manifest",
+    "Meta",
+    "Node",
+    "NodeKind",
+    "NotFoundError",
+    "OnSkip",
+    "Opaque",
+    "Packed",
+    "Platform",
+    "Pruned",
+    "PutDir",
+    "PutFile",
+    "PutHardlink",
+    "PutNode",
+    "PutSymlink",
+    "Reader",
+    "Reference",
+    "Remove",
+    "Store",
+    "StoreBusyError",
+    "StoreError",
+    "Summary",
+    "TocEntry",
+    "TreeIndex",
+    "TreePath",
+    "UnsafePathError",
+    "UnsupportedMediaTypeError",
+    "Usage",
+    "canonical_json",
+    "chain_ids",
+    "decompressor",
+    "default_root",
+    "detect",
+    "host_platform",
+    "join",
+    "load_images",
+    "is_tar",
+    "name_of",
+    "overlay_changes",
+    "pack",
+    "parent_of",
+    "parse_tree_path",
+    "prune",
+    "remove_tree",
+    "save_images",
+    "sort_key",
+    "summarise",
+    "tree_changes",
+    "unpack",
+    "usage",
+    "verify_store",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, original = home.partition(":")
+    value: object = getattr(import_module(f"{__name__}.{module}"), original or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,490 @@
+"""Images: a config and layers under one manifest, and the names they go by.
+
+`index.json` is the truth about images: one entry per name, and one without a name for an image that
+lost its last. Other tools may have written it: an entry is named by io.containerd.image.name, else
+by org.opencontainers.image.ref.name; an entry for several platforms stands for the host's.
+
+Changes of names are edits: applied to what this object sees at once, and to the file by `flush`,
+which reads it anew under the store's lock. Two processes that name images at once both succeed.
+
+Invariants (tests/layerstore/test_images.py):
+  1. A name is never visible before everything it leads to is stored durably.
+  2. An image that loses its last name stays, nameless, until it is removed.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from layerstore import descriptor as media
+from layerstore.blobs import BlobStore, get, put
+from layerstore.descriptor import Descriptor, Platform
+from layerstore.digest import Digest
+from layerstore.documents import DOCUMENT_BYTES_MAX, History, ImageConfig, Index, Manifest
+from layerstore.errors import (
+    InvalidReferenceError,
+    MalformedDocumentError,
+    NotFoundError,
+    StoreError,
+    UnsupportedMediaTypeError,
+)
+from layerstore.layers import Layer, LayerStore
+from layerstore.locks import StoreLock
+from layerstore.reference import Reference
+
+GET_HINT = (
+    "`lamina images` lists what is here; get one by `lamina bootstrap busybox`, "
+    "`lamina import ROOTFS.tar NAME` or `lamina load -i ARCHIVE`"
+)
+_NESTING_MAX = 3  # of indexes in indexes
+_PREFIX_MIN = 2
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+Entries = list[Descriptor]
+Edit = Callable[[Entries], Entries]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A stored image. `descriptor` names its manifest, `id` is the digest of its config."""
+
+    descriptor: Descriptor
+    manifest: Manifest
+    config: ImageConfig
+    id: Digest
+    layers: tuple[Layer, ...]
+
+    def history(self) -> list[tuple[History, Layer | None]]:
+        """Every history entry with the layer it made, bottom first; layers without one at the end."""
+        layers = iter(self.layers)
+        paired = [
+            (entry, None if entry.empty_layer else next(layers, None))
+            for entry in self.config.history
+        ]
+        return paired + [(History(), layer) for layer in layers]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecord:
+    """A row of the list of images. `problem` says why the rest of a damaged one is empty."""
+
+    id: str
+    manifest_digest: Digest
+    names: tuple[str, ...]
+    created: str
+    size_bytes: int
+    labels: tuple[tuple[str, str], ...]
+    problem: str = ""
+
+
+class ImageStore:
+    """The images of one store."""
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        blobs: BlobStore,
+        layers: LayerStore,
+        lock: StoreLock,
+        new_tmp_path: Callable[[str], Path],
+        hold: Callable[[Iterable[Digest]], None],
+    ) -> None:
+        self._root = root
+        self._blobs = blobs
+        self._layers = layers
+        self._lock = lock
+        self._new_tmp_path = new_tmp_path
+        self._hold = hold
+        self._edits: list[Edit] = []
+
+    def seal(
+        self,
+        config: ImageConfig,
+        layers: Sequence[Layer],
+        annotations: Iterable[tuple[str, str]] = (),
+    ) -> Image:
+        """Make an image of `config` and `layers` (bottom first), whose diff_ids the config gets.
+
+        Nameless and unlisted until `tag` or `note_untagged`.
+        """
+        config = replace(config, diff_ids=tuple(layer.diff_id for layer in layers))
+        made = sum(not entry.empty_layer for entry in config.history)
+        if config.history and made != len(layers):
+            raise StoreError(f"the history has {made} entries for {len(layers)} layers")
+        config_blob = put(self._blobs, config.encode())
+        manifest = Manifest(
+            config=Descriptor(
+                media_type=media.OCI_CONFIG,
+                digest=config_blob.digest,
+                size_bytes=config_blob.size_bytes,
+            ),
+            layers=tuple(layer.descriptor for layer in layers),
+            annotations=tuple(sorted(annotations)),
+        )
+        blob = put(self._blobs, manifest.encode())
+        self._hold((config_blob.digest, blob.digest))
+        descriptor = Descriptor(
+            media_type=manifest.media_type, digest=blob.digest, size_bytes=blob.size_bytes
+        )
+        return Image(
+            descriptor=descriptor,
+            manifest=manifest,
+            config=config,
+            id=config_blob.digest,
+            layers=tuple(layers),
+        )
+
+    def resolve(self, name: str) -> Image:
+        """Find an image by name, name@digest, id, manifest digest, or a unique prefix of these.
+
+        Raises:
+            NotFoundError: there is none.
+            StoreError: a prefix fits several.
+        """
+        return self.open(self._find(name, self.entries()))
+
+    def open(self, descriptor: Descriptor) -> Image:
+        """Read the image of a manifest, or the host's of a multi-platform index.
+
+        Raises:
+            NotFoundError, CorruptBlobError, MalformedDocumentError, UnsupportedMediaTypeError.
+        """
+        self._hold((descriptor.digest,))
+        image = self._read(descriptor)
+        manifest = image.manifest
+        self._hold(
+            (
+                *(image.descriptor.digest, manifest.config.digest, *image.config.diff_ids),
+                *(layer.digest for layer in manifest.layers),
+            )
+        )
+        return image
+
+    def _read(self, descriptor: Descriptor) -> Image:
+        descriptor = self.manifest_of(descriptor)
+        manifest, config = self.documents(descriptor)
+        known = self._layers.find_all(config.diff_ids)
+        layers = [
+            known.get(diff_id) or self._layers.index(blob, diff_id)
+            for diff_id, blob in zip(config.diff_ids, manifest.layers, strict=True)
+        ]
+        return Image(
+            descriptor=_plain(descriptor),
+            manifest=manifest,
+            config=config,
+            id=manifest.config.digest,
+            layers=tuple(layers),
+        )
+
+    def documents(self, descriptor: Descriptor) -> tuple[Manifest, ImageConfig]:
+        """Manifest and config, checked against each other."""
+        data = get(self._blobs, descriptor.digest, size_bytes=descriptor.size_bytes)
+        manifest = Manifest.parse(data)
+        if manifest.config.media_type not in media.CONFIG_TYPES:
+            raise UnsupportedMediaTypeError(
+                media_type=manifest.config.media_type, hint="this is no image that could be run"
+            )
+        config = ImageConfig.parse(
+            get(self._blobs, manifest.config.digest, size_bytes=manifest.config.size_bytes)
+        )
+        if len(config.diff_ids) != len(manifest.layers):
+            raise MalformedDocumentError(
+                context=f"image {manifest.config.digest}",
+                problem=f"{len(manifest.layers)} layers, but {len(config.diff_ids)} diff_ids",
+            )
+        return manifest, config
+
+    def manifest_of(self, descriptor: Descriptor) -> Descriptor:
+        """The manifest that `descriptor` stands for on this host."""
+        for _ in range(_NESTING_MAX):
+            if descriptor.media_type in media.MANIFEST_TYPES:
+                return descriptor
+            if descriptor.media_type not in media.INDEX_TYPES:
+                raise UnsupportedMediaTypeError(media_type=descriptor.media_type)
+            data = get(self._blobs, descriptor.digest, size_bytes=descriptor.size_bytes)
+            descriptor = _choose(Index.parse(data))
+        raise MalformedDocumentError(context="image index", problem="indexes nested too deeply")
+
+    def list(self) -> list[ImageRecord]:
+        """Every image once, newest first. A damaged one is listed with its problem."""
+        names: dict[Descriptor, set[str]] = {}
+        for entry in self.entries():
+            reference = name_of_entry(entry)
+            names.setdefault(_plain(entry), set()).update(
+                () if reference is None else (reference.familiar,)
+            )
+        records = [self._record(entry, tuple(sorted(found))) for entry, found in names.items()]
+        return sorted(records, key=lambda record: record.created, reverse=True)
+
+    def tag(self, image: Image, reference: Reference) -> None:
+        """Name `image`; the image that had the name loses it."""
+        if reference.digest is not None:
+            raise InvalidReferenceError(text=str(reference), reason="a name cannot have a digest")
+        self._edits.append(lambda entries: _with_name(entries, image.descriptor, reference))
+
+    def untag(self, reference: Reference) -> None:
+        """Take a name away; its image stays, nameless if it was the last.
+
+        Raises:
+            NotFoundError: no image has it.
+        """
+        if not any(name_of_entry(entry) == reference for entry in self.entries()):
+            raise NotFoundError(kind="image", key=str(reference))
+        self._edits.append(lambda entries: _without_name(entries, reference))
+
+    def remove(self, image: Image) -> None:
+        """Remove `image` with all its names. Its bytes stay until they are collected."""
+        gone = {
+            entry.digest
+            for entry in self.entries()
+            if entry.digest == image.descriptor.digest
+            or (
+                entry.media_type in media.INDEX_TYPES
+                and self.manifest_of(entry).digest == image.descriptor.digest
+            )
+        }
+        self._edits.append(
+            lambda entries: [entry for entry in entries if entry.digest not in gone]
+        )
+
+    def note_untagged(self, image: Image) -> None:
+        """List `image` although it has no name."""
+        self._edits.append(lambda entries: _listed(entries, image.descriptor))
+
+    def names(self, image: Image) -> tuple[str, ...]:
+        """The familiar names of `image`, sorted."""
+        found = (
+            name_of_entry(entry)
+            for entry in self.entries()
+            if entry.digest == image.descriptor.digest
+        )
+        return tuple(sorted(reference.familiar for reference in found if reference is not None))
+
+    def entries(self) -> Entries:
+        """The entries of index.json, pending edits applied."""
+        entries: Entries = [*read_index(self._root).manifests]
+        for edit in self._edits:
+            entries = edit(entries)
+        return entries
+
+    def flush(self) -> None:
+        """Apply the pending edits to index.json. Everything they lead to must be durable."""
+        if not self._edits:
+            return
+        with self._lock.exclusive():
+            self.rewrite(self.entries())
+        self._edits = []
+
+    def rewrite(self, entries: Sequence[Descriptor]) -> None:
+        """Replace index.json durably; the caller holds the store's lock exclusively."""
+        index = replace(read_index(self._root), manifests=tuple(entries))
+        write_durably(self._root / "index.json", index.encode(), self._new_tmp_path("index"))
+
+    def discard_edits(self) -> None:
+        """Forget the pending edits."""
+        self._edits = []
+
+    def _find(self, name: str, entries: Sequence[Descriptor]) -> Descriptor:
+        found = _by_digest(name, entries) or _by_name(name, entries)
+        if found is None and (prefix := _hex_prefix(name)):
+            found = self._by_prefix(name, prefix, entries)
+        if found is None:
+            raise NotFoundError(kind="image", key=name, hint=GET_HINT)
+        return found
+
+    def _by_prefix(
+        self, name: str, prefix: str, entries: Sequence[Descriptor]
+    ) -> Descriptor | None:
+        found: dict[Digest, Descriptor] = {}
+        for entry in entries:
+            for digest in self._digests_of(entry):
+                if digest.hex.startswith(prefix):
+                    found.setdefault(entry.digest, entry)
+        if len(found) > 1:
+            raise StoreError(
+                f"{name!r} is the beginning of {len(found)} image ids", hint="write more of it"
+            )
+        return next(iter(found.values()), None)
+
+    def _digests_of(self, entry: Descriptor) -> Iterator[Digest]:
+        """The digests by which the image of `entry` may be called; those that can be read."""
+        yield entry.digest
+        try:
+            descriptor = self.manifest_of(entry)
+            yield descriptor.digest
+            data = get(self._blobs, descriptor.digest, size_bytes=descriptor.size_bytes)
+            yield Manifest.parse(data).config.digest
+        except StoreError:  # a damaged image must not hide the others
+            return
+
+    def _record(self, entry: Descriptor, names: tuple[str, ...]) -> ImageRecord:
+        try:
+            image = self._read(entry)
+        except StoreError as error:
+            return ImageRecord(
+                id="",
+                manifest_digest=entry.digest,
+                names=names,
+                created="",
+                size_bytes=0,
+                labels=(),
+                problem=error.message,
+            )
+        return ImageRecord(
+            id=image.id,
+            manifest_digest=image.descriptor.digest,
+            names=names,
+            created=image.config.created,
+            size_bytes=sum(layer.size_bytes for layer in image.layers),
+            labels=image.config.config.labels,
+        )
+
+
+def host_platform() -> Platform:
+    """What this machine runs."""
+    machine = os.uname().machine
+    return Platform(os="linux", architecture=_ARCHITECTURES.get(machine, machine))
+
+
+def name_of_entry(entry: Descriptor) -> Reference | None:
+    """The name that an entry of an index gives its image; None when it gives none that is valid."""
+    text = entry.annotation(media.FULL_NAME) or entry.annotation(media.REF_NAME)
+    if not text:
+        return None
+    try:
+        return Reference.parse(text)
+    except InvalidReferenceError:
+        return None
+
+
+def named(descriptor: Descriptor, reference: Reference) -> Descriptor:
+    """The entry of an index that gives an image a name."""
+    return replace(
+        _plain(descriptor),
+        annotations=((media.FULL_NAME, reference.full), (media.REF_NAME, reference.familiar)),
+    )
+
+
+def read_index(root: Path) -> Index:
+    """The index.json of an OCI image layout.
+
+    Raises:
+        MalformedDocumentError: it is missing, damaged, or too large.
+    """
+    path = root / "index.json"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        problem = error.strerror or "cannot be read"
+        raise MalformedDocumentError(context=str(path), problem=problem) from None
+    with open(fd, "rb") as file:
+        return Index.parse(file.read(DOCUMENT_BYTES_MAX + 1))
+
+
+def write_durably(path: Path, data: bytes, temporary: Path) -> None:
+    """Replace a small file by way of `temporary`: afterwards the old or the new one is there."""
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _plain(descriptor: Descriptor) -> Descriptor:
+    """Without what an index says about it."""
+    return Descriptor(
+        media_type=descriptor.media_type,
+        digest=descriptor.digest,
+        size_bytes=descriptor.size_bytes,
+    )
+
+
+def _choose(index: Index) -> Descriptor:
+    """The entry for this host; one without a platform if none has any."""
+    host = host_platform()
+    fitting = [
+        entry
+        for entry in index.manifests
+        if entry.platform is not None
+        and (entry.platform.os, entry.platform.architecture) == (host.os, host.architecture)
+    ]
+    unspecified = [entry for entry in index.manifests if entry.platform is None]
+    if not fitting and len(unspecified) == 1:
+        fitting = unspecified
+    if not fitting:
+        offered = ", ".join(sorted({str(entry.platform) for entry in index.manifests})) or "nothing"
+        raise NotFoundError(
+            kind=f"image for {host}", key=f"the index offers {offered[:200]}"
+        )
+    return fitting[0]
+
+
+def _by_digest(name: str, entries: Sequence[Descriptor]) -> Descriptor | None:
+    """`sha256:...` or `name@sha256:...` of an entry itself."""
+    _, at, text = name.rpartition("@")
+    digest = text if at or text.startswith("sha256:") else ""
+    found = [entry for entry in entries if entry.digest == digest]
+    if at:
+        reference = Reference.parse(name)
+        found = [
+            entry
+            for entry in found
+            if (other := name_of_entry(entry)) is None
+            or other.repository == reference.repository
+        ]
+    return found[0] if found else None
+
+
+def _by_name(name: str, entries: Sequence[Descriptor]) -> Descriptor | None:
+    try:
+        reference = Reference.parse(name)
+    except InvalidReferenceError:
+        if _hex_prefix(name):
+            return None
+        raise
+    if reference.digest is not None:
+        return None
+    return next((entry for entry in entries if name_of_entry(entry) == reference), None)
+
+
+def _hex_prefix(name: str) -> str:
+    """The hex digits of an id or the beginning of one; empty when `name` is none."""
+    text = name.removeprefix("sha256:")
+    is_hex = _PREFIX_MIN <= len(text) <= 64 and not set(text) - set("0123456789abcdef")
+    return text if is_hex else ""
+
+
+def _with_name(
+    entries: Sequence[Descriptor], descriptor: Descriptor, reference: Reference
+) -> Entries:
+    kept = [
+        entry
+        for entry in _without_name(entries, reference)
+        if entry.digest != descriptor.digest or name_of_entry(entry) is not None
+    ]
+    return [*kept, named(descriptor, reference)]
+
+
+def _without_name(entries: Sequence[Descriptor], reference: Reference) -> Entries:
+    kept = [entry for entry in entries if name_of_entry(entry) != reference]
+    for entry in entries:
+        if name_of_entry(entry) == reference:
+            kept = _listed(kept, entry)
+    return kept
+
+
+def _listed(entries: Sequence[Descriptor], descriptor: Descriptor) -> Entries:
+    if any(entry.digest == descriptor.digest for entry in entries):
+        return list(entries)
+    return [*entries, _plain(descriptor)]

@@ -1,0 +1,619 @@
+"""Layers at rest: changesets in, digests out.
+
+A layer is committed once and never changes. Its names:
+    diff_id         the tar, uncompressed                what an image config lists
+    digest          the blob, as stored                  what a manifest lists
+    content_digest  the table of contents but for times  what tells equal results from new ones
+
+Three things are kept of it: the blob, which is the truth; `toc/HEX`, its table of contents;
+`snapshots/HEX32`, its overlayfs form (32 digits keep the option string of a mount of many layers
+short). The last two are made again from the blob when they are missing. They appear by rename, so
+what is there is complete.
+
+Invariants (tests/layerstore/test_layers.py):
+  1. commit is deterministic: equal changes, equal diff_id, in any order of arrival.
+  2. Nothing is believed about bytes from outside: digest, size and diff_id are checked while
+     reading, before the layer is known.
+  3. checkout serves a snapshot only under the diff_id whose tar it was made from.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layerstore.blobs import BlobStore, is_intact
+from layerstore.database import Database, Row, Statement, Value, checksum
+from layerstore.descriptor import Descriptor
+from layerstore.digest import Digest
+from layerstore.errors import (
+    CorruptBlobError,
+    MalformedDocumentError,
+    NotFoundError,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from layerstore.changeset import Change, Content
+    from layerstore.compression import Compression, Reader
+    from layerstore.toc import TocEntry
+    from layerstore.treeindex import Node, TreeIndex
+
+_COLUMNS = (
+    "diff_id, media_type, digest, blob_bytes, size_bytes, tar_bytes, content_digest,"
+    " files, dirs, removed"
+)
+_PIECE_BYTES = 256 * 1024
+_QUERY_MAX = 500  # variables of one statement; SQLite allows 999 or more
+_SMALL_BYTES = 1024 * 1024
+_TAR_BYTES_MIN = 1 << 30  # a tar up to here may be unpacked whatever the disk has free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A committed changeset. `size_bytes` is the sum of its files, `descriptor` names its blob."""
+
+    diff_id: Digest
+    descriptor: Descriptor
+    size_bytes: int
+    tar_size_bytes: int
+    content_digest: Digest
+    files: int
+    dirs: int
+    removed: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it changes nothing."""
+        return not (self.files or self.dirs or self.removed)
+
+
+class LayerStore:
+    """The layers of one store.
+
+    Args:
+        private: where toc/ and snapshots/ are.
+        new_tmp_path: names a file or directory on the same file system that is removed when this
+            process dies.
+        hold: keeps digests from being collected while this process lives.
+    """
+
+    def __init__(
+        self,
+        *,
+        private: Path,
+        blobs: BlobStore,
+        database: Database,
+        new_tmp_path: Callable[[str], Path],
+        hold: Callable[[Iterable[Digest]], None],
+    ) -> None:
+        self._blobs = blobs
+        self._database = database
+        self._new_tmp_path = new_tmp_path
+        self._hold = hold
+        self._private = private
+        self._snapshots = private / "snapshots"
+        self._pending: dict[Digest, Layer] = {}
+        self._found: dict[Digest, Layer] = {}  # known to be usable, and held
+
+    def commit(
+        self,
+        changes: "Iterable[Change]",
+        *,
+        upperdir: Path | None = None,
+        compression: "Compression | None" = None,
+        mtime_max_s: int | None = None,
+    ) -> Layer:
+        """Pack `changes` into a layer.
+
+        Args:
+            upperdir: the overlayfs directory that `changes` are read from. It becomes the
+                checkout of the layer, unless there is one; then it stays with the caller.
+            mtime_max_s: later times are stored as this one (SOURCE_DATE_EPOCH).
+
+        Raises:
+            StoreError: the changes cannot be stored exactly (see tarcodec.pack).
+        """
+        from layerstore import compression as squeeze
+        from layerstore import tarcodec
+
+        kind = compression or squeeze.DEFAULT
+        with self._blobs.writer() as writer:
+            compressor = squeeze.compressor(kind, writer.write)
+            packed = tarcodec.pack(changes, compressor.write, mtime_max_s=mtime_max_s)
+            compressor.close()
+            blob = writer.commit()
+        layer = _layer(
+            diff_id=packed.diff_id,
+            descriptor=Descriptor(
+                media_type=squeeze.media_type(kind), digest=blob.digest, size_bytes=blob.size_bytes
+            ),
+            tar_size_bytes=packed.size_bytes,
+            entries=packed.toc,
+        )
+        layer = self._add(layer, packed.toc)
+        if upperdir is not None:
+            self._keep_upperdir(upperdir, layer, packed.toc, mtime_max_s)
+        return layer
+
+    def adopt(self, stream: "Reader", descriptor: Descriptor, expected_diff_id: Digest) -> Layer:
+        """Take in a layer from outside, its blob byte for byte.
+
+        Raises:
+            CorruptBlobError: digest, size or diff_id are not the announced ones.
+            MalformedDocumentError, UnsafePathError: the tar is damaged or hostile.
+            UnsupportedMediaTypeError: not a layer.
+        """
+        with self._blobs.writer() as writer:
+            tee = _Tee(stream, writer.write, descriptor)
+            layer, entries = self._survey(tee, descriptor, expected_diff_id)
+            tee.drain()
+            writer.commit(
+                expected_digest=descriptor.digest, expected_size_bytes=descriptor.size_bytes
+            )
+        return self._add(layer, entries)
+
+    def index(self, descriptor: Descriptor, expected_diff_id: Digest) -> Layer:
+        """Learn of a layer whose blob is there already: another tool put it there, or load did.
+
+        Raises as `adopt`, and NotFoundError when the blob is missing.
+        """
+        known = self.find(expected_diff_id)
+        if known is not None and known.descriptor.digest == descriptor.digest:
+            return known
+        with self._blobs.open(descriptor.digest, size_bytes=descriptor.size_bytes) as reader:
+            layer, entries = self._survey(reader, descriptor, expected_diff_id)
+            reader.drain()
+        return self._add(layer, entries)
+
+    def get(self, diff_id: Digest) -> Layer:
+        """The layer.
+
+        Raises:
+            NotFoundError: there is none, or its blob is missing or damaged.
+        """
+        layer = self.find(diff_id)
+        if layer is None:
+            raise NotFoundError(kind="layer", key=diff_id)
+        return layer
+
+    def find(self, diff_id: Digest) -> Layer | None:
+        """The layer; None when there is none that can be used (blob missing or damaged)."""
+        known = self._pending.get(diff_id) or self._found.get(diff_id)
+        if known is not None:
+            return known
+        self._hold((diff_id,))
+        rows = self._database.query(
+            f"SELECT {_COLUMNS}, checksum, stamp FROM layers WHERE diff_id = ?", (diff_id,)
+        )
+        for row in rows:
+            layer = _from_row(row[:-1])
+            if layer is not None and self._is_usable(layer, row[-1]):
+                self._found[diff_id] = layer
+                return layer
+        return None
+
+    def find_all(self, diff_ids: Sequence[Digest]) -> dict[Digest, Layer]:
+        """Those of `diff_ids` that are known, by one query. Nothing is held or looked at."""
+        found = {diff_id: self._pending[diff_id] for diff_id in diff_ids if diff_id in self._pending}
+        missing = [diff_id for diff_id in dict.fromkeys(diff_ids) if diff_id not in found]
+        for start in range(0, len(missing), _QUERY_MAX):
+            wanted = missing[start : start + _QUERY_MAX]
+            marks = ",".join("?" * len(wanted))
+            for row in self._database.query(
+                f"SELECT {_COLUMNS}, checksum FROM layers WHERE diff_id IN ({marks})", wanted
+            ):
+                if (layer := _from_row(row)) is not None:
+                    found[layer.diff_id] = layer
+        return found
+
+    def all(self) -> Iterator[Layer]:
+        """Every layer known, in no order."""
+        rows = self._database.query(f"SELECT {_COLUMNS}, checksum FROM layers")
+        yield from filter(None, map(_from_row, rows))
+        yield from self._pending.values()
+
+    def toc(self, layer: Layer) -> "list[TocEntry]":
+        """The table of contents, read again from the blob when the file is missing or damaged."""
+        from layerstore import toc
+
+        try:
+            return toc.load(self.toc_path(layer.diff_id).read_bytes())
+        except (FileNotFoundError, MalformedDocumentError):
+            with self._blobs.open(layer.descriptor.digest) as reader:
+                _, entries = self._survey(reader, layer.descriptor, layer.diff_id)
+                reader.drain()
+            self._write_toc(layer.diff_id, entries)
+            return entries
+
+    def checkout(self, layer: Layer) -> Path:
+        """The directory with the layer in overlayfs form; extracted now if there is none.
+
+        Raises:
+            CorruptBlobError: there is none, and the blob is damaged.
+        """
+        path = self.snapshot_path(layer.diff_id)
+        if os.path.isdir(path):  # noqa: PTH112 - hot
+            return path
+        return self._extract(layer, path)
+
+    def lowerdirs(self, layers: Sequence[Layer]) -> tuple[Path, ...]:
+        """The directories to stack for `layers` (bottom first), topmost first; at least one.
+
+        Empty layers are left out, and of equal ones all but the topmost: overlayfs refuses to
+        stack a directory twice, and the lower one could not be seen anyway.
+        """
+        stack = dict.fromkeys(layer for layer in reversed(layers) if not layer.is_empty)
+        if not stack:
+            return (self._empty_directory(),)
+        return tuple(self.checkout(layer) for layer in stack)
+
+    def tree(self, layers: Sequence[Layer]) -> "TreeIndex":
+        """What a container of `layers` (bottom first) sees."""
+        from layerstore.treeindex import TreeIndex
+
+        tree = TreeIndex()
+        for layer in layers:
+            tree.add_layer(self.toc(layer))
+        return tree
+
+    def read_file(self, layers: Sequence[Layer], node: "Node") -> "Content":
+        """The content of a file of `tree(layers)`, read from the checkout of its layer.
+
+        Raises:
+            CorruptBlobError: what is stored is not what the table of contents says (for a large
+                file, when it is read).
+        """
+        assert node.layer is not None, "planned changes carry their own content"
+        layer = layers[node.layer]
+        entry = node.entry
+        if entry.kind == "hardlink":
+            entry = next(found for found in self.toc(layer) if found.path == entry.target)
+        if entry.kind != "file" or entry.digest is None:
+            raise StoreError(f"{entry.path!r} is no file")
+
+        def pieces() -> Iterator[bytes]:
+            yield from _verified(_pieces_of_file(self.checkout(layer), entry.path), entry)
+
+        return b"".join(pieces()) if entry.size_bytes <= _SMALL_BYTES else pieces
+
+    def toc_path(self, diff_id: Digest) -> Path:
+        """Where the table of contents is, or would be."""
+        return self._private / "toc" / diff_id.hex
+
+    def snapshot_path(self, diff_id: Digest) -> Path:
+        """Where the checkout is, or would be."""
+        return self._snapshots / diff_id.hex[:32]
+
+    def pending_statements(self) -> Iterator[Statement]:
+        """What a flush has to write; the blobs must have been synced."""
+        for layer in self._pending.values():
+            values = _values(layer)
+            yield (
+                f"INSERT OR REPLACE INTO layers ({_COLUMNS}, checksum, stamp)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                (*values, checksum(*values), self._blobs.stamp(layer.descriptor.digest)),
+            )
+
+    def flushed(self) -> None:
+        """What was pending is in the database now."""
+        self._found |= self._pending
+        self._pending = {}
+
+    def forget(self, diff_ids: Iterable[Digest]) -> None:
+        """Layers that were collected are not known any more."""
+        for diff_id in diff_ids:
+            self._found.pop(diff_id, None)
+
+    def damaged_rows(self) -> Iterator[str]:
+        """The diff_ids of rows whose checksum is wrong."""
+        for row in self._database.query(f"SELECT {_COLUMNS}, checksum FROM layers"):
+            if _from_row(row) is None:
+                yield str(row[0])
+
+    def _add(self, layer: Layer, entries: "Sequence[TocEntry]") -> Layer:
+        """Make the layer known; the one that is there stays, if its blob is good."""
+        self._hold((layer.diff_id, layer.descriptor.digest))
+        known = self.find(layer.diff_id)
+        if known is not None and known.descriptor.digest != layer.descriptor.digest:
+            if is_intact(self._blobs, known.descriptor.digest):
+                return known
+            known = None
+        if known is None:
+            self._pending[layer.diff_id] = layer
+        if known is None or not self.toc_path(layer.diff_id).exists():
+            self._write_toc(layer.diff_id, entries)
+        return known or layer
+
+    def _is_usable(self, layer: Layer, stamp: Value) -> bool:
+        """Whether the blob is what it was when the row was written."""
+        digest = layer.descriptor.digest
+        found = self._blobs.stamp(digest)
+        if found is None or found == stamp:
+            return found is not None
+        if not is_intact(self._blobs, digest):
+            return False
+        self._database.write(
+            [("UPDATE layers SET stamp = ? WHERE diff_id = ?", (found, layer.diff_id))]
+        )
+        return True
+
+    def _survey(
+        self, stream: "Reader", descriptor: Descriptor, expected_diff_id: Digest
+    ) -> "tuple[Layer, list[TocEntry]]":
+        """Read a blob to the end of its tar: what is in it, and whether it is the expected one."""
+        from layerstore import overlaydir
+
+        tar = self._tar_reader(stream, descriptor)
+        entries = overlaydir.survey(_unpack(tar))
+        tar.drain()
+        if tar.diff_id != expected_diff_id:
+            raise CorruptBlobError(
+                what=f"layer {descriptor.digest}",
+                expected=f"diff_id {expected_diff_id}",
+                actual=tar.diff_id,
+            )
+        layer = _layer(
+            diff_id=expected_diff_id,
+            descriptor=Descriptor(
+                media_type=descriptor.media_type,
+                digest=descriptor.digest,
+                size_bytes=descriptor.size_bytes,
+                annotations=descriptor.annotations,
+            ),
+            tar_size_bytes=tar.size_bytes,
+            entries=entries,
+        )
+        return layer, entries
+
+    def _tar_reader(self, stream: "Reader", descriptor: Descriptor) -> "_TarReader":
+        from layerstore import compression
+
+        kind = compression.kind_of(descriptor.media_type)
+        status = os.statvfs(self._private)
+        limit_bytes = max(_TAR_BYTES_MIN, status.f_bavail * status.f_frsize)
+        return _TarReader(compression.decompressor(kind, stream), limit_bytes)
+
+    def _extract(self, layer: Layer, path: Path) -> Path:
+        from layerstore import overlaydir
+
+        directory = self._new_tmp_path("extract")
+        directory.mkdir(mode=0o755)
+        try:
+            with self._blobs.open(layer.descriptor.digest) as reader:
+                tar = self._tar_reader(reader, layer.descriptor)
+                overlaydir.write(_unpack(tar), directory)
+                tar.drain()
+                reader.drain()
+            if tar.diff_id != layer.diff_id:
+                raise CorruptBlobError(
+                    what=f"layer {layer.descriptor.digest}",
+                    expected=f"diff_id {layer.diff_id}",
+                    actual=tar.diff_id,
+                )
+            self._keep_directory(directory, path)
+        finally:
+            if os.path.lexists(directory):
+                overlaydir.remove_tree(directory)
+        return path
+
+    def _keep_directory(self, directory: Path, path: Path) -> bool:
+        """Rename `directory` into snapshots/; False when another process was first."""
+        try:
+            directory.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+            return False
+        return True
+
+    def _keep_upperdir(
+        self,
+        upperdir: Path,
+        layer: Layer,
+        entries: "Iterable[TocEntry]",
+        mtime_max_s: int | None,
+    ) -> None:
+        path = self.snapshot_path(layer.diff_id)
+        if layer.is_empty or path.is_dir():
+            return
+        if mtime_max_s is not None and not _clamp_times(upperdir, entries, mtime_max_s):
+            return  # a name beyond PATH_MAX: the layer will be extracted when it is needed
+        self._keep_directory(upperdir, path)
+
+    def _empty_directory(self) -> Path:
+        path = self._snapshots / "empty"
+        path.mkdir(mode=0o755, exist_ok=True)
+        return path
+
+    def _write_toc(self, diff_id: Digest, entries: "Sequence[TocEntry]") -> None:
+        from layerstore import toc
+
+        temporary = self._new_tmp_path("toc")
+        temporary.write_bytes(toc.dump(entries))
+        temporary.rename(self.toc_path(diff_id))
+
+
+def _layer(
+    *,
+    diff_id: Digest,
+    descriptor: Descriptor,
+    tar_size_bytes: int,
+    entries: "Sequence[TocEntry]",
+) -> Layer:
+    from layerstore import toc
+
+    summary = toc.summarise(entries)
+    return Layer(
+        diff_id=diff_id,
+        descriptor=descriptor,
+        size_bytes=summary.size_bytes,
+        tar_size_bytes=tar_size_bytes,
+        content_digest=toc.content_digest(entries),
+        files=summary.files,
+        dirs=summary.dirs,
+        removed=summary.removed,
+    )
+
+
+def _values(layer: Layer) -> Row:
+    descriptor = layer.descriptor
+    return (
+        *(layer.diff_id, descriptor.media_type, descriptor.digest, descriptor.size_bytes),
+        *(layer.size_bytes, layer.tar_size_bytes, layer.content_digest),
+        *(layer.files, layer.dirs, layer.removed),
+    )
+
+
+def _from_row(row: Row) -> Layer | None:
+    """The layer of `_COLUMNS, checksum`; None when the row is damaged."""
+    if row[-1] != checksum(*row[:-1]):
+        return None
+    diff_id, media_type, digest, blob_bytes, size_bytes, tar_bytes, content, *counts = row[:-1]
+    files, dirs, removed = map(_integer, counts)
+    return Layer(
+        diff_id=Digest(diff_id),
+        descriptor=Descriptor(
+            media_type=str(media_type), digest=Digest(digest), size_bytes=_integer(blob_bytes)
+        ),
+        size_bytes=_integer(size_bytes),
+        tar_size_bytes=_integer(tar_bytes),
+        content_digest=Digest(content),
+        files=files,
+        dirs=dirs,
+        removed=removed,
+    )
+
+
+def _integer(value: Value) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _unpack(tar: "_TarReader") -> "Iterator[Change]":
+    from layerstore import tarcodec
+
+    return tarcodec.unpack(tar)
+
+
+class _TarReader:
+    """Hashes a tar on its way, and stops one that would not fit on the disk."""
+
+    def __init__(self, stream: "Reader", limit_bytes: int) -> None:
+        self._stream = stream
+        self._limit_bytes = limit_bytes
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(size)
+        self._hash.update(data)
+        self.size_bytes += len(data)
+        if self.size_bytes > self._limit_bytes:
+            raise MalformedDocumentError(
+                context="layer",
+                problem=f"unpacks to more than {self._limit_bytes} bytes, all that is free",
+            )
+        return data
+
+    def drain(self) -> None:
+        while self.read(_PIECE_BYTES):
+            pass
+
+    @property
+    def diff_id(self) -> Digest:
+        return Digest("sha256:" + self._hash.hexdigest())
+
+
+class _Tee:
+    """Hands on what is read, and stops what is longer than announced."""
+
+    def __init__(
+        self, stream: "Reader", write: Callable[[bytes], object], descriptor: Descriptor
+    ) -> None:
+        self._stream = stream
+        self._write = write
+        self._descriptor = descriptor
+        self._read_bytes = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(size)
+        self._read_bytes += len(data)
+        if self._read_bytes > self._descriptor.size_bytes:
+            raise CorruptBlobError(
+                what=f"layer {self._descriptor.digest}",
+                expected=f"{self._descriptor.size_bytes} bytes",
+                actual="more",
+            )
+        self._write(data)
+        return data
+
+    def drain(self) -> None:
+        while self.read(_PIECE_BYTES):
+            pass
+
+
+def _verified(pieces: Iterable[bytes], entry: "TocEntry") -> Iterator[bytes]:
+    """Hand on a file's pieces, the last one only when all were right."""
+    content = hashlib.sha256()
+    held = b""
+    for piece in pieces:
+        if held:
+            yield held
+        content.update(piece)
+        held = piece
+    actual = "sha256:" + content.hexdigest()
+    if actual != entry.digest:
+        raise CorruptBlobError(
+            what=f"file {entry.path!r} of a layer",
+            expected=str(entry.digest),
+            actual=actual,
+            hint="`lamina fsck` names the layer",
+        )
+    if held:
+        yield held
+
+
+def _pieces_of_file(root: Path, path: str) -> Iterator[bytes]:
+    """Read a file below `root` without following any link."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        *parents, name = path.split("/")
+        for parent in parents:
+            inner = os.open(
+                parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
+            )
+            os.close(fd)
+            fd = inner
+        inner = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+        while piece := os.read(fd, _PIECE_BYTES):
+            yield piece
+    except OSError as error:
+        raise CorruptBlobError(
+            what=f"checkout {root.name}",
+            expected=f"the file {path!r}",
+            actual=error.strerror or "none",
+            hint="`lamina fsck` lists all damage",
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def _clamp_times(upperdir: Path, entries: "Iterable[TocEntry]", mtime_max_s: int) -> bool:
+    """Give the files of `upperdir` the times that the layer has; False when a name is too long.
+
+    Directories come last, deepest first, though nothing here touches the time of a parent.
+    """
+    mtime_ns = mtime_max_s * 1_000_000_000
+    for entry in entries:
+        if entry.kind in ("remove", "opaque", "hardlink") or entry.meta.mtime_ns != mtime_ns:
+            continue
+        try:
+            os.utime(upperdir / entry.path, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+        except OSError:
+            return False
+    return True

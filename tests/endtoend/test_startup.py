@@ -1,0 +1,51 @@
+"""Start-up is a budget: which modules a command may import."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import REPOSITORY, Lamina
+
+HEAVY = {
+    *("lark", "zstandard", "isal", "click", "rich", "urllib3", "textual", "jinja2", "pyroute2"),
+    *("subprocess", "tarfile", "asyncio", "argparse", "urllib", "inspect", "difflib", "threading"),
+}
+
+
+def imported(store: Lamina, *args: str | Path) -> set[str]:
+    """Top-level modules that were loaded while the command ran, in its main process."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "builder", *map(str, args)],
+        cwd=REPOSITORY,
+        env=store.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    names = re.findall(r"^import time:\s+\d+ \|\s+\d+ \| +(\S+)$", done.stderr, re.MULTILINE)
+    assert "builder" in names
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("command", [["--version"], ["images"], ["ps"]], ids=" ".join)
+def test_small_commands_import_nothing_heavy(lamina: Lamina, command: list[str]) -> None:
+    assert imported(lamina, *command) & HEAVY == set()
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_overlay
+def test_run_imports_nothing_heavy(busybox: Lamina) -> None:
+    assert imported(busybox, "run", "--rm", "busybox", "true") & HEAVY == set()
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_overlay
+def test_a_fully_cached_build_imports_nothing_heavy(busybox: Lamina, context: Path) -> None:
+    (context / "f").write_text("f")
+    (context / "Dockerfile").write_text("FROM busybox\nCOPY f /f\nRUN cp /f /g\nENV A=b\n")
+    busybox("build", "-t", "it", context)
+    assert imported(busybox, "build", "-t", "it", context) & HEAVY == set()
