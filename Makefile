@@ -27,7 +27,7 @@ setup: packages $(STAMP)
 $(STAMP): | $(VENV)/ready
 	@echo 'setup: installing lamina into $(VENV)'
 	@rm -rf build lamina.egg-info $(VENV)/installed-*
-	@$(BIN)/python -m pip install --quiet --no-build-isolation '.[test]'
+	@$(BIN)/python -m pip install -qq --no-build-isolation '.[test]'
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib
 	@rm -rf build lamina.egg-info
 	@touch $@
@@ -36,7 +36,7 @@ $(VENV)/ready:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=python3.11)")'
 	@echo 'setup: making $(VENV) with $(PYTHON)'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet 'setuptools>=70.1'
+	@$(BIN)/python -m pip install -qq 'setuptools>=70.1'
 	@touch $@
 
 # What `lamina bootstrap` makes base images of; everything else works without.

@@ -123,5 +123,3 @@ class _Spool:
                 yield piece
 
         return read
-
-

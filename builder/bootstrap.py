@@ -423,12 +423,12 @@ def _mmdebstrap(
 
 
 def _progress(process: "subprocess.Popen[str]", *, report: Report) -> Iterator[str]:
-    """Report the `I:` lines as they come; yield what was complained about."""
+    """Report the stages of work as they come; yield what was complained about."""
     assert process.stderr is not None
     for line in process.stderr:
         severity, _, text = line.rstrip().partition(": ")
-        if severity == "I" and "tempdir" not in text:
-            report(text)
+        if severity == "I" and text.endswith("...") and "tempdir" not in text:
+            report(text.removesuffix("..."))
         elif severity == "E":
             yield text
 

@@ -134,9 +134,7 @@ def build(
         store.flush()
     written = engine.write_record(started, image, "")
     names = tuple(name.familiar for name in request.names)
-    report(
-        ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names)
-    )
+    report(ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names))
     return BuildResult(image=image, record=written)
 
 
@@ -193,8 +191,7 @@ class _Engine:
         with _Located(self._request.dockerfile, stage.from_node.span):
             state = self._open_base(stage)
         triggers = tuple(
-            parse_instruction(text, escape="\\", name="ONBUILD")
-            for text in state.config.on_build
+            parse_instruction(text, escape="\\", name="ONBUILD") for text in state.config.on_build
         )
         state = replace(state, config=replace(state.config, on_build=()))
         around = Surroundings(
@@ -260,9 +257,7 @@ class _Engine:
                 layer=layer,
                 seconds=cached.seconds if outcome == "executed" else 0.0,
             )
-        return lowered.state.with_layer(
-            layer, created=cached.created, created_by=cached.created_by
-        )
+        return lowered.state.with_layer(layer, created=cached.created, created_by=cached.created_by)
 
     def _execute(
         self,
@@ -303,9 +298,7 @@ class _Engine:
         variant = str(self._request.source_date_epoch)
         earlier = None
         if not self._request.no_cache:
-            earlier = self._store.cache.same_content(
-                state.chain_id, layer.content_digest, variant
-            )
+            earlier = self._store.cache.same_content(state.chain_id, layer.content_digest, variant)
         earlier_layer = None if earlier is None else self._known_layer(earlier)
         made = CachedStep(
             key=key,
@@ -506,9 +499,7 @@ class _Engine:
             )
         )
 
-    def write_record(
-        self, started: float, image: Image | None, error: str
-    ) -> record.BuildRecord:
+    def write_record(self, started: float, image: Image | None, error: str) -> record.BuildRecord:
         written = record.BuildRecord(
             id=f"{int(started * 1000):013d}-{os.getpid()}",
             started=round(started, 3),

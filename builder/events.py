@@ -74,11 +74,5 @@ class ImageSealed:
 
 
 Event = (
-    VertexStarted
-    | VertexOutput
-    | VertexCached
-    | VertexDone
-    | VertexFailed
-    | Notice
-    | ImageSealed
+    VertexStarted | VertexOutput | VertexCached | VertexDone | VertexFailed | Notice | ImageSealed
 )

@@ -196,8 +196,9 @@ class FileChanges:
                 self._put(PutDir(target, _owned(change.meta, owner, is_dir=True)))
             case PutHardlink():
                 link = self._tree.resolve(f"/{base}/{change.target}", follow_last=False)
-                self._remove(target)
-                self._put_hardlink(target, link)
+                if link != target:  # GNU tar writes a name given twice as a link to itself
+                    self._remove(target)
+                    self._put_hardlink(target, link)
             case PutFile() | PutSymlink() | PutNode():
                 self._remove(target)
                 meta = _owned(change.meta, owner, is_dir=False)

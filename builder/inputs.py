@@ -139,9 +139,7 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(DOCKERFILE_MAX_BYTES + 1)
     except OSError as error:
-        raise ContextError(
-            f"cannot read the Dockerfile {str(path)!r}: {error.strerror}"
-        ) from error
+        raise ContextError(f"cannot read the Dockerfile {str(path)!r}: {error.strerror}") from error
     return _bounded(data)
 
 

@@ -1,7 +1,7 @@
 """Perform a step: the only file that touches both snapshots and the sandbox.
 
-    ExecStep   snapshot -> sandbox runs the program -> overlay changes -> commit
-    FileStep   tree of the layers below + sources -> changes -> commit (nothing is mounted or run)
+ExecStep   snapshot -> sandbox runs the program -> overlay changes -> commit
+FileStep   tree of the layers below + sources -> changes -> commit (nothing is mounted or run)
 """
 
 import os
@@ -115,9 +115,7 @@ HOSTNAME = "lamina"
 def network_files(network: str, hostname: str = HOSTNAME) -> tuple[FileMount, ...]:
     """/etc/hosts, /etc/resolv.conf and /etc/hostname, never part of a layer."""
     hosts = (
-        "127.0.0.1\tlocalhost\n"
-        "::1\tlocalhost ip6-localhost ip6-loopback\n"
-        f"127.0.1.1\t{hostname}\n"
+        f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
     )
     resolv = b""
     if network == "host":
@@ -133,9 +131,7 @@ def network_files(network: str, hostname: str = HOSTNAME) -> tuple[FileMount, ..
     )
 
 
-def _run_program(
-    executor: Executor, spec: SandboxSpec, output: Output
-) -> tuple[ExitStatus, bytes]:
+def _run_program(executor: Executor, spec: SandboxSpec, output: Output) -> tuple[ExitStatus, bytes]:
     """Run to the end; returns the status and the last of what was written."""
     tail: deque[bytes] = deque()
     with ExitStack() as cleanup:
@@ -149,9 +145,7 @@ def _run_program(
             readers[reader] = name
             writers.append(writer)
         try:
-            running = executor.start(
-                spec, Stdio(stdin=null, stdout=writers[0], stderr=writers[1])
-            )
+            running = executor.start(spec, Stdio(stdin=null, stdout=writers[0], stderr=writers[1]))
         finally:
             for writer in writers:
                 os.close(writer)
@@ -265,12 +259,9 @@ def _ids(
     return ids.uid, ids.uid if written.isdigit() else ids.gid
 
 
-def _read_small(
-    tree: TreeIndex, layers: tuple[Layer, ...], store: Store, path: str
-) -> bytes:
+def _read_small(tree: TreeIndex, layers: tuple[Layer, ...], store: Store, path: str) -> bytes:
     node = tree.get(tree.resolve(path))
     if node is None or node.entry.kind != "file" or node.entry.size_bytes > _PASSWD_MAX_BYTES:
         return b""
     content = store.layers.read_file(layers, node)
     return content if isinstance(content, bytes) else b"".join(content())
-

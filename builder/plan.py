@@ -107,9 +107,7 @@ def _global_args(
             if name in build_args:
                 values[name] = build_args[name]
             elif declaration.default is not None:
-                default = expand(
-                    declaration.default, values, escape=dockerfile.directives.escape
-                )
+                default = expand(declaration.default, values, escape=dockerfile.directives.escape)
                 values[name] = default
     return values
 
@@ -178,4 +176,3 @@ def _needed(stages: list[PlannedStage], target: int) -> frozenset[int]:
             needed.add(index)
             pending.append(index)
     return frozenset(needed)
-

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.sandbox import OverlayRoot, in_user_namespace
-from layerstore import Change, Layer, Store, overlay_changes, remove_tree
+from layerstore import Change, Layer, Store, overlay_changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +34,7 @@ class Snapshot:
 def open_snapshot(layers: tuple[Layer, ...], store: Store) -> Iterator[Snapshot]:
     """Open a writable view over `layers` (bottom first); missing layer directories are unpacked."""
     lowerdirs = store.layers.lowerdirs(layers)
-    directory = store.new_tmpdir()
-    try:
+    with store.new_tmpdir() as directory:
         upperdir, workdir = directory / "upper", directory / "work"
         upperdir.mkdir()
         workdir.mkdir()
@@ -44,8 +43,6 @@ def open_snapshot(layers: tuple[Layer, ...], store: Store) -> Iterator[Snapshot]
             root=OverlayRoot(lowerdirs=lowerdirs, upperdir=upperdir, workdir=workdir),
             upperdir=upperdir,
         )
-    finally:
-        remove_tree(directory)
 
 
 def _take_root_attributes(lower: Path, upper: Path) -> None:

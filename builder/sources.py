@@ -13,7 +13,9 @@ Source: BuildKit solver/llbsolver/file and fsutil/copy (ResolveWildcards, Follow
 """
 
 import hashlib
+import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -111,38 +113,27 @@ def resolve(tree: SourceTree, path: str) -> TreePath:
         if links > _LINKS_MAX:
             raise SourceLoopError(f"too many links while resolving {path!r} in {tree.description}")
         done = [] if entry.target.startswith("/") else done[:-1]
-        pending.extend(
-            part for part in reversed(entry.target.split("/")) if part not in ("", ".")
-        )
+        pending.extend(part for part in reversed(entry.target.split("/")) if part not in ("", "."))
     return TreePath("/".join(done))
 
 
 def matches(tree: SourceTree, pattern: str) -> list[str]:
-    """The paths that a source word with wildcards stands for, in byte order."""
+    """The paths that a source word with wildcards stands for, in byte order.
+
+    As in BuildKit, links are followed before the first wildcard, and not from there on.
+    """
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
-    found = [""]
-    for position, part in enumerate(parts):
-        last = position == len(parts) - 1
-        step: list[str] = []
-        for directory in found:
-            step.extend(_matching_children(tree, directory, part, last=last))
-        found = step
-    return sorted(set(found), key=lambda path: path.encode("utf-8", "surrogateescape"))
-
-
-def _matching_children(
-    tree: SourceTree, directory: str, part: str, *, last: bool
-) -> Iterator[str]:
-    prefix = directory + "/" if directory else ""
-    if not patterns.has_wildcard(part):
-        path = prefix + patterns.unescape(part)
-        if not last or tree.get(resolve(tree, path)) is not None:
-            yield path
-        return
-    regex = patterns.component_regex(part)
-    for name in tree.children(resolve(tree, directory)):
-        if regex.match(name):
-            yield prefix + name
+    plain = list(itertools.takewhile(lambda part: not patterns.has_wildcard(part), parts))
+    found = [resolve(tree, "/".join(map(patterns.unescape, plain)))]
+    for part in parts[len(plain) :]:
+        regex = patterns.component_regex(part)
+        found = [
+            TreePath(f"{directory}/{name}" if directory else name)
+            for directory in found
+            for name in tree.children(directory)
+            if regex.match(name)
+        ]
+    return sorted(found, key=os.fsencode)
 
 
 def walk(tree: SourceTree, top: TreePath) -> Iterator[tuple[str, SourceEntry]]:
@@ -209,9 +200,7 @@ def _selection_digest(
     return Digest("sha256:" + hasher.hexdigest())
 
 
-def _identity(
-    tree: SourceTree, relative: str, entry: SourceEntry, group: int | None
-) -> bytes:
+def _identity(tree: SourceTree, relative: str, entry: SourceEntry, group: int | None) -> bytes:
     meta = entry.meta
     fields = (
         relative,
@@ -231,9 +220,7 @@ def _identity(
 class LayerTree:
     """A stack of layers as a source; contents come from the layers' snapshots or blobs."""
 
-    def __init__(
-        self, layers: tuple[Layer, ...], store: LayerStore, *, description: str
-    ) -> None:
+    def __init__(self, layers: tuple[Layer, ...], store: LayerStore, *, description: str) -> None:
         self._layers = layers
         self._store = store
         self._description = description
@@ -271,7 +258,8 @@ class LayerTree:
     def _entry(self, path: TreePath, node: Node) -> SourceEntry:
         entry = node.entry
         kind = entry.kind
-        assert kind not in ("remove", "opaque", "hardlink"), "the index holds inodes"
+        if kind == "remove" or kind == "opaque" or kind == "hardlink":
+            raise AssertionError("the index holds inodes")
         group: object = None
         target = entry.target
         if kind == "file":  # `target` names the path that carries the content of a hard link

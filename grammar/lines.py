@@ -158,7 +158,10 @@ def read_directives(source: SourceText) -> Directives:
             break
         shown[directive[0]] = directive[1]
     return Directives(
-        syntax=shown.get("syntax"), escape=found.get("escape", "\\"), check=shown.get("check")
+        syntax=shown.get("syntax"),
+        escape=found.get("escape", "\\"),
+        check=shown.get("check"),
+        escape_given="escape" in found,
     )
 
 

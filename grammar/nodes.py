@@ -43,6 +43,7 @@ class Written:
     heredocs: tuple[Heredoc, ...] = ()
     start_line: int = 0  # 0 inside ONBUILD, as BuildKit has it
     end_line: int = 0
+    spelling: str = ""  # the keyword as it stands in the file: `From`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +297,7 @@ class Directives:
     syntax: str | None
     escape: str
     check: str | None
+    escape_given: bool = False  # False: `escape` is the default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

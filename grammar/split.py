@@ -198,6 +198,7 @@ def _with_heredocs(one: Split, reader: LineReader) -> Split:
         heredocs=tuple(heredocs),
         start_line=one.line.start_line,
         end_line=end_line,
+        spelling=one.written.spelling,
     )
     one = one._replace(heredocs=tuple(heredocs), end_line=end_line, written=written)
     if heredocs and one.trigger:
@@ -248,6 +249,7 @@ def _split_line(line: LogicalLine, start: int, escape: str, *, depth: int) -> Sp
         flags=tuple([flag.text for flag in flags]),
         args=(trigger.written,) if trigger else tuple([arg.text for arg in args]),
         is_json=is_json,
+        spelling=name,
     )
     return Split(
         line, start, keyword, flags, args, is_json, trigger, (), line.end_line, written

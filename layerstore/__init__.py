@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         UnsupportedMediaTypeError,
     )
     from layerstore.images import Image, ImageRecord, ImageStore, host_platform
-    from layerstore.layers import Layer, LayerStore
+    from layerstore.layers import Layer, LayerStore, in_user_namespace
     from layerstore.locks import Lease
     from layerstore.overlaydir import OnSkip, changes as overlay_changes, remove_tree
     from layerstore.reference import Reference
@@ -83,7 +83,6 @@ _HOMES = {
     "CorruptBlobError": "errors",
     "Descriptor": "descriptor",
     "Detected": "compression",
-    "Reader": "compression",
     "Digest": "digest",
     "Export": "transports",
     "FileStamp": "cacheindex",
@@ -132,10 +131,12 @@ _HOMES = {
     "Usage": "collect",
     "canonical_json": "documents",
     "chain_ids": "digest",
+    "Reader": "compression",
     "decompressor": "compression",
     "default_root": "store",
     "detect": "compression",
     "host_platform": "images",
+    "in_user_namespace": "layers",
     "join": "treepath",
     "load_images": "transports",
     "is_tar": "tarcodec",
@@ -205,7 +206,6 @@ __all__ = [
     "PutHardlink",
     "PutNode",
     "PutSymlink",
-    "Reader",
     "Reference",
     "Remove",
     "Store",
@@ -220,10 +220,12 @@ __all__ = [
     "Usage",
     "canonical_json",
     "chain_ids",
+    "Reader",
     "decompressor",
     "default_root",
     "detect",
     "host_platform",
+    "in_user_namespace",
     "join",
     "load_images",
     "is_tar",

@@ -24,10 +24,11 @@ _PIECE_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobInfo:
-    """What was written."""
+    """What was written. `is_new` says that the store did not have it, or a damaged copy."""
 
     digest: Digest
     size_bytes: int
+    is_new: bool = True
 
 
 class BlobReader:
@@ -225,14 +226,14 @@ def is_intact(blobs: BlobStore, digest: Digest) -> bool:
 
 
 def check_commit(
-    info: BlobInfo, expected_digest: Digest | None, expected_size_bytes: int | None
+    digest: Digest,
+    size_bytes: int,
+    expected_digest: Digest | None,
+    expected_size_bytes: int | None,
 ) -> None:
     """Compare what was written with what was announced; for backends."""
-    if expected_size_bytes is not None and info.size_bytes != expected_size_bytes:
-        raise corrupt_blob(
-            expected_digest or info.digest,
-            f"{expected_size_bytes} bytes",
-            f"{info.size_bytes} bytes",
-        )
-    if expected_digest is not None and info.digest != expected_digest:
-        raise corrupt_blob(expected_digest, expected_digest, info.digest)
+    if expected_size_bytes is not None and size_bytes != expected_size_bytes:
+        named = expected_digest or digest
+        raise corrupt_blob(named, f"{expected_size_bytes} bytes", f"{size_bytes} bytes")
+    if expected_digest is not None and digest != expected_digest:
+        raise corrupt_blob(expected_digest, expected_digest, digest)

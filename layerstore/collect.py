@@ -133,14 +133,14 @@ def prune(
         choose: gives up only images for which this is true.
         dry_run: only say what would go.
     """
-    records = {record.manifest_digest: record for record in store.images.list()}
+    records = _records(store)
     if dry_run:
         plan = _plan(store, images, cache, _chosen(records, choose))
         return _report(plan, records, sum(disk_bytes(path) for path in plan.paths))
     with store.lock.exclusive():
         plan = _plan(store, images, cache, _chosen(records, choose))
         trash = _carry_out(store, plan)
-    freed_bytes = disk_bytes(trash)
+    freed_bytes = sum(map(disk_bytes, trash.iterdir()))
     _remove_tree(trash)
     return _report(plan, records, freed_bytes)
 
@@ -222,6 +222,17 @@ class _Plan:
     step_keys: list[Digest]
     diff_ids: list[Digest]
     paths: list[Path]
+
+
+def _records(store: "Store") -> dict[Digest, ImageRecord]:
+    """The record of every entry of index.json, by the entry's digest."""
+    of_manifest = {record.manifest_digest: record for record in store.images.list()}
+    return {
+        entry.digest: of_manifest[digest]
+        for entry in store.images.entries()
+        for digest in _manifests(store, entry)
+        if digest in of_manifest
+    }
 
 
 def _chosen(
@@ -481,7 +492,7 @@ class _Measured:
         parts = {record.manifest_digest: self._parts(record) for record in records}
         owners: Counter[Digest] = Counter()
         for found in parts.values():
-            owners.update(found)
+            owners.update(found.keys())
         sizes: dict[Digest, int] = {}
         for found in parts.values():
             sizes |= found

@@ -113,18 +113,27 @@ class ImageStore:
         made = sum(not entry.empty_layer for entry in config.history)
         if config.history and made != len(layers):
             raise StoreError(f"the history has {made} entries for {len(layers)} layers")
-        config_blob = put(self._blobs, config.encode())
+        blob = put(self._blobs, config.encode())
+        descriptor = Descriptor(
+            media_type=media.OCI_CONFIG, digest=blob.digest, size_bytes=blob.size_bytes
+        )
+        return self.assemble(descriptor, config, layers, annotations)
+
+    def assemble(
+        self,
+        config_descriptor: Descriptor,
+        config: ImageConfig,
+        layers: Sequence[Layer],
+        annotations: Iterable[tuple[str, str]] = (),
+    ) -> Image:
+        """Make an image of a stored config, whose bytes are kept, and its layers."""
         manifest = Manifest(
-            config=Descriptor(
-                media_type=media.OCI_CONFIG,
-                digest=config_blob.digest,
-                size_bytes=config_blob.size_bytes,
-            ),
+            config=config_descriptor,
             layers=tuple(layer.descriptor for layer in layers),
             annotations=tuple(sorted(annotations)),
         )
         blob = put(self._blobs, manifest.encode())
-        self._hold((config_blob.digest, blob.digest))
+        self._hold((config_descriptor.digest, blob.digest))
         descriptor = Descriptor(
             media_type=manifest.media_type, digest=blob.digest, size_bytes=blob.size_bytes
         )
@@ -132,7 +141,7 @@ class ImageStore:
             descriptor=descriptor,
             manifest=manifest,
             config=config,
-            id=config_blob.digest,
+            id=config_descriptor.digest,
             layers=tuple(layers),
         )
 

@@ -222,11 +222,30 @@ class LayerStore:
         try:
             return toc.load(self.toc_path(layer.diff_id).read_bytes())
         except (FileNotFoundError, MalformedDocumentError):
-            with self._blobs.open(layer.descriptor.digest) as reader:
-                _, entries = self._survey(reader, layer.descriptor, layer.diff_id)
-                reader.drain()
+            _, entries = self.reread(layer)
             self._write_toc(layer.diff_id, entries)
             return entries
+
+    def reread(self, layer: Layer) -> "tuple[Layer, list[TocEntry]]":
+        """What the blob itself says of the layer and what is in it. Raises as `adopt`."""
+        with self._blobs.open(layer.descriptor.digest) as reader:
+            found, entries = self._survey(reader, layer.descriptor, layer.diff_id)
+            reader.drain()
+        return found, entries
+
+    def tar_pieces(self, layer: Layer) -> Iterator[bytes]:
+        """The uncompressed tar; the last piece comes only when all of it is right."""
+        with self._blobs.open(layer.descriptor.digest) as reader:
+            tar = self._tar_reader(reader, layer.descriptor)
+            held = b""
+            while piece := tar.read(_PIECE_BYTES):
+                if held:
+                    yield held
+                held = piece
+            reader.drain()
+        tar.check(layer.diff_id, layer.descriptor)
+        if held:
+            yield held
 
     def checkout(self, layer: Layer) -> Path:
         """The directory with the layer in overlayfs form; extracted now if there is none.
@@ -306,6 +325,7 @@ class LayerStore:
         """Layers that were collected are not known any more."""
         for diff_id in diff_ids:
             self._found.pop(diff_id, None)
+            self._pending.pop(diff_id, None)
 
     def damaged_rows(self) -> Iterator[str]:
         """The diff_ids of rows whose checksum is wrong."""
@@ -349,12 +369,7 @@ class LayerStore:
         tar = self._tar_reader(stream, descriptor)
         entries = overlaydir.survey(_unpack(tar))
         tar.drain()
-        if tar.diff_id != expected_diff_id:
-            raise CorruptBlobError(
-                what=f"layer {descriptor.digest}",
-                expected=f"diff_id {expected_diff_id}",
-                actual=tar.diff_id,
-            )
+        tar.check(expected_diff_id, descriptor)
         layer = _layer(
             diff_id=expected_diff_id,
             descriptor=Descriptor(
@@ -384,15 +399,10 @@ class LayerStore:
         try:
             with self._blobs.open(layer.descriptor.digest) as reader:
                 tar = self._tar_reader(reader, layer.descriptor)
-                overlaydir.write(_unpack(tar), directory)
+                overlaydir.write(_unpack(tar), directory, userxattr=in_user_namespace())
                 tar.drain()
                 reader.drain()
-            if tar.diff_id != layer.diff_id:
-                raise CorruptBlobError(
-                    what=f"layer {layer.descriptor.digest}",
-                    expected=f"diff_id {layer.diff_id}",
-                    actual=tar.diff_id,
-                )
+            tar.check(layer.diff_id, layer.descriptor)
             self._keep_directory(directory, path)
         finally:
             if os.path.lexists(directory):
@@ -434,6 +444,15 @@ class LayerStore:
         temporary = self._new_tmp_path("toc")
         temporary.write_bytes(toc.dump(entries))
         temporary.rename(self.toc_path(diff_id))
+
+
+def in_user_namespace() -> bool:
+    """Whether this process is root of a user namespace only: overlayfs needs `userxattr` there."""
+    try:
+        with open("/proc/self/uid_map") as file:
+            return file.read().split() != ["0", "0", "4294967295"]
+    except OSError:  # a kernel without user namespaces
+        return False
 
 
 def _layer(
@@ -522,9 +541,13 @@ class _TarReader:
         while self.read(_PIECE_BYTES):
             pass
 
-    @property
-    def diff_id(self) -> Digest:
-        return Digest("sha256:" + self._hash.hexdigest())
+    def check(self, diff_id: Digest, descriptor: Descriptor) -> None:
+        """Compare all that was read with the announced diff_id."""
+        actual = "sha256:" + self._hash.hexdigest()
+        if actual != diff_id:
+            raise CorruptBlobError(
+                what=f"layer {descriptor.digest}", expected=f"diff_id {diff_id}", actual=actual
+            )
 
 
 class _Tee:

@@ -283,8 +283,9 @@ class _Packer:
                 self._header(path, "dir", change.meta)
                 self._record(TocEntry(path, "dir", self._layer_meta(change.meta)[0]))
             case PutSymlink():
-                self._header(path, "symlink", change.meta, target=os.fsencode(change.target))
-                meta = self._layer_meta(change.meta)[0]
+                link_meta = _link_meta(change.meta)
+                self._header(path, "symlink", link_meta, target=os.fsencode(change.target))
+                meta = self._layer_meta(link_meta)[0]
                 self._record(TocEntry(path, "symlink", meta, target=change.target))
             case PutHardlink():
                 inode = self._put.get(change.target)
@@ -439,6 +440,13 @@ class _Packer:
 _WHITEOUT_META = Meta(0o600)
 _SIZE_MAX = 0o77777777777
 _ID_MAX = 0o7777777
+
+
+def _link_meta(meta: Meta) -> Meta:
+    """Links have one mode on Linux; some tars say otherwise."""
+    if meta.mode == 0o777:
+        return meta
+    return Meta(0o777, meta.uid, meta.gid, meta.mtime_ns, meta.xattrs)
 
 
 def _changed(path: str) -> StoreError:
@@ -915,7 +923,7 @@ class _Unpacker:
         target = self._raw_target(block, pax, extended)
         if len(target) > 4095:
             raise UnsafePathError(path=path, reason="a link's target longer than 4095 bytes")
-        return PutSymlink(path, self._meta(block, pax), os.fsdecode(target))
+        return PutSymlink(path, _link_meta(self._meta(block, pax)), os.fsdecode(target))
 
     def _node(self, block: bytes, kind: bytes, path: TreePath, pax: dict[bytes, bytes]) -> PutNode:
         meta = self._meta(block, pax)

@@ -210,12 +210,17 @@ def _rows(fields: list[str]) -> list[TocEntry]:
     def column(number: int, start: int, length: int) -> list[str]:
         return fields[start + number * length : start + (number + 1) * length]
 
-    table = [
-        Meta(int(mode, 8), int(uid), int(gid), int(mtime_ns), _unpack_xattrs(xattrs))
-        for mode, uid, gid, mtime_ns, xattrs in zip(
-            *(column(number, 1, table_size) for number in range(5)), strict=True
+    modes, uids, gids, mtimes, xattrs = (column(number, 1, table_size) for number in range(5))
+    table = list(
+        map(
+            Meta,
+            [int(mode, 8) for mode in modes],
+            map(int, uids),
+            map(int, gids),
+            map(int, mtimes),
+            [_unpack_xattrs(text) if text else () for text in xattrs],
         )
-    ]
+    )
     paths, targets, digests, sizes, indexes = (
         column(number, 1 + 5 * table_size, rows) for number in range(5)
     )
@@ -243,8 +248,6 @@ def _rows(fields: list[str]) -> list[TocEntry]:
 
 
 def _unpack_xattrs(text: str) -> tuple[tuple[str, bytes], ...]:
-    if not text:
-        return ()
     pairs = (pair.partition("=") for pair in text.split(","))
     return tuple(
         (os.fsdecode(bytes.fromhex(name)), bytes.fromhex(value)) for name, _, value in pairs

@@ -19,6 +19,11 @@ class Session:
         self.root = self._location(root)
         self._entered = False
 
+    @property
+    def private(self) -> Path:
+        """Where the store keeps what is not for other tools, containers among it."""
+        return self.root / "lamina"
+
     def enter(self) -> None:
         """For an ordinary user: become root of a user namespace, once, before the store is used."""
         if self._user_id == 0 or self._entered:

@@ -17,7 +17,7 @@ from builder.nearest import nearest
 from builder.sources import Selection, SourceTree, matches, resolve, select
 from builder.state import StageState
 from builder.steps import CopyFiles, FileStep, InlineFile, MakeDirectory
-from grammar import Add, Copy, Heredoc, Word, Workdir, expand_variables
+from grammar import Add, Copy, Heredoc, Word, Workdir, expand_content
 
 _REMOTE = re.compile(r"(?i)(?:https?|ftp)://|git@|git://|ssh://")
 
@@ -72,9 +72,7 @@ def add(node: Add, state: StageState, around: Surroundings) -> Lowered:
                 hint="fetch it in a RUN, or put it into the build context",
             )
     tree = around.find_source(None)
-    return _files_step(
-        "ADD", node, words, tree, state, around, unpack=node.unpack is not False
-    )
+    return _files_step("ADD", node, words, tree, state, around, unpack=node.unpack is not False)
 
 
 def _files_step(
@@ -170,10 +168,8 @@ def _not_found(tree: SourceTree, word: str, path: str) -> SourceNotFoundError:
 def _inline(heredoc: Heredoc, state: StageState, around: Surroundings) -> InlineFile:
     content = chomped(heredoc)
     if heredoc.expand:
-        content = expand_variables(content, state.environment(), escape=around.escape)
-    return InlineFile(
-        name=heredoc.name, content=content.encode("utf-8", "surrogateescape")
-    )
+        content = expand_content(content, state.environment())
+    return InlineFile(name=heredoc.name, content=content.encode("utf-8", "surrogateescape"))
 
 
 def _optional(word: Word | None, state: StageState, around: Surroundings) -> str | None:
@@ -191,5 +187,3 @@ def destination_path(path: str, workdir: str) -> str:
     absolute = absolute_path(path, workdir)
     is_directory = path.endswith("/") or path.split("/")[-1] in (".", "..")
     return absolute.rstrip("/") + "/" if is_directory or absolute == "/" else absolute
-
-

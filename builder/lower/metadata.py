@@ -92,9 +92,7 @@ def user(node: User, state: StageState, around: Surroundings) -> Lowered:
     name = expanded(node.user, state, around)
     if not name:
         raise LoweringError("USER requires a user", hint="the variable in it is empty")
-    return _described(
-        replace(state, config=replace(state.config, user=name)), f"USER {name}"
-    )
+    return _described(replace(state, config=replace(state.config, user=name)), f"USER {name}")
 
 
 def cmd(node: Cmd, state: StageState) -> Lowered:
@@ -188,9 +186,7 @@ def healthcheck(node: Healthcheck, state: StageState) -> Lowered:
         retries=node.retries,
     )
     created_by = "HEALTHCHECK " + " ".join([*node.written.flags, _quoted(test)])
-    return _described(
-        replace(state, config=replace(state.config, healthcheck=config)), created_by
-    )
+    return _described(replace(state, config=replace(state.config, healthcheck=config)), created_by)
 
 
 def shell(node: Shell, state: StageState) -> Lowered:

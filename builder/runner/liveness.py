@@ -24,10 +24,12 @@ class Hold:
         self.path = path
         self.fd = fd
 
-    def release(self) -> None:
-        """Remove the file and give the lock up."""
+    def release(self, last_words: str = "") -> None:
+        """Remove the file and give the lock up; who waits for it reads the last words."""
         try:
-            self.path.unlink()  # first: whoever waits for the lock sees that it is over
+            if last_words:
+                os.write(self.fd, last_words.encode())
+            self.path.unlink()  # first: nobody can take a lock that is about to be gone
         finally:
             os.close(self.fd)
             self.fd = -1
@@ -94,17 +96,18 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def wait(path: Path, timeout_s: float | None = None) -> bool:
-    """Wait until nobody has the lock; False when that takes longer than `timeout_s`."""
+def wait(path: Path, timeout_s: float | None = None) -> str | None:
+    """Wait until nobody has the lock; returns the holder's last words, None when time is up."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return True
+        return ""
     try:
         if timeout_s is None:
             fcntl.flock(fd, fcntl.LOCK_SH)
-            return True
-        return _wait_some(fd, timeout_s)
+        elif not _wait_some(fd, timeout_s):
+            return None
+        return os.pread(fd, 64, 0).decode()
     finally:
         os.close(fd)
 

@@ -67,7 +67,7 @@ class LogWriter:
             data = data[os.write(self._fd, data) :]
 
 
-def read(path: Path) -> Iterator[Entry]:
+def read_log(path: Path) -> Iterator[Entry]:
     """The entries so far; a damaged line is passed over."""
     try:
         file = path.open("rb")
@@ -80,7 +80,7 @@ def read(path: Path) -> Iterator[Entry]:
                 yield entry
 
 
-def follow(path: Path, is_running: Callable[[], bool]) -> Iterator[Entry]:
+def follow_log(path: Path, is_running: Callable[[], bool]) -> Iterator[Entry]:
     """The entries so far and all that come, until the container has ended.
 
     There is no event to wait for short of inotify: the file is looked at ten times a second.
@@ -110,7 +110,7 @@ def parse(line: bytes) -> Entry | None:
         return None
 
 
-def last(entries: Iterator[Entry], lines: int) -> list[Entry]:
+def last_entries(entries: Iterator[Entry], lines: int) -> list[Entry]:
     """The last `lines` lines; the pieces of a long line count as one."""
     from collections import deque
 

@@ -174,25 +174,35 @@ class ContainerStore:
             raise NoSuchContainerError(name=record.name)
         return hold, fresh
 
-    def remove(self, record: ContainerRecord, hold: liveness.Hold) -> None:
+    def remove(
+        self, record: ContainerRecord, hold: liveness.Hold, *, with_volumes: bool = True
+    ) -> None:
         """Remove a container that the caller owns, and give it up."""
         try:
             if record.state != "dead" and not record.auto_remove:
                 self.write(record._replace(state="dead"))
-            self.remove_files(record)
+            self.remove_files(record, with_volumes=with_volumes)
         finally:
-            hold.release()
+            hold.release(str(record.exit_code))
 
-    def remove_files(self, record: ContainerRecord) -> None:
+    def remove_files(self, record: ContainerRecord, *, with_volumes: bool = True) -> None:
         """Remove the directory, the name and the anonymous volumes of a container."""
-        from builder.runner import volumes
-
         _remove_tree(self.directory(record.id))
         if self.id_of_name(record.name) == record.id:
             (self._names / record.name).unlink(missing_ok=True)
         for mount in record.mounts:
-            if mount.anonymous:
+            if with_volumes and mount.anonymous:
+                from builder.runner import volumes
+
                 volumes.remove(self.private, mount.source)
+
+    def discard(self, container_id: str) -> None:
+        """Remove what there is of a container that was never finished; the caller holds it."""
+        record = self.read(container_id)
+        if record is not None:
+            self.remove_files(record)
+        else:
+            self._discard_without_record(container_id)
 
     def sweep(self) -> None:
         """Put in order what commands that were killed left: see the rules above."""
@@ -202,7 +212,7 @@ class ContainerStore:
                 continue
             record = self.read(container_id)
             if record is None:
-                self._sweep_without_record(container_id)
+                self._discard_without_record(container_id)
             elif record.auto_remove or record.state == "dead":
                 self.remove(record, hold)
                 continue
@@ -210,7 +220,7 @@ class ContainerStore:
                 self.write(ended(record, code=KILLED_CODE, error="its minder was killed"))
             hold.release()
 
-    def _sweep_without_record(self, container_id: str) -> None:
+    def _discard_without_record(self, container_id: str) -> None:
         """Killed before there was a record: only the directory and the name can be there."""
         _remove_tree(self.directory(container_id))
         for name in _names_in(self._names):

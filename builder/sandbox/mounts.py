@@ -13,7 +13,7 @@ Everything happens in the sandbox's own mount namespace before its root is enter
                    them; directories on the way there repeat the attributes of the merged ones.
                    A plain root gets real ones, which are taken away again after the program.
 
-Rules:
+Rules (tests/builder/sandbox/test_mounts.py):
   1. /proc, /sys and /dev must be real directories of the root, or missing.
   2. No mount but single device files lets devices be opened: what an image or a program makes with
      mknod stays without effect. The host's device files are bound read-only, so that their mode
@@ -29,14 +29,12 @@ read-only paths); Documentation/filesystems/overlayfs.rst.
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from builder.sandbox import syscalls as sys
+from builder.sandbox import syscalls
 from builder.sandbox.errors import SandboxError, UnsupportedHostError
-from builder.sandbox.resolve import Place, locate, make_directories, open_beneath, open_in_root
+from builder.sandbox.resolve import Place, locate, open_beneath, open_in_root
 from builder.sandbox.spec import (
     BindMount,
     FileMount,
@@ -47,15 +45,6 @@ from builder.sandbox.spec import (
     SandboxSpec,
     TmpfsMount,
 )
-
-_NO_DEVICES = sys.MS_NOSUID | sys.MS_NODEV
-_NOTHING = _NO_DEVICES | sys.MS_NOEXEC
-_DEVICE_ATTRIBUTES = sys.MOUNT_ATTR_RDONLY | sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NOEXEC
-_OPTIONS_MAX_BYTES = 4000  # mount(2) copies one page
-
-# linux/magic.h
-_MAGIC = {"proc": 0x9FA0, "sysfs": 0x62656572, "tmpfs": 0x01021994}
-CGROUP2_MAGIC = 0x63677270
 
 MASKED = (
     *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys"),
@@ -79,6 +68,24 @@ LINKS = {
     "core": "/proc/kcore",
     "ptmx": "pts/ptmx",
 }
+_OWN_TOPS = ("/proc", "/sys", "/dev")
+
+_NO_DEVICES = syscalls.MS_NOSUID | syscalls.MS_NODEV
+_NOTHING = _NO_DEVICES | syscalls.MS_NOEXEC
+_DEVICE_ATTRIBUTES = (
+    syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+)
+_OPTIONS_MAX_BYTES = 4000  # mount(2) copies one page
+_PATH = os.O_PATH | os.O_CLOEXEC
+
+# linux/magic.h
+_MAGIC = {
+    "proc": 0x9FA0,
+    "sysfs": 0x62656572,
+    "tmpfs": 0x01021994,
+    "cgroup": 0x27E0EB,
+    "cgroup2": 0x63677270,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,43 +93,40 @@ class Host:
     """What the plan has to know about where it will be carried out."""
 
     user_namespace: bool = False  # not the initial one
-    unified_cgroups: bool = True
-    has_tty_group: bool = True  # gid 5 exists in the user namespace
-    cgroup_controllers: tuple[str, ...] = ()  # v1 hierarchies the sandbox has a group of its own in
-    thermal_throttle: tuple[str, ...] = ()  # /sys/devices/system/cpu/cpuN/thermal_throttle
+    unified_cgroups: bool = True  # /sys/fs/cgroup is a cgroup2
+    cgroup_controllers: tuple[str, ...] = ()  # v1 hierarchies with a group of this sandbox
+    has_tty_group: bool = True  # gid 5 exists here
+    throttled_cpus: tuple[str, ...] = ()  # those with a thermal_throttle directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detach:
-    """Stop mounts from being seen by, or coming from, other namespaces."""
+    """Let no mount come from, or go to, another namespace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """Make the private tmpfs of generated files at the attach point."""
+    """Mount the private tmpfs for generated files at the attach point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountRoot:
+    """`files` and `directories` are the mount targets to come, in the order of the mounts."""
+
     root: Root
-    targets: tuple[tuple[str, Literal["dir", "file"]], ...]
+    targets: tuple[tuple[str, bool], ...]  # path, is a directory
     userxattr: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountFilesystem:
-    """A new file system on a directory that is ours: `target` starts with /proc, /sys or /dev."""
+    """A new file system at a place of ours: /proc, /sys, /dev, or inside one of them."""
 
     kind: str
     target: str
     flags: int
     options: str = ""
-    make: bool = False  # the directory is made first (in our /dev)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BindSys:
-    """The host's /sys, read-only, where a new one cannot be mounted."""
+    make: bool = False  # the directory is made first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +153,11 @@ class MakeReadOnly:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place_:
-    """A mount of the specification."""
+class Show:
+    """Carry out a mount of the specification; `number` tells generated files apart."""
 
     mount: Mount
+    number: int
 
 
 MountOp = (
@@ -160,10 +165,695 @@ MountOp = (
     | Generate
     | MountRoot
     | MountFilesystem
-    | BindSys
     | BindDevice
     | MakeLink
     | Mask
     | MakeReadOnly
-    | Place_
+    | Show
 )
+
+
+def plan(spec: SandboxSpec, host: Host) -> list[MountOp]:
+    """What has to be mounted, in order. Pure."""
+    # As in Docker, a mount on /a comes before one on /a/b, whoever was written first.
+    mounts = sorted(spec.mounts, key=lambda mount: len(_parts(mount.target)))
+    targets = [(top, True) for top in _OWN_TOPS]
+    targets += [(mount.target, _is_directory(mount)) for mount in mounts]
+    operations: list[MountOp] = [Detach()]
+    if any(isinstance(mount, FileMount) for mount in mounts):
+        operations.append(Generate())
+    operations.append(
+        MountRoot(root=spec.root, targets=tuple(targets), userxattr=host.user_namespace)
+    )
+    operations += _plan_kernel_views(host)
+    operations += _plan_devices(spec, host)
+    operations += [Show(mount=mount, number=number) for number, mount in enumerate(mounts)]
+    return operations
+
+
+def _plan_kernel_views(host: Host) -> list[MountOp]:
+    read_only = _NOTHING | syscalls.MS_RDONLY
+    throttles = [f"/sys/devices/system/cpu/{cpu}/thermal_throttle" for cpu in host.throttled_cpus]
+    groups: list[MountOp]
+    if host.unified_cgroups:
+        groups = [MountFilesystem(kind="cgroup2", target="/sys/fs/cgroup", flags=read_only)]
+    else:
+        top = "/sys/fs/cgroup"
+        groups = [
+            MountFilesystem(kind="tmpfs", target=top, flags=_NOTHING, options="mode=755"),
+            *(
+                MountFilesystem(
+                    kind="cgroup",
+                    target=f"{top}/{name}",
+                    flags=read_only,
+                    options=name,
+                    make=True,
+                )
+                for name in host.cgroup_controllers
+            ),
+            MakeReadOnly(path=top),
+        ]
+    return [
+        MountFilesystem(kind="proc", target="/proc", flags=_NOTHING),
+        MountFilesystem(kind="sysfs", target="/sys", flags=read_only),
+        *groups,
+        *(Mask(path=path) for path in (*MASKED, *throttles)),
+        *(MakeReadOnly(path=path) for path in READ_ONLY),
+    ]
+
+
+def _plan_devices(spec: SandboxSpec, host: Host) -> list[MountOp]:
+    pts = "newinstance,ptmxmode=0666,mode=0620" + (",gid=5" if host.has_tty_group else "")
+    shm = f"mode=1777,size={spec.shm_size_bytes}"
+    return [
+        MountFilesystem(
+            kind="tmpfs", target="/dev", flags=_NO_DEVICES, options="mode=755,size=64m"
+        ),
+        *(
+            BindDevice(name=name, major=major, minor=minor)
+            for name, (major, minor) in DEVICES.items()
+        ),
+        *(MakeLink(path=f"/dev/{name}", target=target) for name, target in LINKS.items()),
+        # No nodev: the terminals in it are devices, and nothing else can be made there.
+        MountFilesystem(
+            kind="devpts",
+            target="/dev/pts",
+            flags=syscalls.MS_NOSUID | syscalls.MS_NOEXEC,
+            options=pts,
+            make=True,
+        ),
+        MountFilesystem(kind="tmpfs", target="/dev/shm", flags=_NOTHING, options=shm, make=True),
+        MountFilesystem(kind="mqueue", target="/dev/mqueue", flags=_NOTHING, make=True),
+    ]
+
+
+def _is_directory(mount: Mount) -> bool:
+    match mount:
+        case TmpfsMount():
+            return True
+        case FileMount():
+            return False
+        case BindMount():
+            # A source beneath is only known when it is opened; what is missing is made then.
+            return mount.source_beneath != "" or mount.source.is_dir()
+
+
+def describe(operation: MountOp) -> str:
+    """One line for `--debug`."""
+    match operation:
+        case Detach():
+            return "make all mounts private"
+        case Generate():
+            return "mount a tmpfs for generated files"
+        case MountRoot(root=OverlayRoot() as root):
+            return f"mount an overlay of {len(root.lowerdirs)} layers on {root.upperdir}"
+        case MountRoot(root=root):
+            return f"bind {root.path} as the root"
+        case MountFilesystem(kind=kind, target=target):
+            return f"mount {kind} on {target}"
+        case BindDevice(name=name):
+            return f"bind the host's /dev/{name}"
+        case MakeLink(path=path, target=target):
+            return f"link {path} to {target}"
+        case Mask(path=path):
+            return f"mask {path}"
+        case MakeReadOnly(path=path):
+            return f"make {path} read-only"
+        case Show(mount=BindMount() as mount):
+            how = " read-only" if mount.read_only else ""
+            return f"bind {mount.source / mount.source_beneath} on {mount.target}{how}"
+        case Show(mount=TmpfsMount(target=target)):
+            return f"mount tmpfs on {target}"
+        case Show(mount=mount):
+            return f"show a generated file at {mount.target}"
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+# From here on the kernel is changed.
+
+
+def stubs_of(root: OverlayRoot) -> Path:
+    """The directory that holds an overlay's missing mount targets while it is mounted."""
+    return root.workdir.with_name(root.workdir.name + ".stubs")
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """The new root while it is being built, seen from the host's side.
+
+    `made` lists, after all operations, the stubs that had to be made in the root itself.
+    """
+
+    attach: bytes  # path of the attach point
+    root_fd: int = -1
+    made: list[str] = field(default_factory=list)
+    _generated_fd: int = -1
+    _tops: dict[str, int] = field(default_factory=dict)  # descriptors of /proc, /sys, /dev, ...
+    _null_fd: int = -1
+
+    def perform(self, operation: MountOp) -> None:
+        """Carry out one operation.
+
+        Raises:
+            OSError: the kernel said no.
+            SandboxError: the root is not fit for it.
+        """
+        match operation:
+            case MountFilesystem():
+                self._mount_filesystem(operation)
+            case BindDevice():
+                self._bind_device(operation)
+            case MakeLink(path=path, target=target):
+                top_fd, name = self._split(path)
+                os.symlink(target, name, dir_fd=top_fd)
+            case Mask(path=path):
+                self._mask(path)
+            case MakeReadOnly(path=path):
+                self._make_read_only(path)
+            case Show():
+                self._show(operation)
+            case MountRoot():
+                self._mount_root(operation)
+            case Generate():
+                self._generated_fd = self._attach(b"tmpfs", _NO_DEVICES, b"mode=755")
+            case Detach():
+                syscalls.mount(None, b"/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+
+    def open(self, path: str, flags: int = _PATH) -> int:
+        """Open a name inside the root, as a program in it would."""
+        return open_in_root(self.root_fd, path, flags)
+
+    def open_own(self, path: str, flags: int = _PATH) -> int:
+        """Open a name inside one of our own mounts; no link is followed."""
+        top_fd, rest = self._split(path)
+        return open_beneath(top_fd, rest, flags)
+
+    def make_root_read_only(self) -> None:
+        syscalls.mount_setattr(self.root_fd, syscalls.MOUNT_ATTR_RDONLY)
+
+    def enter(self) -> None:
+        """Make the root this process's root and let go of the host's file systems."""
+        os.fchdir(self.root_fd)
+        # pivot_root(2) NOTES: with ".", "." the old root ends up on top of the new one.
+        syscalls.pivot_root(b".", b".")
+        syscalls.umount(b".")
+        os.chdir("/")
+
+    def _attach(self, kind: bytes, flags: int, options: bytes) -> int:
+        """Mount at the attach point, over what is there already. Returns its root."""
+        syscalls.mount(kind, self.attach, kind, flags, options)
+        return os.open(self.attach, _PATH | os.O_DIRECTORY)
+
+    def _split(self, path: str) -> tuple[int, str]:
+        """The innermost mount of ours that holds `path`, and the name in it."""
+        top = path
+        while top not in self._tops:
+            top = top[: top.rindex("/")]
+        return self._tops[top], path[len(top) + 1 :] or "."
+
+    def _mount_root(self, operation: MountRoot) -> None:
+        match operation.root:
+            case OverlayRoot() as root:
+                self._mount_overlay(root, operation)
+            case PlainRoot(path=path):
+                self._bind_root(path, operation)
+
+    def _bind_root(self, path: Path, operation: MountRoot) -> None:
+        # In a user namespace what lies below may be locked to it and must come along.
+        recursive = syscalls.AT_RECURSIVE if operation.userxattr else 0
+        tree_fd = syscalls.open_tree(
+            syscalls.AT_FDCWD, os.fsencode(path), syscalls.OPEN_TREE_CLONE | recursive
+        )
+        syscalls.mount_setattr(tree_fd, syscalls.MOUNT_ATTR_NODEV, flags=recursive)
+        attach_fd = os.open(self.attach, _PATH | os.O_DIRECTORY)
+        syscalls.move_mount(tree_fd, attach_fd)
+        self.root_fd = tree_fd
+        for place, is_directory in missing(tree_fd, operation.targets):
+            self.made += make_real(tree_fd, place, is_directory=is_directory)
+
+    def _mount_overlay(self, root: OverlayRoot, operation: MountRoot) -> None:
+        lower_fds = [os.open(path, _PATH | os.O_DIRECTORY) for path in root.lowerdirs]
+        upper_fd = os.open(root.upperdir, _PATH | os.O_DIRECTORY)
+        work_fd = os.open(root.workdir, _PATH | os.O_DIRECTORY)
+        if root.volatile:
+            _forget_volatile(work_fd)
+        probe_fd = self._probe(lower_fds, upper_fd, root, userxattr=operation.userxattr)
+        stubs = missing(probe_fd, operation.targets)
+        if stubs:
+            directory = stubs_of(root)
+            make_stubs(directory, probe_fd, stubs)
+            lower_fds.insert(0, os.open(directory, _PATH | os.O_DIRECTORY))
+        # Nothing a layer says may redirect: not followed, and not made either.
+        # Differs: xino stays off, so that what programs see does not hang on the file system.
+        options = [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")]
+        if operation.userxattr:
+            options = [("userxattr", ""), ("index", "off")]  # implies the other two
+        else:
+            options.append(("xino", "off"))
+        if root.volatile:
+            options.append(("volatile", ""))
+        options += [("upperdir", _name(upper_fd)), ("workdir", _name(work_fd))]
+        self.root_fd = self._overlay(lower_fds, options, syscalls.MS_NODEV)
+        for fd in (*lower_fds, upper_fd, work_fd, probe_fd):
+            os.close(fd)
+
+    def _probe(
+        self, lower_fds: list[int], upper_fd: int, root: OverlayRoot, *, userxattr: bool
+    ) -> int:
+        """The root without stubs, to look for what is missing in it.
+
+        It is the lower directory where there is but one, else an overlay that cannot be written;
+        that one stays where it is, below the root, and goes with the attach point.
+        """
+        with os.scandir(root.upperdir) as entries:
+            fds = [upper_fd, *lower_fds] if next(entries, None) else lower_fds
+        if len(fds) == 1:
+            return os.dup(fds[0])
+        options = [("userxattr", "")] if userxattr else []
+        return self._overlay(fds, options, syscalls.MS_RDONLY)
+
+    def _overlay(self, lower_fds: list[int], options: list[tuple[str, str]], flags: int) -> int:
+        """Layers go by descriptor: short enough for one page, and no host path shows inside."""
+        lowerdir = ":".join(map(_name, lower_fds))
+        words = [f"{key}={value}" if value else key for key, value in options]
+        text = ",".join([f"lowerdir={lowerdir}", *words]).encode()
+        if len(text) < _OPTIONS_MAX_BYTES:
+            return self._attach(b"overlay", flags, text)
+        fs_fd = syscalls.fsopen(b"overlay")
+        try:
+            for fd in lower_fds:
+                syscalls.fsconfig(fs_fd, b"lowerdir+", _name(fd).encode())
+            for key, value in options:
+                syscalls.fsconfig(fs_fd, key.encode(), value.encode() if value else None)
+            attributes = syscalls.MOUNT_ATTR_NODEV
+            if flags & syscalls.MS_RDONLY:
+                attributes |= syscalls.MOUNT_ATTR_RDONLY
+            mount_fd = syscalls.fsmount(fs_fd, attributes)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise UnsupportedHostError(
+                feature=f"an overlay of {len(lower_fds)} layers",
+                reason="more than about 200 need Linux 6.8",
+                errno=error.errno,
+            ) from error
+        finally:
+            os.close(fs_fd)
+        attach_fd = os.open(self.attach, _PATH | os.O_DIRECTORY)
+        syscalls.move_mount(mount_fd, attach_fd)
+        os.close(attach_fd)
+        return mount_fd
+
+    def _mount_filesystem(self, operation: MountFilesystem) -> None:
+        target = operation.target
+        if target in _OWN_TOPS:
+            fd = self._open_top(target)
+        else:
+            top_fd, name = self._split(target)
+            if operation.make:
+                os.mkdir(name, 0o755, dir_fd=top_fd)
+            fd = open_beneath(top_fd, name, _PATH | os.O_DIRECTORY)
+        kind, options = operation.kind.encode(), operation.options.encode() or None
+        try:
+            syscalls.mount(kind, _fd_path(fd), kind, operation.flags, options)
+        except PermissionError:
+            if operation.kind != "sysfs":
+                raise
+            _bind_sys(fd)  # a user namespace with the host's network
+        os.close(fd)
+        if target in _OWN_TOPS or operation.kind == "tmpfs":
+            self._remember(target, operation.kind)
+
+    def _open_top(self, target: str) -> int:
+        try:
+            return open_beneath(self.root_fd, target[1:], _PATH | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+            what = "a symbolic link" if error.errno == errno.ELOOP else "not a directory"
+            raise _unfit_root(target, what) from error
+
+    def _remember(self, target: str, kind: str) -> None:
+        """Reopen what was mounted, and make sure that it is that."""
+        if target in _OWN_TOPS:
+            fd = open_beneath(self.root_fd, target[1:], _PATH | os.O_DIRECTORY)
+        else:
+            top_fd, name = self._split(target)
+            fd = open_beneath(top_fd, name, _PATH | os.O_DIRECTORY)
+        if syscalls.filesystem_type(fd) != _MAGIC[kind]:
+            raise SandboxError(phase=f"mount {target}", message="something else is in its place")
+        self._tops[target] = fd
+
+    def _bind_device(self, operation: BindDevice) -> None:
+        name = operation.name
+        try:
+            device_fd = os.open(f"/dev/{name}", _PATH | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return  # the host has no such device; programs are told the same
+        status = os.fstat(device_fd)
+        wanted = os.makedev(operation.major, operation.minor)
+        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != wanted:
+            raise UnsupportedHostError(
+                feature=f"/dev/{name}",
+                reason=f"it is not the device {operation.major}:{operation.minor}",
+            )
+        target_fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self._dev_fd)
+        _bind(device_fd, target_fd, _DEVICE_ATTRIBUTES)
+        os.close(target_fd)
+        if name == "null":
+            self._null_fd = device_fd
+        else:
+            os.close(device_fd)
+
+    @property
+    def _dev_fd(self) -> int:
+        return self._tops["/dev"]
+
+    def _mask(self, path: str) -> None:
+        try:
+            fd = self.open_own(path)
+        except (FileNotFoundError, PermissionError):
+            return
+        self._check_kernel_view(fd, path)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            flags = _NOTHING | syscalls.MS_RDONLY
+            syscalls.mount(b"tmpfs", _fd_path(fd), b"tmpfs", flags, b"mode=755,nr_blocks=1")
+        else:
+            _bind(self._open_null(), fd, _DEVICE_ATTRIBUTES)
+        os.close(fd)
+
+    def _open_null(self) -> int:
+        if self._null_fd < 0:
+            self._null_fd = os.open("/dev/null", _PATH | os.O_NOFOLLOW)
+            status = os.fstat(self._null_fd)
+            if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
+                raise UnsupportedHostError(feature="/dev/null", reason="it is not the device 1:3")
+        return self._null_fd
+
+    def _make_read_only(self, path: str) -> None:
+        try:
+            fd = self.open_own(path)
+        except FileNotFoundError:
+            return
+        self._check_kernel_view(fd, path)
+        _bind(fd, fd, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+        os.close(fd)
+
+    def _check_kernel_view(self, fd: int, path: str) -> None:
+        kinds = (_MAGIC["proc"],) if path.startswith("/proc") else (_MAGIC["sysfs"],)
+        if path == "/sys/fs/cgroup":
+            kinds = (_MAGIC["tmpfs"],)
+        if syscalls.filesystem_type(fd) not in kinds:
+            raise SandboxError(phase=f"mask {path}", message="something else is in its place")
+
+    def _show(self, operation: Show) -> None:
+        mount = operation.mount
+        match mount:
+            case TmpfsMount():
+                options = f"mode={mount.mode:o}"
+                if mount.size_bytes is not None:
+                    options += f",size={mount.size_bytes}"
+                fd = self._open_target(mount.target, is_directory=True)
+                syscalls.mount(b"tmpfs", _fd_path(fd), b"tmpfs", _NO_DEVICES, options.encode())
+            case FileMount():
+                source_fd = self._generate(mount, operation.number)
+                fd = self._open_target(mount.target, is_directory=False)
+                attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+                if mount.read_only:
+                    attributes |= syscalls.MOUNT_ATTR_RDONLY
+                _bind(source_fd, fd, attributes)
+                os.close(source_fd)
+            case BindMount():
+                source_fd = _open_source(mount)
+                is_directory = stat.S_ISDIR(os.fstat(source_fd).st_mode)
+                fd = self._open_target(mount.target, is_directory=is_directory)
+                attributes = syscalls.MOUNT_ATTR_NODEV
+                if mount.read_only:
+                    attributes |= syscalls.MOUNT_ATTR_RDONLY
+                _bind(source_fd, fd, attributes, recursive=mount.recursive)
+                os.close(source_fd)
+        os.close(fd)
+
+    def _generate(self, mount: FileMount, number: int) -> int:
+        name = str(number)
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=self._generated_fd)
+        view = memoryview(mount.content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fchmod(fd, mount.mode)
+        os.close(fd)
+        return os.open(name, _PATH | os.O_NOFOLLOW, dir_fd=self._generated_fd)
+
+    def _open_target(self, target: str, *, is_directory: bool) -> int:
+        phase = f"mount {target}"
+        if not target.startswith("/") or not _parts(target):
+            raise SandboxError(phase=phase, message="a mount target is an absolute path below /")
+        try:
+            fd = self.open(target)
+        except FileNotFoundError:  # below another mount, or hidden by a used upper directory
+            place = locate(self.root_fd, target)
+            if syscalls.filesystem_type(self._open_existing(place)) in _kernel_magics():
+                raise _forbidden_target(phase) from None
+            self.made += make_real(self.root_fd, place, is_directory=is_directory)
+            fd = self.open(target)
+        if syscalls.filesystem_type(fd) in _kernel_magics():
+            raise _forbidden_target(phase)
+        if stat.S_ISDIR(os.fstat(fd).st_mode) != is_directory:
+            raise SandboxError(
+                phase=phase,
+                message="it is a directory" if not is_directory else "it is not a directory",
+                hint="a file can only be mounted on a file, and a directory on a directory",
+            )
+        return fd
+
+    def _open_existing(self, place: Place) -> int:
+        done = "/".join(place.parts[: place.existing])
+        return open_beneath(self.root_fd, done or ".", _PATH)
+
+
+def missing(root_fd: int, targets: tuple[tuple[str, bool], ...]) -> list[tuple[Place, bool]]:
+    """Those mount targets that the root lacks, but for those inside of another mount."""
+    covered: list[str] = []
+    found = []
+    for target, is_directory in targets:
+        place = locate(root_fd, target)
+        if target in _OWN_TOPS and place.path != target[1:]:
+            raise _unfit_root(target, "a symbolic link")
+        if any(place.path == top or place.path.startswith(f"{top}/") for top in covered):
+            continue
+        if not place.is_there:
+            found.append((place, is_directory))
+        covered.append(place.path)
+    return found
+
+
+def make_stubs(directory: Path, root_fd: int, stubs: list[tuple[Place, bool]]) -> None:
+    """Make a layer that consists of `stubs`; directories of the root keep their attributes."""
+    remove_stubs(directory)  # of a sandbox that was killed
+    directory.mkdir(0o755)
+    top_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    repeated: list[tuple[int, os.stat_result]] = []
+    for place, is_directory in stubs:
+        parts = place.parts
+        fd = top_fd
+        for depth, part in enumerate(parts[:-1], 1):
+            is_new = _make_directory(part, fd)
+            parent_fd, fd = fd, open_beneath(fd, part, os.O_RDONLY | os.O_DIRECTORY)
+            if is_new and depth <= place.existing:
+                original_fd = open_beneath(
+                    root_fd, "/".join(parts[:depth]), os.O_RDONLY | os.O_DIRECTORY
+                )
+                repeated.append((os.dup(fd), _repeat_attributes(original_fd, fd)))
+                os.close(original_fd)
+            if parent_fd != top_fd:
+                os.close(parent_fd)
+        _make_stub(parts[-1], fd, is_directory=is_directory)
+        if fd != top_fd:
+            os.close(fd)
+    for fd, status in repeated:  # last, because what was made inside changed them
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.close(fd)
+    os.close(top_fd)
+
+
+def make_real(root_fd: int, place: Place, *, is_directory: bool) -> list[str]:
+    """Make a missing mount target in the root itself. Returns what was made, outermost first."""
+    parts = place.parts
+    fd = open_beneath(root_fd, "/".join(parts[: place.existing]) or ".", _PATH | os.O_DIRECTORY)
+    made = []
+    for depth in range(place.existing + 1, len(parts) + 1):
+        name = parts[depth - 1]
+        if depth == len(parts):
+            _make_stub(name, fd, is_directory=is_directory)
+        else:
+            os.mkdir(name, 0o755, dir_fd=fd)
+            parent_fd, fd = fd, open_beneath(fd, name, _PATH | os.O_DIRECTORY)
+            os.close(parent_fd)
+        made.append("/".join(parts[:depth]))
+    os.close(fd)
+    return made
+
+
+def remove_made(directory: Path, made: list[str]) -> None:
+    """Take away what `make_real` made, as far as it is still empty."""
+    try:
+        root_fd = os.open(directory, _PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    for path in reversed(made):
+        parent, _, name = path.rpartition("/")
+        try:
+            fd = open_beneath(root_fd, parent or ".", _PATH | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                os.rmdir(name, dir_fd=fd)
+            elif stat.S_ISREG(status.st_mode) and status.st_size == 0:
+                os.unlink(name, dir_fd=fd)
+        except OSError:  # in use now, or gone
+            pass
+        os.close(fd)
+    os.close(root_fd)
+
+
+def remove_stubs(directory: Path) -> None:
+    """Remove a layer of stubs. It holds directories and empty files of our own making only."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    _empty_directory(fd)
+    os.close(fd)
+    directory.rmdir()
+
+
+def _empty_directory(fd: int) -> None:
+    for name in os.listdir(fd):
+        try:
+            below_fd = os.open(
+                name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
+            )
+        except NotADirectoryError:
+            os.unlink(name, dir_fd=fd)
+            continue
+        _empty_directory(below_fd)
+        os.close(below_fd)
+        os.rmdir(name, dir_fd=fd)
+
+
+def _forget_volatile(work_fd: int) -> None:
+    """Let a workdir be used again: overlayfs refuses one that was mounted volatile before."""
+    for path in ("work/incompat/volatile/dirty", "work/incompat/volatile", "work/incompat"):
+        parent, _, name = path.rpartition("/")
+        try:
+            fd = open_beneath(work_fd, parent, _PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return
+        try:
+            os.rmdir(name, dir_fd=fd)
+        except NotADirectoryError:
+            os.unlink(name, dir_fd=fd)
+        except FileNotFoundError:
+            pass
+        os.close(fd)
+
+
+def _make_directory(name: str, dir_fd: int) -> bool:
+    try:
+        os.mkdir(name, 0o755, dir_fd=dir_fd)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _make_stub(name: str, dir_fd: int, *, is_directory: bool) -> None:
+    if is_directory:
+        _make_directory(name, dir_fd)
+        return
+    flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(name, flags, 0o644, dir_fd=dir_fd))
+
+
+def _repeat_attributes(original_fd: int, fd: int) -> os.stat_result:
+    status = os.fstat(original_fd)
+    try:
+        os.fchown(fd, status.st_uid, status.st_gid)
+    except OSError:  # an owner that does not exist in this user namespace
+        pass
+    os.fchmod(fd, stat.S_IMODE(status.st_mode))
+    for name in os.listxattr(original_fd):
+        if ".overlay." in name:
+            continue
+        try:
+            os.setxattr(fd, name, os.getxattr(original_fd, name))
+        except OSError:  # an attribute that cannot be set cannot be lost by copying up either
+            pass
+    return status
+
+
+def _bind(source_fd: int, target_fd: int, attributes: int, *, recursive: bool = False) -> None:
+    depth = syscalls.AT_RECURSIVE if recursive else 0
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH | depth
+    tree_fd = syscalls.open_tree(source_fd, b"", flags)
+    syscalls.mount_setattr(tree_fd, attributes, flags=depth)
+    syscalls.move_mount(tree_fd, target_fd)
+    os.close(tree_fd)
+
+
+def _bind_sys(target_fd: int) -> None:
+    source_fd = os.open("/sys", _PATH | os.O_DIRECTORY)
+    read_only = _DEVICE_ATTRIBUTES | syscalls.MOUNT_ATTR_NODEV
+    _bind(source_fd, target_fd, read_only, recursive=True)
+    os.close(source_fd)
+
+
+def _open_source(mount: BindMount) -> int:
+    try:
+        fd = os.open(mount.source, _PATH)
+        if not mount.source_beneath:
+            return fd
+        beneath_fd = open_in_root(fd, mount.source_beneath, _PATH)
+    except OSError as error:
+        where = mount.source / mount.source_beneath.lstrip("/")
+        raise SandboxError(
+            phase=f"mount {mount.target}",
+            errno=error.errno or 0,
+            message=f"source {str(where)!r}: {error.strerror}",
+        ) from error
+    os.close(fd)
+    return beneath_fd
+
+
+def _kernel_magics() -> tuple[int, ...]:
+    return (_MAGIC["proc"], _MAGIC["sysfs"], _MAGIC["cgroup"], _MAGIC["cgroup2"])
+
+
+def _forbidden_target(phase: str) -> SandboxError:
+    return SandboxError(
+        phase=phase,
+        errno=errno.EPERM,
+        message="mounts inside /proc and /sys are not allowed",
+        hint="choose another target",
+    )
+
+
+def _unfit_root(target: str, what: str) -> SandboxError:
+    return SandboxError(
+        phase=f"mount {target}",
+        message=f"{target} of the root is {what}",
+        hint=f"{target} must be a directory, or missing",
+    )
+
+
+def _name(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"
+
+
+def _fd_path(fd: int) -> bytes:
+    return b"/proc/self/fd/%d" % fd

@@ -114,6 +114,7 @@ SECCOMP_FILTER_FLAG_SPEC_ALLOW = 4
 
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _KEYCTL_JOIN_SESSION_KEYRING = 1
+_F_DUPFD_CLOEXEC = 1030
 _F_ADD_SEALS = 1033
 _F_SEAL_ALL = 0x1 | 0x2 | 0x4 | 0x8  # seal, shrink, grow, write
 
@@ -347,6 +348,14 @@ def join_new_session_keyring() -> None:
 def sethostname(name: bytes) -> None:
     if _sethostname(name, len(name)):
         raise _failure()
+
+
+def duplicate(fd: int, lowest: int) -> int:
+    """A copy of `fd` with a number from `lowest` on, closed on exec."""
+    result: int = _fcntl(fd, _F_DUPFD_CLOEXEC, lowest)
+    if result < 0:
+        raise _failure()
+    return result
 
 
 def seal(fd: int) -> None:

@@ -61,15 +61,17 @@ class DirectoryBlobs:
     def writer(self) -> "DirectoryBlobWriter":
         return DirectoryBlobWriter(self, self._new_tmp_path())
 
-    def keep(self, file: "BlobFile") -> None:
-        """Take over a written file; called by the writer."""
+    def keep(self, file: "BlobFile") -> bool:
+        """Take over a written file; False when there is a good one. Called by the writer."""
         if file.digest in self._pending:
             file.path.unlink()
-        elif os.path.lexists(self._prefix + file.digest.hex) and is_intact(self, file.digest):  # noqa: PTH110
+            return False
+        if os.path.lexists(self._prefix + file.digest.hex) and is_intact(self, file.digest):  # noqa: PTH110
             file.path.unlink()
             self._directory_changed = True  # another process may have renamed it just now
-        else:
-            self._pending[file.digest] = file
+            return False
+        self._pending[file.digest] = file
+        return True
 
     def discard(self, digest: Digest) -> None:
         file = self._pending.pop(digest, None)
@@ -146,13 +148,12 @@ class DirectoryBlobWriter:
     ) -> BlobInfo:
         self._write_held()
         digest = Digest("sha256:" + self._hash.hexdigest())
-        info = BlobInfo(digest=digest, size_bytes=self._size_bytes)
-        check_commit(info, expected_digest, expected_size_bytes)
+        check_commit(digest, self._size_bytes, expected_digest, expected_size_bytes)
         os.fchmod(self._fd, 0o444)
         os.close(self._fd)
         self._fd = -1
-        self._blobs.keep(BlobFile(self._path, digest, self._size_bytes))
-        return info
+        is_new = self._blobs.keep(BlobFile(self._path, digest, self._size_bytes))
+        return BlobInfo(digest=digest, size_bytes=self._size_bytes, is_new=is_new)
 
     def close(self) -> None:
         if self._fd >= 0:

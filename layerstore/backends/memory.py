@@ -37,10 +37,12 @@ class MemoryBlobs:
     def writer(self) -> "MemoryBlobWriter":
         return MemoryBlobWriter(self)
 
-    def keep(self, digest: Digest, data: bytes) -> None:
-        """Take over written bytes; called by the writer."""
-        if self._stored.get(digest) != data:
-            self._pending[digest] = data
+    def keep(self, digest: Digest, data: bytes) -> bool:
+        """Take over written bytes; False when they are there. Called by the writer."""
+        if self._find(digest) == data:
+            return False
+        self._pending[digest] = data
+        return True
 
     def discard(self, digest: Digest) -> None:
         self._pending.pop(digest, None)
@@ -81,10 +83,10 @@ class MemoryBlobWriter:
         self, *, expected_digest: Digest | None = None, expected_size_bytes: int | None = None
     ) -> BlobInfo:
         data = b"".join(self._pieces)
-        info = BlobInfo(digest=Digest.of(data), size_bytes=len(data))
-        check_commit(info, expected_digest, expected_size_bytes)
-        self._blobs.keep(info.digest, data)
-        return info
+        digest = Digest.of(data)
+        check_commit(digest, len(data), expected_digest, expected_size_bytes)
+        is_new = self._blobs.keep(digest, data)
+        return BlobInfo(digest=digest, size_bytes=len(data), is_new=is_new)
 
     def close(self) -> None:
         self._pieces = []

@@ -1,0 +1,269 @@
+"""`lamina run` and `lamina create`.
+
+`run --rm IMAGE /bin/true` is a headline number (bench/): nothing is imported here that it does not
+need, and nothing is copied between the program and the caller where nothing has to be kept.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+from builder.cli.arguments import Arguments, UsageError, flag, many, maybe, value
+from builder.cli.output import line
+
+if TYPE_CHECKING:
+    from builder.cli.session import Session
+
+_NETWORKS = ("host", "none")
+
+_SHARED = (
+    many("-e", "--env", metavar="NAME[=VALUE]", about="Set an environment variable"),
+    many("--env-file", metavar="FILE", about="Read environment variables from a file"),
+    value("-w", "--workdir", metavar="DIRECTORY", about="Working directory in the container"),
+    value("-u", "--user", metavar="NAME|UID[:GROUP]", about="User, by the image's /etc/passwd"),
+    many(
+        "-v",
+        "--volume",
+        metavar="[SOURCE:]TARGET[:ro]",
+        about="Mount a host directory (SOURCE is a path) or a volume (SOURCE is a name)",
+    ),
+    many("--mount", metavar="type=...,...", about="The same in words: bind, volume or tmpfs"),
+    many("--tmpfs", metavar="TARGET[:size=...]", about="Mount an empty directory in memory"),
+    value("--entrypoint", metavar="PROGRAM", about="Replace the image's ENTRYPOINT"),
+    value("--name", about="Name of the container (default: a made-up one)"),
+    value("-h", "--hostname", about="Host name in the container"),
+    value(
+        "--network",
+        metavar="host|none",
+        about="The host's network, or none (default: host; private networks are not there yet)",
+    ),
+    value("--net", metavar="host|none", about="The same as --network"),
+    many("-l", "--label", metavar="NAME=VALUE", about="Label the container"),
+    flag("-i", "--interactive", about="Leave standard input open"),
+    flag("-t", "--tty", about="Give the program a terminal"),
+    flag("--rm", about="Remove the container when its program has ended"),
+    flag("--read-only", about="Make the root file system read-only"),
+    flag("--init", about="Accepted: there always is a PID 1 that reaps"),
+    value(
+        "--stop-signal", metavar="SIGNAL", about="What `stop` sends (default: the image's, TERM)"
+    ),
+    value("--stop-timeout", metavar="SECONDS", about="How long `stop` waits (default: 10)"),
+    value("--shm-size", metavar="BYTES", about="Size of /dev/shm (default: 64m)"),
+    value("--pids-limit", metavar="NUMBER", about="Most processes at a time (-1: no limit)"),
+    value("-m", "--memory", metavar="BYTES", about="Memory limit"),
+    value("--cidfile", metavar="FILE", about="Write the container's id to a new file"),
+    maybe(
+        "--pull", bare="missing", choices=("missing", "never"), about="Accepted: nothing is pulled"
+    ),
+    flag("-q", "--quiet", about="Accepted: nothing is pulled"),
+)
+_RUN_ONLY = (
+    flag("-d", "--detach", about="Run in the background and print the container's id"),
+    flag("--sig-proxy", about="Pass signals on to the program (default: true)"),
+)
+_LATER = "this comes with the sandbox profile options"
+_NO_NETWORK = "with --network host the program's ports are the host's; private networks come later"
+_REFUSED = {
+    **dict.fromkeys(("-p", "--publish", "-P", "--publish-all", "--expose"), _NO_NETWORK),
+    **dict.fromkeys(("--add-host", "--dns", "--ip", "--network-alias", "--link"), _NO_NETWORK),
+    **dict.fromkeys(("--cap-add", "--cap-drop", "--privileged", "--security-opt"), _LATER),
+    **dict.fromkeys(("--device", "--gpus", "--sysctl", "--ulimit", "--userns"), _LATER),
+    **dict.fromkeys(("--pid", "--ipc", "--uts", "--cgroupns", "--cpus", "--cpuset-cpus"), _LATER),
+    **dict.fromkeys(("--restart", "-a", "--attach", "--detach-keys"), "start it again by hand"),
+    **dict.fromkeys(("--health-cmd", "--no-healthcheck"), "health checks are not carried out"),
+    "--volumes-from": "name the volumes with -v",
+    "--platform": "images run on the platform they are made for",
+    "--group-add": "name the group with -u USER:GROUP",
+    "--runtime": "the sandbox is built in",
+}
+
+
+def run(arguments: Arguments, session: "Session") -> int:
+    """Create a container, start it, and mind it unless detached."""
+    is_detached = arguments.flag("detach")
+    options = _options(arguments)
+    if options.terminal and options.interactive and not is_detached:
+        check_is_terminal()
+    session.enter()
+    with _CidFile(arguments.value("cidfile")) as cid_file:
+        record, hold = runner.create(session.root, arguments.words[0], options, session.open_store)
+        cid_file.write(record.id)
+    if is_detached:
+        runner.run_detached(session.root, record, hold)
+        line(record.id)
+        return 0
+    return run_attached(session, record, hold, interactive=options.interactive)
+
+
+def create(arguments: Arguments, session: "Session") -> int:
+    """Create a container without starting it."""
+    options = _options(arguments)
+    session.enter()
+    with _CidFile(arguments.value("cidfile")) as cid_file:
+        record, hold = runner.create(session.root, arguments.words[0], options, session.open_store)
+        hold.release()
+        cid_file.write(record.id)
+    line(record.id)
+    return 0
+
+
+def run_attached(
+    session: "Session", record: "ContainerRecord", hold: "Hold", *, interactive: bool
+) -> int:
+    """Run a container on our own streams; returns the exit code of its program."""
+    from builder import runner
+
+    streams = runner.Streams(stdin=0 if interactive else None, stdout=1, stderr=2)
+    if record.terminal:
+        streams = streams._replace(size=lambda: size(0, 1, 2))
+    if record.auto_remove:  # nobody could read the log
+        return _minded(session, record, hold, streams, raw=record.terminal and interactive)
+    log = runner.LogWriter(runner.ContainerStore(session.private).log_path(record.id))
+    try:
+        streams = streams._replace(log=log)
+        return _minded(session, record, hold, streams, raw=record.terminal and interactive)
+    finally:
+        log.close()
+
+
+def _minded(
+    session: "Session", record: "ContainerRecord", hold: "Hold", streams: "Streams", *, raw: bool
+) -> int:
+    if not raw:
+        return runner.run(session.root, record, hold, streams).shell_code
+    with RawTerminal(0):
+        return runner.run(session.root, record, hold, streams).shell_code
+
+
+def check_is_terminal() -> None:
+    """Refuse `-it` where nobody types.
+
+    Raises:
+        UsageError: standard input is no terminal.
+    """
+    if not os.isatty(0):
+        raise UsageError("the input device is not a TTY", hint="use -i alone where input is piped")
+
+
+def environment(arguments: Arguments) -> tuple[str, ...]:
+    """The variables of `--env-file` and `-e`, the latter last."""
+    items: list[str] = []
+    for name in arguments.values("env-file"):
+        items += runner.parse_env_file(Path(name).read_text(), name=name)
+    return runner.from_caller((*items, *arguments.values("env")), os.environ)
+
+
+def _options(arguments: Arguments) -> "RunOptions":
+    image, *command = arguments.words
+    network = arguments.value("network") or arguments.value("net") or "host"
+    if network not in _NETWORKS:
+        raise UsageError(
+            f"--network {network} is not supported by this version of lamina",
+            hint="there are host and none; private networks come later",
+        )
+    pids = arguments.number("pids-limit", least=-1) or 0
+    return runner.RunOptions(
+        command=tuple(command),
+        entrypoint=arguments.value("entrypoint"),
+        env=environment(arguments),
+        cwd=arguments.value("workdir") or "",
+        user=arguments.value("user") or "",
+        name=arguments.value("name"),
+        hostname=arguments.value("hostname") or "",
+        network="none" if network == "none" else "host",
+        mounts=_mounts(arguments),
+        labels=tuple(_label(text) for text in arguments.values("label")),
+        terminal=arguments.flag("tty"),
+        interactive=arguments.flag("interactive"),
+        auto_remove=arguments.flag("rm"),
+        stop_signal=arguments.value("stop-signal") or "",
+        stop_timeout_s=_or(arguments.number("stop-timeout", least=-1), 10),
+        read_only=arguments.flag("read-only"),
+        shm_size_bytes=_size(arguments, "shm-size") or (64 << 20),
+        pids_max=max(pids, 0),
+        memory_bytes=_size(arguments, "memory"),
+    )
+
+
+def _mounts(arguments: Arguments) -> "tuple[MountPoint, ...]":
+    kinds = ("volume", "mount", "tmpfs")
+    if not any(map(arguments.values, kinds)):
+        return ()
+    return (
+        *map(runner.parse_volume, arguments.values("volume")),
+        *map(runner.parse_mount, arguments.values("mount")),
+        *map(runner.parse_tmpfs, arguments.values("tmpfs")),
+    )
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, _, content = text.partition("=")
+    if not name:
+        raise UsageError(f"invalid argument {text!r} for --label: it has no name")
+    return name, content
+
+
+def _size(arguments: Arguments, key: str) -> int:
+    text = arguments.value(key)
+    if text is None:
+        return 0
+    try:
+        return runner.parse_size(text)
+    except ValueError:
+        raise UsageError(f"invalid argument {text!r} for --{key}: not a size, as 64m is") from None
+
+
+def _or(number: int | None, otherwise: int) -> int:
+    return otherwise if number is None else number
+
+
+class _CidFile:
+    """The file of `--cidfile`: made before the container, and taken away if there is none."""
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+        self._fd = -1
+
+    def __enter__(self) -> "_CidFile":
+        if self._name is not None:
+            try:
+                self._fd = os.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+            except FileExistsError:
+                raise UsageError(
+                    f"the container id file {self._name!r} exists",
+                    hint="make sure that container is not in use, and remove the file",
+                ) from None
+        return self
+
+    def write(self, container_id: str) -> None:
+        if self._fd >= 0:
+            os.write(self._fd, container_id.encode())
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if self._fd < 0:
+            return
+        os.close(self._fd)
+        if kind is not None and self._name is not None:
+            Path(self._name).unlink(missing_ok=True)
+
+
+RUN = Command(
+    name="run",
+    synopsis="IMAGE [COMMAND] [ARG...]",
+    about="Create a container of an image and run it. Ends with the exit code of its program; "
+    "125 is our own failure, 126 and 127 say that the program cannot be executed or is not there.",
+    act=run,
+    options=(*_SHARED, *_RUN_ONLY),
+    words=(1, None),
+    stops_at_word=True,
+    refused=_REFUSED,
+)
+CREATE = Command(
+    name="create",
+    synopsis="IMAGE [COMMAND] [ARG...]",
+    about="Create a container of an image; `lamina start` runs it.",
+    act=create,
+    options=_SHARED,
+    words=(1, None),
+    stops_at_word=True,
+    refused=_REFUSED,
+)

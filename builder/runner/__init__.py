@@ -1,0 +1,102 @@
+"""Containers: start and mind them. What other rooms may use of this one.
+
+Names are loaded when they are first used: `lamina run` pays for what it needs.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from builder.runner.attend import Streams
+    from builder.runner.container import ContainerRecord, MountPoint
+    from builder.runner.liveness import Hold
+    from builder.runner.logs import Entry, LogWriter, follow_log, last_entries, read_log
+    from builder.runner.monitor import DetachedError, exec_detached, run_detached
+    from builder.runner.options import (
+        RunOptions,
+        from_caller,
+        parse_env_file,
+        parse_mount,
+        parse_size,
+        parse_tmpfs,
+        parse_volume,
+        signal_number,
+    )
+    from builder.runner.start import create, run
+    from builder.runner.store import ContainerStore
+    from builder.runner.verbs import ExecOptions, execute, kill, remove, restored, stop, wait
+
+_HOMES = {
+    "ContainerRecord": "container",
+    "ContainerStore": "store",
+    "DetachedError": "monitor",
+    "Entry": "logs",
+    "ExecOptions": "verbs",
+    "Hold": "liveness",
+    "LogWriter": "logs",
+    "MountPoint": "container",
+    "RunOptions": "options",
+    "Streams": "attend",
+    "create": "start",
+    "exec_detached": "monitor",
+    "execute": "verbs",
+    "follow_log": "logs",
+    "from_caller": "options",
+    "kill": "verbs",
+    "last_entries": "logs",
+    "parse_env_file": "options",
+    "parse_mount": "options",
+    "parse_size": "options",
+    "parse_tmpfs": "options",
+    "parse_volume": "options",
+    "read_log": "logs",
+    "remove": "verbs",
+    "restored": "verbs",
+    "run": "start",
+    "run_detached": "monitor",
+    "signal_number": "options",
+    "stop": "verbs",
+    "wait": "verbs",
+}
+
+__all__ = [
+    "ContainerRecord",
+    "ContainerStore",
+    "DetachedError",
+    "Entry",
+    "ExecOptions",
+    "Hold",
+    "LogWriter",
+    "MountPoint",
+    "RunOptions",
+    "Streams",
+    "create",
+    "exec_detached",
+    "execute",
+    "follow_log",
+    "from_caller",
+    "kill",
+    "last_entries",
+    "parse_env_file",
+    "parse_mount",
+    "parse_size",
+    "parse_tmpfs",
+    "parse_volume",
+    "read_log",
+    "remove",
+    "restored",
+    "run",
+    "run_detached",
+    "signal_number",
+    "stop",
+    "wait",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = __import__(f"{__name__}.{home}", fromlist=[name])  # importlib is not yet imported
+    value: object = getattr(module, name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,158 @@
+"""The minder of a detached program: a small process of its own, for `run -d`, `start`, `exec -d`.
+
+    the command                              the monitor
+      makes the container, holds live/ID
+      posix_spawn ---- the lock, a pipe ---> a new session, /dev/null for 0, 1 and 2
+      reads the pipe <---- nothing, or why it failed ---- executes the program
+      prints the id, ends                    writes the log, notes the end, removes on --rm
+
+A new interpreter rather than a fork of the command: nothing of the command line is in it, it has
+none of the caller's descriptors and environment, and `ps` shows what it is.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Never
+
+from builder.errors import ContainerError
+from builder.runner.container import ContainerRecord
+from builder.runner.liveness import Hold
+
+_ANSWER_BYTES_MAX = 64 << 10
+_FIRST_WORDS = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from builder.runner.monitor import main; main()"
+)
+
+
+class DetachedError(ContainerError):
+    """What the monitor reported. `code` is the exit code that the failure itself would have."""
+
+    def __init__(self, message: str, *, hint: str, code: int) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+def run_detached(root: Path, record: ContainerRecord, hold: Hold) -> None:
+    """Start a container that the caller holds, and leave it to a monitor.
+
+    Raises:
+        DetachedError: its program could not be executed.
+    """
+    os.set_inheritable(hold.fd, True)
+    try:
+        answer = _spawn(("run", str(root), record.id, str(hold.fd)))
+    finally:
+        hold.hand_over()
+    _raise(answer)
+
+
+def exec_detached(root: Path, record: ContainerRecord, program: Sequence[object]) -> None:
+    """Execute a program in a running container, and leave it to a monitor.
+
+    Raises:
+        DetachedError: it could not be executed.
+    """
+    _raise(_spawn(("exec", str(root), record.id, json.dumps(program))))
+
+
+def main() -> Never:
+    """What the new process does; never returns."""
+    verb, root, container_id, more, writer_text = sys.argv[1:]
+    writer = int(writer_text)
+    os.set_inheritable(writer, False)
+    os.chdir("/")
+    try:
+        _VERBS[verb](Path(root), container_id, more, lambda: os.close(writer))
+        code = 0
+    except BaseException as error:  # noqa: BLE001 - the last line of this process
+        code = 1
+        try:
+            os.write(writer, _answer(error))
+        except OSError:  # it failed later than the start: the record says so
+            pass
+    os._exit(code)
+
+
+def _run(root: Path, container_id: str, lock_fd: str, started: Callable[[], None]) -> None:
+    from builder.runner import start
+    from builder.runner.attend import Streams
+    from builder.runner.logs import LogWriter
+    from builder.runner.store import ContainerStore
+
+    containers = ContainerStore(root / "lamina")
+    hold = Hold.inherited(containers.live_path(container_id), int(lock_fd))
+    record = containers.read(container_id)
+    assert record is not None, "its maker wrote it"
+    stdin = None
+    if record.interactive and not record.terminal:
+        # Nobody will ever write, and nobody has closed it: `-i` without a terminal waits.
+        stdin, _kept_open = os.pipe2(os.O_CLOEXEC)
+    log = LogWriter(containers.log_path(container_id))
+    streams = Streams(stdin=stdin, stdout=None, stderr=None, log=log)
+    start.run(root, record, hold, streams, started=lambda _: started())
+
+
+def _exec(root: Path, container_id: str, program: str, started: Callable[[], None]) -> None:
+    from builder.runner import verbs
+    from builder.runner.attend import Streams
+
+    streams = Streams(stdin=None, stdout=None, stderr=None)
+    options = verbs.ExecOptions._make(
+        tuple(item) if isinstance(item, list) else item for item in json.loads(program)
+    )
+    verbs.execute(root, container_id, options, streams, started=started)
+
+
+_VERBS = {"run": _run, "exec": _exec}
+
+
+def _spawn(arguments: Sequence[str]) -> bytes:
+    """Start the monitor; returns what it reports once its program runs, or never will."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.set_inheritable(writer, True)
+        package = str(Path(__file__).parents[2])
+        line = [sys.executable, "-I", "-S", "-c", _FIRST_WORDS, package, *arguments, str(writer)]
+        os.posix_spawn(
+            sys.executable,
+            line,
+            {"LC_ALL": "C.UTF-8"},  # how names are encoded; nothing else is its business
+            file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)],
+            setsid=True,
+            setsigdef=(),
+        )
+        os.close(writer)
+        writer = -1
+        answer = b""
+        while len(answer) < _ANSWER_BYTES_MAX and (piece := os.read(reader, 4096)):
+            answer += piece
+        return answer
+    finally:
+        os.close(reader)
+        os.close(null)
+        if writer >= 0:
+            os.close(writer)
+
+
+def _answer(error: BaseException) -> bytes:
+    from builder.runner.start import failure_code
+    from builder.sandbox import SandboxError
+
+    code = failure_code(error) if isinstance(error, SandboxError) else 125
+    message = str(getattr(error, "message", "") or f"{type(error).__name__}: {error}")
+    return json.dumps([message[:1000], getattr(error, "hint", ""), code]).encode()
+
+
+def _raise(answer: bytes) -> None:
+    if not answer:
+        return
+    try:
+        message, hint, code = json.loads(answer)
+    except ValueError:
+        message, hint, code = "the monitor died", "", 125
+    raise DetachedError(message, hint=hint, code=code)

@@ -1,0 +1,348 @@
+"""Image + options -> SandboxSpec -> running container.
+
+    remembered image --register--> record, directories --volumes--> spec --executor--> Running
+
+The process that calls `run` minds the container until it has ended: the command itself in the
+foreground, the monitor (monitor.py) behind `-d`. Where nothing has to be logged, the program has
+the caller's own descriptors and nothing is copied.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.errors import ContainerError
+from builder.runner import liveness, volumes
+from builder.runner.attend import SignalProxy, Streams, pump, pump_terminal
+from builder.runner.container import ContainerRecord, MountPoint
+from builder.runner.options import RunOptions, record_of
+from builder.runner.runnable import RunnableImage, prepare, register, remembered
+from builder.runner.store import KILLED_CODE, ContainerStore, ended
+from builder.sandbox import (
+    BindMount,
+    ExitStatus,
+    FileMount,
+    Limits,
+    LocalExecutor,
+    Mount,
+    OverlayRoot,
+    Program,
+    ProgramNotExecutableError,
+    ProgramNotFoundError,
+    Running,
+    SandboxError,
+    SandboxSpec,
+    Stdio,
+    TmpfsMount,
+)
+
+if TYPE_CHECKING:
+    from layerstore import Store
+
+OpenStore = Callable[[], "Store"]
+
+NOT_FOUND_CODE = 127
+NOT_EXECUTABLE_CODE = 126
+OWN_FAILURE_CODE = 125
+
+
+def create(
+    root: Path, image_name: str, options: RunOptions, open_store: OpenStore
+) -> tuple[ContainerRecord, liveness.Hold]:
+    """Make a container, which the caller holds: it may start it, or release it for later.
+
+    Args:
+        root: the store's directory.
+        image_name: as the user wrote it.
+        options: what the user asked for.
+        open_store: opens the store; not called when everything is remembered.
+
+    Raises:
+        ContainerError: an option makes no sense, or the name is taken.
+        StoreError: there is no such image, or it is damaged.
+    """
+    for mount in options.mounts:
+        volumes.check(mount)
+    image = remembered(root, image_name) or _from_store(image_name, open_store)
+    containers = ContainerStore(root / "lamina")
+    containers.prepare()
+    container_id = os.urandom(32).hex()
+    hold = liveness.take(containers.live_path(container_id))
+    assert hold is not None, "nobody else knows the id"
+    try:
+        name = containers.claim_name(options.name, container_id)
+        record = _register(root, image, options, container_id, name, open_store)
+        _make_volumes(root, record, open_store)
+    except BaseException:
+        containers.discard(container_id)
+        hold.release()
+        raise
+    return record, hold
+
+
+def run(
+    root: Path,
+    record: ContainerRecord,
+    hold: liveness.Hold,
+    streams: Streams,
+    *,
+    started: Callable[[ContainerRecord], None] | None = None,
+) -> ExitStatus:
+    """Run a container that the caller holds, mind it to its end, and give it up.
+
+    Args:
+        root: the store's directory.
+        record: a container that does not run.
+        hold: what `create` or `ContainerStore.own` gave.
+        streams: where its streams lead.
+        started: called once the program has been executed.
+
+    Raises:
+        ProgramNotFoundError, ProgramNotExecutableError: the image has no such program.
+        SandboxError: we could not set the stage.
+    """
+    containers = ContainerStore(root / "lamina")
+    status = ExitStatus(signal=9)
+    try:
+        with ExitStack() as cleanup:
+            # A terminal is resized by the proxy, which therefore must know it first.
+            minder = _Minder(containers, record, streams)
+            cleanup.enter_context(minder.proxy)
+            running = minder.start(cleanup)
+            record = minder.record
+            if started is not None:
+                started(record)
+            status = minder.attend(running)
+        record = ended(record, code=status.shell_code)
+    except SandboxError as error:
+        code = failure_code(error)
+        record = record.turned("created", exit_code=code, error=error.message)
+        raise
+    except BaseException:
+        if record.state == "running":
+            record = ended(record, code=KILLED_CODE, error="interrupted")
+        raise
+    finally:
+        if record.auto_remove:
+            containers.remove(record, hold)
+        else:
+            containers.write(record)
+            hold.release(str(record.exit_code))
+    return status
+
+
+class _Minder:
+    """One run of one container."""
+
+    def __init__(
+        self, containers: ContainerStore, record: ContainerRecord, streams: Streams
+    ) -> None:
+        self.record = record
+        self.proxy = SignalProxy(resized=self._resize if record.terminal else None)
+        self._containers = containers
+        self._streams = streams
+        self._readers: dict[int, str] = {}
+        self._running: Running | None = None
+
+    def start(self, cleanup: ExitStack) -> Running:
+        spec = spec_of(self.record, self._containers, size=self._size())
+        executor = LocalExecutor()
+        cleanup.callback(executor.close)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        cleanup.callback(os.close, null)
+        ours: list[int] = []
+        try:
+            running = executor.start(spec, self._stdio(null, ours, cleanup))
+        finally:
+            for fd in ours:
+                os.close(fd)
+        self._running = self.proxy.running = running
+        self.record = self.record.turned(
+            "running",
+            started=time.time(),
+            finished=0.0,
+            exit_code=0,
+            error="",
+            pid=running.init_pid,
+            pid_started=start_time(running.init_pid),
+        )
+        self._containers.write(self.record)
+        return running
+
+    def attend(self, running: Running) -> ExitStatus:
+        try:
+            master = running.terminal_fd
+            if master is not None:
+                try:
+                    pump_terminal(master, running.fileno(), self._streams)
+                finally:
+                    os.close(master)
+            elif self._readers:
+                pump(self._readers, self._streams)
+            return running.wait()
+        except BaseException:
+            running.kill()
+            running.wait()
+            raise
+
+    def _stdio(self, null: int, ours: list[int], cleanup: ExitStack) -> Stdio:
+        """The program's descriptors; those to be closed after the start go to `ours`."""
+        stdin = null if self._streams.stdin is None else self._streams.stdin
+        if self.record.terminal:
+            return Stdio(stdin=null, stdout=null, stderr=null)
+        if self._streams.log is None:
+            stdout, stderr = self._streams.stdout, self._streams.stderr
+            return Stdio(
+                stdin=stdin,
+                stdout=null if stdout is None else stdout,
+                stderr=null if stderr is None else stderr,
+            )
+        for name in ("stdout", "stderr"):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            cleanup.callback(os.close, reader)
+            self._readers[reader] = name
+            ours.append(writer)
+        return Stdio(stdin=stdin, stdout=ours[0], stderr=ours[1])
+
+    def _size(self) -> tuple[int, int] | None:
+        return self._streams.size() if self._streams.size is not None else None
+
+    def _resize(self) -> None:
+        from builder.sandbox import resize
+
+        size = self._size()
+        if size is not None and self._running is not None:
+            master = self._running.terminal_fd
+            if master is not None:
+                resize(master, size)
+
+
+def spec_of(
+    record: ContainerRecord, containers: ContainerStore, *, size: tuple[int, int] | None
+) -> SandboxSpec:
+    """What the sandbox is asked for."""
+    private = containers.private
+    directory = containers.directory(record.id)
+    lowerdirs = tuple(private / name for name in record.directories)
+    return SandboxSpec(
+        root=OverlayRoot(
+            lowerdirs=lowerdirs, upperdir=directory / "upper", workdir=directory / "work"
+        ),
+        program=Program(
+            argv=record.argv,
+            env=record.env,
+            cwd=record.cwd,
+            user=record.user,
+            terminal=record.terminal,
+            terminal_size=size,
+        ),
+        mounts=(
+            *network_files(record.network, record.hostname),
+            *(_mount(mount, private) for mount in _outer_first(record.mounts)),
+        ),
+        hostname=record.hostname,
+        network=record.network,
+        shm_size_bytes=record.shm_size_bytes,
+        read_only_root=record.read_only,
+        limits=Limits(pids_max=record.pids_max or None, memory_bytes=record.memory_bytes or None),
+    )
+
+
+def network_files(network: str, hostname: str) -> tuple[FileMount, ...]:
+    """/etc/hosts, /etc/resolv.conf and /etc/hostname: the host's, where its network is shared."""
+    hosts = (
+        f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
+    )
+    found = {"/etc/hosts": hosts.encode(), "/etc/resolv.conf": b""}
+    if network == "host":
+        for target in found:
+            try:
+                found[target] = Path(target).read_bytes()
+            except OSError:  # a host without it: names are not resolved there either
+                continue
+    found["/etc/hostname"] = f"{hostname}\n".encode()
+    return tuple(FileMount(target=target, content=data) for target, data in found.items())
+
+
+def failure_code(error: SandboxError) -> int:
+    """The exit code of a container whose program could not be executed."""
+    match error:
+        case ProgramNotFoundError():
+            return NOT_FOUND_CODE
+        case ProgramNotExecutableError():
+            return NOT_EXECUTABLE_CODE
+        case _:
+            return OWN_FAILURE_CODE
+
+
+def start_time(pid: int) -> int:
+    """When a process began, in ticks since boot: with its number it names the process for ever."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[19])  # field 22 of proc(5)
+
+
+def _from_store(image_name: str, open_store: OpenStore) -> RunnableImage:
+    with open_store() as store:
+        return prepare(store, image_name)
+
+
+def _register(
+    root: Path,
+    image: RunnableImage,
+    options: RunOptions,
+    container_id: str,
+    name: str,
+    open_store: OpenStore,
+) -> ContainerRecord:
+    containers = ContainerStore(root / "lamina")
+    for _ in range(3):
+        record = record_of(image, options, container_id=container_id, name=name, now=time.time())
+        record = record._replace(mounts=tuple(map(volumes.named, record.mounts)))
+        if register(root, image, lambda record=record: _make(containers, record)):  # type: ignore[misc]
+            return record
+        image = _from_store(image.name, open_store)  # pruned since it was looked up
+    raise ContainerError(f"the image {image.name!r} is removed again and again")
+
+
+def _make(containers: ContainerStore, record: ContainerRecord) -> bool:
+    containers.make(record)
+    # The merged root shows the upper directory's attributes: make them the image's.
+    status = (containers.private / record.directories[0]).stat()
+    upper = containers.directory(record.id) / "upper"
+    if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(upper, status.st_uid, status.st_gid)
+    upper.chmod(status.st_mode & 0o7777)
+    return True
+
+
+def _make_volumes(root: Path, record: ContainerRecord, open_store: OpenStore) -> None:
+    if volumes.needs_store(root / "lamina", record):
+        with open_store() as store:
+            volumes.prepare(store, record)
+
+
+def _outer_first(mounts: tuple[MountPoint, ...]) -> list[MountPoint]:
+    """In an order in which none hides another."""
+    return sorted(mounts, key=lambda mount: mount.target.count("/"))
+
+
+def _mount(mount: MountPoint, private: Path) -> Mount:
+    match mount.kind:
+        case "bind":
+            source = Path(mount.source)
+            if not os.path.lexists(source):  # as docker does for -v
+                source.mkdir(parents=True)
+            return BindMount(source=source, target=mount.target, read_only=mount.read_only)
+        case "volume":
+            path = volumes.data_path(private, mount.source)
+            return BindMount(source=path, target=mount.target, read_only=mount.read_only)
+        case "tmpfs":
+            return TmpfsMount(
+                target=mount.target, size_bytes=mount.size_bytes or None, mode=mount.mode
+            )

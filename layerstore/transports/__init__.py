@@ -1,0 +1,81 @@
+"""Ways in and out of a store: images to and from archives and directories of other tools.
+
+    docker          one tar that is docker-archive and OCI layout at once, as `docker save` writes
+    oci-archive     a tar of an OCI image layout
+    docker-archive  the old format alone, with uncompressed layers
+    oci-dir         an OCI image layout as a directory
+"""
+
+from typing import TYPE_CHECKING, assert_never
+
+from layerstore.transports.exports import Export, Format
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from layerstore.compression import Reader
+    from layerstore.store import Store
+
+__all__ = ["Export", "Format", "load_images", "save_images"]
+
+
+def save_images(
+    store: "Store", exports: "Sequence[Export]", target: "BinaryIO | Path", *, format: Format
+) -> None:
+    """Write images. The same images give the same bytes.
+
+    Args:
+        target: a directory that is empty or missing for "oci-dir", else a file to write to. After
+            an error it holds an incomplete archive, which is the caller's to remove.
+
+    Raises:
+        CorruptBlobError: a stored blob is damaged.
+    """
+    from layerstore.transports import docker_archive, oci_layout
+    from layerstore.transports.exports import write_archive, write_directory
+
+    match format:
+        case "docker":
+            changes = oci_layout.contents(store, exports)
+            changes += docker_archive.manifest_beside_layout(exports)
+        case "oci-archive" | "oci-dir":
+            changes = oci_layout.contents(store, exports)
+        case "docker-archive":
+            changes = docker_archive.contents(store, exports)
+        case _:
+            assert_never(format)
+    if format == "oci-dir":
+        write_directory(changes, target)
+    else:
+        write_archive(changes, target)
+
+
+def load_images(store: "Store", source: "Reader | Path") -> "list[Export]":
+    """Take in every image of an archive of any of the formats, compressed or not, and name it.
+
+    A multi-platform image gives the host's. Visible to others after `Store.flush`.
+
+    Raises:
+        MalformedDocumentError, UnsafePathError: `source` is no archive of images, or a hostile one.
+        CorruptBlobError: a digest, size or diff_id in it is wrong. Nothing is kept then.
+        NotFoundError: something it names is not in it; or it has nothing for this host.
+    """
+    from layerstore.transports import docker_archive, oci_layout
+    from layerstore.transports.members import read_members
+
+    with read_members(store, source) as members:
+        if oci_layout.is_in(members):
+            exports = oci_layout.read(store, members)
+            if docker_archive.is_in(members):
+                exports = docker_archive.with_names(members, exports)
+        else:
+            exports = docker_archive.read(store, members)
+        for export in exports:
+            for name in export.names:
+                store.images.tag(export.image, name)
+            if not export.names:
+                store.images.note_untagged(export.image)
+            members.keep(export.image)
+    return exports

@@ -1,0 +1,76 @@
+"""What goes in and out, and the parts that writers of several formats share."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+from layerstore.changeset import Change, Content, Meta, PutDir, PutFile
+from layerstore.digest import Digest
+from layerstore.errors import StoreError
+from layerstore.images import Image
+from layerstore.reference import Reference
+from layerstore.treepath import TreePath
+
+if TYPE_CHECKING:
+    from layerstore.store import Store
+
+Format = Literal["docker", "oci-archive", "docker-archive", "oci-dir"]
+
+_DIR = Meta(0o755)
+_FILE = Meta(0o644)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """An image with the names it goes by in an archive."""
+
+    image: Image
+    names: tuple[Reference, ...] = ()
+
+
+def directory(path: str) -> PutDir:
+    """A directory of an archive."""
+    return PutDir(TreePath(path), _DIR)
+
+
+def small_file(path: str, data: bytes) -> PutFile:
+    """A document of an archive."""
+    return PutFile(TreePath(path), _FILE, len(data), data)
+
+
+def large_file(path: str, size_bytes: int, content: Callable[[], Iterator[bytes]]) -> PutFile:
+    """A blob of an archive."""
+    pieces: Content = content
+    return PutFile(TreePath(path), _FILE, size_bytes, pieces)
+
+
+def blob_name(digest: Digest) -> str:
+    """Where an OCI image layout has a blob."""
+    return f"blobs/sha256/{digest.hex}"
+
+
+def blob_pieces(store: "Store", digest: Digest, size_bytes: int) -> Iterator[bytes]:
+    """A stored blob, verified while it is read."""
+    return store.blobs.open(digest, size_bytes=size_bytes).pieces()
+
+
+def write_archive(changes: Sequence[Change], target: BinaryIO | Path) -> None:
+    """Write a tar."""
+    from layerstore import tarcodec
+
+    if isinstance(target, Path):
+        raise StoreError(f"an archive goes to a file, not to the directory {target}")
+    tarcodec.pack(changes, target.write)
+
+
+def write_directory(changes: Iterable[Change], target: BinaryIO | Path) -> None:
+    """Make a directory, which must be empty or missing."""
+    from layerstore import overlaydir
+
+    if not isinstance(target, Path):
+        raise StoreError("the format oci-dir needs a directory to write to")
+    target.mkdir(parents=True, exist_ok=True)
+    if next(target.iterdir(), None) is not None:
+        raise StoreError(f"{target} is not empty", hint="give a directory that is empty or missing")
+    overlaydir.write(changes, target, chown=False)

@@ -1,0 +1,109 @@
+"""OCI image layouts, as a directory or in a tar.
+
+An image is named by annotations of its entry in index.json, here the full name for containerd and
+docker, and the familiar one for skopeo, podman and umoci (`oci:DIR:hello:1`).
+
+Spec: OCI image-spec v1.1, image-layout.md.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from layerstore import descriptor as media
+from layerstore.changeset import Change
+from layerstore.descriptor import Descriptor
+from layerstore.digest import Digest
+from layerstore.documents import Index, Reader
+from layerstore.errors import MalformedDocumentError, NotFoundError, UnsupportedMediaTypeError
+from layerstore.images import Image, host_platform, name_of_entry, named
+from layerstore.transports.exports import (
+    Export,
+    blob_name,
+    blob_pieces,
+    directory,
+    large_file,
+    small_file,
+)
+from layerstore.transports.members import Members
+
+if TYPE_CHECKING:
+    from layerstore.store import Store
+
+_LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+_ATTESTATION = "vnd.docker.reference.type"
+
+
+def contents(store: "Store", exports: Sequence[Export]) -> list[Change]:
+    """The files of a layout that holds `exports`."""
+    entries: dict[Descriptor, None] = {}
+    blobs: dict[Digest, int] = {}
+    for export in exports:
+        image = export.image
+        for name in export.names:
+            entries[named(image.descriptor, name)] = None
+        if not export.names:
+            entries[image.descriptor] = None
+        for descriptor in (image.descriptor, image.manifest.config, *image.manifest.layers):
+            blobs[descriptor.digest] = descriptor.size_bytes
+    return [
+        directory("blobs"),
+        directory("blobs/sha256"),
+        *(
+            large_file(
+                blob_name(digest),
+                size_bytes,
+                partial(blob_pieces, store, digest, size_bytes),
+            )
+            for digest, size_bytes in blobs.items()
+        ),
+        small_file("index.json", Index(manifests=tuple(entries)).encode()),
+        small_file("oci-layout", _LAYOUT_FILE),
+    ]
+
+
+def is_in(members: Members) -> bool:
+    """Whether the archive is a layout."""
+    return "oci-layout" in members and "index.json" in members
+
+
+def read(store: "Store", members: Members) -> list[Export]:
+    """The images of a layout, each once with all its names.
+
+    Left out: other platforms' where one fits this host, and what is no image.
+    """
+    layout = Reader.of(members.document("oci-layout"), context="oci-layout")
+    if layout.text("imageLayoutVersion") != "1.0.0":
+        raise MalformedDocumentError(context="oci-layout", problem="not of version 1.0.0")
+    entries = Index.parse(members.document("index.json")).manifests
+    wanted = [entry for entry in entries if _is_wanted(entry)]
+    if not wanted:
+        raise NotFoundError(
+            kind=f"image for {host_platform()} in the archive",
+            key=f"{len(entries)} entries in its index.json",
+        )
+    found: dict[Digest, tuple[Image, list[Descriptor]]] = {}
+    for entry in wanted:
+        image = store.images.open(entry)
+        found.setdefault(image.descriptor.digest, (image, []))[1].append(entry)
+    return [
+        Export(
+            image=image,
+            names=tuple(
+                dict.fromkeys(name for entry in entries if (name := name_of_entry(entry)))
+            ),
+        )
+        for image, entries in found.values()
+    ]
+
+
+def _is_wanted(entry: Descriptor) -> bool:
+    if entry.media_type not in media.MANIFEST_TYPES | media.INDEX_TYPES:
+        if entry.annotation(media.REF_NAME) or entry.annotation(media.FULL_NAME):
+            raise UnsupportedMediaTypeError(media_type=entry.media_type)
+        return False
+    if entry.annotation(_ATTESTATION):
+        return False
+    host = host_platform()
+    platform = entry.platform
+    return platform is None or (platform.os, platform.architecture) == (host.os, host.architecture)

@@ -1,0 +1,330 @@
+"""fsck: recompute everything from the bytes, and report every disagreement.
+
+What is compared:
+    blobs        name, digest; that nothing else lies among them
+    images       every document of index.json: size, syntax, config against manifest, layers present
+    layers       diff_id, sizes, content digest and counts against the row; the table of contents
+                 against the file in toc/
+    checkouts    every file, link and attribute against the table of contents
+    cache.db     SQLite's own check; the checksum of every row; that steps lead to layers
+    containers   that their images are there
+`quick` reads no layer and no checkout: existence, sizes, documents and rows only.
+
+Each layer's blob is read once: its digest, diff_id and contents come from the same pass.
+Nothing is repaired, and nothing is reported that is merely not needed (garbage is prune's).
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layerstore import descriptor as media
+from layerstore.blobs import HEAL_HINT, get
+from layerstore.collect import EMPTY_SNAPSHOT, containers
+from layerstore.descriptor import Descriptor
+from layerstore.digest import Digest
+from layerstore.documents import Index
+from layerstore.errors import MalformedDocumentError, NotFoundError, StoreError
+from layerstore.images import read_index
+from layerstore.layers import Layer, in_user_namespace
+
+if TYPE_CHECKING:
+    from layerstore.store import Store
+    from layerstore.toc import TocEntry
+
+_PIECE_BYTES = 1024 * 1024
+_NAMED_MAX = 3  # paths named in one finding
+_GONE_HINT = "remove it; it is made again when it is needed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong: what kind of thing, which one, and in what way."""
+
+    kind: str
+    key: str
+    problem: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key}: {self.problem}"
+
+
+def verify_store(store: "Store", *, quick: bool = False) -> Iterator[Finding]:
+    """Check the whole store.
+
+    It may be done while others work on the store: what appears or goes meanwhile is no finding.
+
+    Yields:
+        Findings as they are made.
+    """
+    yield from _check_layout(store)
+    yield from _check_database(store, quick=quick)
+    known = _layers(store)
+    good: set[Digest] = set()
+    if not quick:
+        yield from _check_blobs(store, known, good)
+    yield from _check_layers(store, known, good, quick=quick)
+    yield from _check_images(store)
+    yield from _check_containers(store)
+    if not quick:
+        yield from _check_checkouts(store, known)
+
+
+def _check_layout(store: "Store") -> Iterator[Finding]:
+    layout = store.root / "oci-layout"
+    try:
+        if layout.read_bytes().replace(b" ", b"").strip() != b'{"imageLayoutVersion":"1.0.0"}':
+            yield Finding(kind="file", key="oci-layout", problem="is not the one of version 1.0.0")
+    except OSError as error:
+        yield Finding(kind="file", key="oci-layout", problem=error.strerror or "unreadable")
+    if store.root.stat().st_mode & 0o077:
+        yield Finding(kind="file", key=str(store.root), problem="is open to other users")
+    directory = store.root / "blobs" / "sha256"
+    for name in sorted(os.listdir(directory)):  # noqa: PTH208
+        try:
+            Digest.parse(f"sha256:{name}")
+        except MalformedDocumentError:
+            yield Finding(kind="file", key=f"blobs/sha256/{name}", problem="is not a blob")
+            continue
+        if not (directory / name).is_file() or (directory / name).is_symlink():
+            yield Finding(kind="blob", key=f"sha256:{name}", problem="is no regular file")
+
+
+def _check_database(store: "Store", *, quick: bool) -> Iterator[Finding]:
+    problems = store.database.problems(quick=quick)
+    for problem in problems:
+        yield Finding(kind="file", key="lamina/cache.db", problem=problem)
+    if problems:
+        return
+    for key in store.layers.damaged_rows():
+        yield Finding(kind="layer row", key=key, problem="is damaged")
+    for key in store.cache.damaged_rows():
+        yield Finding(kind="cache row", key=key, problem="is damaged")
+
+
+def _layers(store: "Store") -> dict[Digest, Layer]:
+    """Layers by diff_id; none when the database is damaged, which has been reported."""
+    try:
+        return {layer.diff_id: layer for layer in store.layers.all()}
+    except StoreError:
+        return {}
+
+
+def _check_blobs(
+    store: "Store", known: dict[Digest, Layer], good: set[Digest]
+) -> Iterator[Finding]:
+    """All blobs but those of known layers, which are read when their layer is checked."""
+    of_layers = {layer.descriptor.digest for layer in known.values()}
+    for digest in sorted(store.blobs.digests()):
+        if digest in of_layers:
+            continue
+        try:
+            with store.blobs.open(digest) as reader:
+                reader.drain()
+            good.add(digest)
+        except NotFoundError:
+            continue
+        except (StoreError, OSError) as error:
+            yield _finding("blob", digest, error)
+
+
+def _check_layers(
+    store: "Store", known: dict[Digest, Layer], good: set[Digest], *, quick: bool
+) -> Iterator[Finding]:
+    for layer in known.values():
+        try:
+            found = store.blobs.size_bytes(layer.descriptor.digest)
+            if found != layer.descriptor.size_bytes:
+                yield Finding(
+                    kind="blob",
+                    key=layer.descriptor.digest,
+                    problem=f"has {found} bytes, not {layer.descriptor.size_bytes}",
+                    hint=HEAL_HINT,
+                )
+            elif not quick:
+                yield from _check_layer(store, layer)
+                good.add(layer.descriptor.digest)
+        except NotFoundError:
+            if _still_known(store, layer):
+                yield Finding(
+                    kind="layer",
+                    key=layer.diff_id,
+                    problem=f"its blob {layer.descriptor.digest} is missing",
+                    hint=HEAL_HINT,
+                )
+        except (StoreError, OSError) as error:
+            yield _finding("blob", layer.descriptor.digest, error)
+
+
+def _check_layer(store: "Store", layer: Layer) -> Iterator[Finding]:
+    from layerstore import toc
+
+    found, entries = store.layers.reread(layer)
+    for name in ("size_bytes", "tar_size_bytes", "content_digest", "files", "dirs", "removed"):
+        expected, actual = getattr(layer, name), getattr(found, name)
+        if expected != actual:
+            yield Finding(
+                kind="layer row",
+                key=layer.diff_id,
+                problem=f"says {name} {expected}, which is {actual}",
+            )
+    path = store.layers.toc_path(layer.diff_id)
+    try:
+        same = toc.load(path.read_bytes()) == entries
+        problem = "" if same else "is not that of the layer"
+    except FileNotFoundError:
+        return  # made again when needed
+    except MalformedDocumentError as error:
+        problem = error.problem
+    if problem:
+        yield Finding(
+            kind="table of contents", key=layer.diff_id, problem=problem, hint=_GONE_HINT
+        )
+
+
+def _check_images(store: "Store") -> Iterator[Finding]:
+    try:
+        entries = read_index(store.root).manifests
+    except StoreError as error:
+        yield _finding("file", "index.json", error)
+        return
+    for entry in dict.fromkeys(entries):
+        yield from _check_entry(store, entry)
+
+
+def _check_entry(store: "Store", entry: Descriptor) -> Iterator[Finding]:
+    """One entry of an index. Of a multi-platform image, what is not here need not be."""
+    try:
+        if entry.media_type in media.INDEX_TYPES:
+            data = get(store.blobs, entry.digest, size_bytes=entry.size_bytes)
+            present = [m for m in Index.parse(data).manifests if store.blobs.has(m.digest)]
+            for manifest in present:
+                yield from _check_entry(store, manifest)
+        elif entry.media_type in media.MANIFEST_TYPES:
+            yield from _check_image(store, entry)
+        elif not store.blobs.has(entry.digest):
+            yield Finding(kind="blob", key=entry.digest, problem="is missing")
+    except StoreError as error:
+        if entry in read_index(store.root).manifests:
+            yield _finding("image", entry.digest, error)
+
+
+def _check_image(store: "Store", entry: Descriptor) -> Iterator[Finding]:
+    manifest, config = store.images.documents(entry)
+    known = store.layers.find_all(config.diff_ids)
+    for diff_id, descriptor in zip(config.diff_ids, manifest.layers, strict=True):
+        if not store.blobs.has(descriptor.digest):
+            problem = f"its layer {descriptor.digest} is missing"
+        elif (size := store.blobs.size_bytes(descriptor.digest)) != descriptor.size_bytes:
+            problem = f"its layer {descriptor.digest} has {size} bytes, not {descriptor.size_bytes}"
+        elif (
+            (layer := known.get(diff_id)) is not None
+            and layer.descriptor.digest != descriptor.digest
+            and not _is_layer(store, descriptor, diff_id)
+        ):
+            problem = f"its layer {descriptor.digest} is not {diff_id}"
+        else:
+            continue
+        yield Finding(kind="image", key=entry.digest, problem=problem, hint=HEAL_HINT)
+
+
+def _is_layer(store: "Store", descriptor: Descriptor, diff_id: Digest) -> bool:
+    """Whether a blob other than the one we know holds the same tar."""
+    from layerstore.compression import decompressor, kind_of
+
+    tar_hash = hashlib.sha256()
+    with store.blobs.open(descriptor.digest) as reader:
+        tar = decompressor(kind_of(descriptor.media_type), reader)
+        while piece := tar.read(_PIECE_BYTES):
+            tar_hash.update(piece)
+    return diff_id == "sha256:" + tar_hash.hexdigest()
+
+
+def _check_containers(store: "Store") -> Iterator[Finding]:
+    for container in containers(store):
+        digest = container.manifest_digest
+        if digest is not None and not store.blobs.has(digest):
+            yield Finding(
+                kind="container", key=container.id, problem=f"its image {digest} is missing"
+            )
+        known = store.layers.find_all(container.layers)
+        for diff_id in container.layers:
+            if diff_id not in known:
+                yield Finding(
+                    kind="container", key=container.id, problem=f"its layer {diff_id} is missing"
+                )
+
+
+def _check_checkouts(store: "Store", known: dict[Digest, Layer]) -> Iterator[Finding]:
+    by_name = {diff_id.hex[:32]: layer for diff_id, layer in known.items()}
+    directory = store.private / "snapshots"
+    for name in sorted(os.listdir(directory)):  # noqa: PTH208
+        layer = by_name.get(name)
+        if layer is None:
+            if name == EMPTY_SNAPSHOT and os.listdir(directory / name):  # noqa: PTH208
+                yield Finding(kind="checkout", key=name, problem="is not empty", hint=_GONE_HINT)
+            continue
+        try:
+            problem = _compare(store.layers.toc(layer), directory / name)
+        except FileNotFoundError:
+            continue
+        except (StoreError, OSError) as error:
+            problem = _text(error)
+        if problem:
+            yield Finding(kind="checkout", key=layer.diff_id, problem=problem, hint=_GONE_HINT)
+
+
+def _compare(expected: "Iterable[TocEntry]", directory: Path) -> str:
+    """What differs between a table of contents and a checkout; empty when nothing does."""
+    from layerstore import overlaydir
+
+    userxattr = in_user_namespace()
+    if userxattr:  # whose root cannot make devices: write leaves them out
+        expected = [entry for entry in expected if entry.kind not in ("char", "block")]
+    wanted = _by_path(expected)
+    found = _by_path(overlaydir.survey(overlaydir.changes(directory, userxattr=userxattr)))
+    implied = {path.rpartition("/")[0] for _, path in wanted}
+    while parents := {path.rpartition("/")[0] for path in implied} - implied:
+        implied |= parents
+    differing = sorted(
+        path
+        for kind, path in wanted.keys() | found.keys()
+        if wanted.get((kind, path)) != found.get((kind, path))
+        and not (path in implied and (kind, path) not in wanted and kind == "put")
+    )
+    if not differing:
+        return ""
+    named = ", ".join(repr(path) for path in differing[:_NAMED_MAX])
+    more = f" and {len(differing) - _NAMED_MAX} more" if len(differing) > _NAMED_MAX else ""
+    return f"differs from its layer in {named}{more}"
+
+
+def _by_path(entries: "Iterable[TocEntry]") -> "dict[tuple[str, str], TocEntry]":
+    """Entries by what they do and where, with whole seconds and without the root."""
+    found: dict[tuple[str, str], TocEntry] = {}
+    for entry in entries:
+        does: str = entry.kind if entry.kind in ("remove", "opaque") else "put"
+        meta = entry.meta
+        seconds = meta.mtime_ns // 1_000_000_000
+        whole = type(meta)(meta.mode, meta.uid, meta.gid, seconds, meta.xattrs)
+        if entry.path or does != "put":
+            found[does, str(entry.path)] = entry._replace(meta=whole)
+    return found
+
+
+def _still_known(store: "Store", layer: Layer) -> bool:
+    """Whether the row is there now: another process may have pruned it with its blob."""
+    return layer.diff_id in store.layers.find_all([layer.diff_id])
+
+
+def _finding(kind: str, key: str, error: StoreError | OSError) -> Finding:
+    hint = error.hint if isinstance(error, StoreError) else ""
+    return Finding(kind=kind, key=key, problem=_text(error), hint=hint)
+
+
+def _text(error: StoreError | OSError) -> str:
+    return error.message if isinstance(error, StoreError) else str(error)

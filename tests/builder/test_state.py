@@ -1,0 +1,121 @@
+"""StageState: what a stage knows, and that every change makes a new one."""
+
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.state import UNKNOWN_TIME, StageState, set_env
+from layerstore import ContainerConfig, Store, chain_ids
+from tests.support.layers import make_layer
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store") as store:
+        yield store
+
+
+def state_with(**config: object) -> StageState:
+    return StageState(config=replace(ContainerConfig(), **config))  # type: ignore[arg-type]
+
+
+def test_a_new_state_is_an_empty_image_at_the_beginning_of_time() -> None:
+    state = StageState()
+    assert state.shell == ("/bin/sh", "-c")
+    assert state.workdir == "/"
+    assert state.environment() == {}
+    assert (state.layers, state.chain_id, state.history) == ((), None, ())
+    assert state.created == UNKNOWN_TIME
+
+
+def test_shell_and_workdir_come_from_the_config() -> None:
+    state = state_with(shell=("/bin/bash", "-e"), working_dir="/src")
+    assert state.shell == ("/bin/bash", "-e")
+    assert state.workdir == "/src"
+
+
+def test_env_wins_over_arg_and_an_arg_without_value_is_none() -> None:
+    state = replace(
+        state_with(env=("A=env", "EMPTY=", "EQ=a=b")),
+        args=(("A", "arg"), ("B", "arg"), ("C", None), ("D", "")),
+    )
+    assert state.environment() == {"A": "env", "B": "arg", "D": "", "EMPTY": "", "EQ": "a=b"}
+
+
+def test_a_variable_of_a_foreign_image_may_lack_its_value() -> None:
+    assert state_with(env=("ODD",)).environment() == {"ODD": ""}
+
+
+def test_setting_a_variable_keeps_its_place() -> None:
+    assert set_env(("A=1", "B=2"), "A", "3") == ("A=3", "B=2")
+    assert set_env(("A=1",), "B", "2") == ("A=1", "B=2")
+    assert set_env(("AB=1",), "A", "2") == ("AB=1", "A=2")
+    assert set_env((), "A", "x=y") == ("A=x=y",)
+    assert state_with(env=("A=1",)).with_env("A", "2").config.env == ("A=2",)
+
+
+def test_metadata_leaves_an_empty_history_entry() -> None:
+    state = StageState().with_config(ContainerConfig(user="me"), "USER me")
+    assert state.config.user == "me"
+    (entry,) = state.history
+    assert (entry.created_by, entry.empty_layer, entry.comment) == ("USER me", True, "lamina")
+    assert (state.layers, state.chain_id) == ((), None)
+
+
+def test_layers_build_the_chain_and_the_history(store: Store) -> None:
+    first, second = make_layer(store, {"a": b""}), make_layer(store, {"b": b""})
+    state = (
+        StageState()
+        .with_layer(first, created="2020-01-01T00:00:00Z", created_by="RUN 1")
+        .with_history("ENV A=1")
+        .with_layer(second, created="2021-01-01T00:00:00Z", created_by="RUN 2")
+    )
+    assert state.layers == (first, second)
+    assert state.chain_id == chain_ids([first.diff_id, second.diff_id])[-1]
+    assert [(entry.created_by, entry.empty_layer) for entry in state.history] == [
+        ("RUN 1", False),
+        ("ENV A=1", True),
+        ("RUN 2", False),
+    ]
+    assert state.created == "2021-01-01T00:00:00Z"
+
+
+def test_an_old_layer_does_not_make_the_image_older(store: Store) -> None:
+    layer = make_layer(store, {"a": b""})
+    state = StageState().with_layer(layer, created="2021-01-01T00:00:00Z", created_by="")
+    state = state.with_layer(layer, created="2020-01-01T00:00:00Z", created_by="")
+    assert state.created == "2021-01-01T00:00:00Z"
+
+
+def test_metadata_is_as_old_as_what_it_stands_on(store: Store) -> None:
+    layer = make_layer(store, {"a": b""})
+    state = StageState().with_layer(layer, created="2021-01-01T00:00:00Z", created_by="")
+    assert state.with_history("CMD x").history[-1].created == "2021-01-01T00:00:00Z"
+
+
+def test_a_state_is_never_changed(store: Store) -> None:
+    state = StageState()
+    state.with_env("A", "1").with_history("x")
+    state.with_layer(make_layer(store, {}), created="", created_by="")
+    assert state == StageState()
+    with pytest.raises(FrozenInstanceError):
+        state.author = "me"  # type: ignore[misc]
+
+
+NAMES = st.sampled_from(["A", "B", "AB"])
+VALUES = st.text(max_size=3)
+
+
+@given(st.lists(st.tuples(NAMES, VALUES)))
+def test_setting_variables_is_like_setting_them_in_a_dictionary(
+    pairs: list[tuple[str, str]],
+) -> None:
+    state = StageState()
+    for name, value in pairs:
+        state = state.with_env(name, value)
+    assert state.environment() == dict(pairs)
+    assert list(state.environment()) == list(dict(pairs))

@@ -1,0 +1,134 @@
+"""Steps: identity and locator, and the plain document that says the identity."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from builder.sources import Selection
+from builder.steps import (
+    CopyFiles,
+    ExecStep,
+    FileStep,
+    InlineFile,
+    MakeDirectory,
+    ScriptFile,
+    document_of,
+)
+from layerstore import Digest, TreePath
+from tests.support.sources import DictTree
+
+TREE = DictTree({"f": b"1", "elsewhere": b"2"})
+
+EXEC = ExecStep(
+    argv=("/bin/sh", "-c", "make"),
+    env=("PATH=/bin", "A=1"),
+    cwd="/src",
+    user="builder",
+    network="none",
+    scripts=(ScriptFile(target="/dev/pipes/EOF", content="#!/bin/sh\n"),),
+    secret_env=("HTTP_PROXY=http://user:password@proxy",),
+    title="RUN make",
+)
+SELECTION = Selection(
+    name="f", kind="file", digest=Digest.of(b"1"), pivot="p", tree=TREE, path=TreePath("f")
+)
+COPY = FileStep(
+    action=CopyFiles(
+        selections=(SELECTION,),
+        inline=(InlineFile(name="EOF", content=b"text"),),
+        destination="/dst/",
+        chown="1:2",
+        chmod="0755",
+        unpack=False,
+        parents=False,
+    ),
+    title="COPY f /dst/",
+)
+WORKDIR = FileStep(action=MakeDirectory(path="/src", user="builder"), title="WORKDIR /src")
+
+# What identity and locator are, spelled out: a new field must be put on one of the two sides.
+COMPARED = {
+    ExecStep: {"argv", "env", "cwd", "user", "network", "scripts"},
+    ScriptFile: {"target", "content"},
+    FileStep: {"action"},
+    MakeDirectory: {"path", "user"},
+    InlineFile: {"name", "content"},
+    CopyFiles: {"selections", "inline", "destination", "chown", "chmod", "unpack", "parents"},
+    Selection: {"name", "kind", "digest", "pivot"},
+}
+
+
+@pytest.mark.parametrize("kind", COMPARED)
+def test_every_field_is_on_the_side_where_it_belongs(kind: type) -> None:
+    assert {each.name for each in fields(kind) if each.compare} == COMPARED[kind]
+
+
+def test_titles_secrets_and_places_are_no_identity() -> None:
+    assert replace(EXEC, title="other", secret_env=()) == EXEC
+    assert replace(COPY, title="other") == COPY
+    assert replace(SELECTION, path=TreePath("elsewhere"), tree=DictTree({})) == SELECTION
+
+
+@pytest.mark.parametrize("step", [EXEC, COPY, WORKDIR])
+def test_a_step_can_be_hashed_and_printed(step: ExecStep | FileStep) -> None:
+    assert step in {step}
+    assert type(step).__name__ in repr(step)
+
+
+def test_a_document_holds_the_compared_fields_and_the_types() -> None:
+    assert document_of(EXEC) == {
+        "type": "ExecStep",
+        "argv": ["/bin/sh", "-c", "make"],
+        "env": ["PATH=/bin", "A=1"],
+        "cwd": "/src",
+        "user": "builder",
+        "network": "none",
+        "scripts": [{"type": "ScriptFile", "target": "/dev/pipes/EOF", "content": "#!/bin/sh\n"}],
+    }
+    assert document_of(WORKDIR) == {
+        "type": "FileStep",
+        "action": {"type": "MakeDirectory", "path": "/src", "user": "builder"},
+    }
+
+
+def test_contents_are_in_a_document_by_digest() -> None:
+    document = document_of(COPY)
+    assert document == {
+        "type": "FileStep",
+        "action": {
+            "type": "CopyFiles",
+            "selections": [
+                {
+                    "type": "Selection",
+                    "name": "f",
+                    "kind": "file",
+                    "digest": str(Digest.of(b"1")),
+                    "pivot": "p",
+                }
+            ],
+            "inline": [{"type": "InlineFile", "name": "EOF", "content": str(Digest.of(b"text"))}],
+            "destination": "/dst/",
+            "chown": "1:2",
+            "chmod": "0755",
+            "unpack": False,
+            "parents": False,
+        },
+    }
+
+
+def test_secrets_are_in_no_document() -> None:
+    assert "password" not in json.dumps(document_of(EXEC))
+
+
+@pytest.mark.parametrize("value", [None, True, 3, "text", "", "\udcff"])
+def test_plain_values_stand_for_themselves(value: str | int | None) -> None:
+    assert document_of(value) == value
+
+
+def test_a_digest_becomes_plain_text() -> None:
+    assert type(document_of(Digest.of(b""))) is str
+
+
+def test_tuples_become_lists_however_deep() -> None:
+    assert document_of(((1, ("a",)), ())) == [[1, ["a"]], []]
