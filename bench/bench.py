@@ -32,7 +32,7 @@ class Case:
 
     title: str
     peers: tuple[str, ...]
-    budget: tuple[str, float]
+    budget: tuple[str, float] | None
 
 
 CASES = {
@@ -61,7 +61,7 @@ CASES = {
         peers=("podman", "docker", "runc", "crun", "minirun"),
         budget=("podman", 0.5),
     ),
-    "cli": Case(title="--version", peers=("docker", "buildah", "podman"), budget=("docker", 1.5)),
+    "cli": Case(title="--version", peers=("docker", "buildah", "podman"), budget=None),
 }
 # `minirun` and the runtimes have only the namespaces to make, on a bundle that is mounted already.
 
@@ -131,6 +131,9 @@ def _measure(
 ) -> list[str]:
     """Let the peers' program measure one case; returns its complaints."""
     peers = ",".join((OURS, *CASES[name].peers))
+    base = {"tar": STATE / "rootfs/busybox.tar", "ref": "127.0.0.1:5000/peers/busybox:latest"}
+    words = shlex.split(environment["PROJECT_IMPORT"])
+    subprocess.run([word.format(**base) for word in words], capture_output=True, check=False)
     argv = [sys.executable, str(PEERS / "bench.py"), name, peers, "-n", str(options.n)]
     argv += ["--json", str(raw), *(["--no-gate"] if options.no_gate else [])]
     done = subprocess.run(
@@ -156,7 +159,6 @@ def _read(raw: Path) -> Iterator[Result]:
 
 def _table(name: str, results: dict[str, Result], problems: list[str]) -> Iterator[str]:
     case = CASES[name]
-    peer, share = case.budget
     yield f"### {name}: {case.title}\n"
     yield "| tool | median s | min s | max s | samples | lamina / tool |"
     yield "|---|---:|---:|---:|---:|---:|"
@@ -169,17 +171,17 @@ def _table(name: str, results: dict[str, Result], problems: list[str]) -> Iterat
             f"| {max(result.seconds):.4f} | {len(result.seconds)} | {ratio} |"
         )
     yield ""
-    if ours and peer in results:
+    if case.budget and ours and case.budget[0] in results:
         met = "over" if _is_late(name, results) else "within"
-        yield f"budget: {share} x {peer}, {met}"
+        yield f"budget: {case.budget[1]} x {case.budget[0]}, {met}"
     yield from problems
     yield ""
 
 
 def _is_late(name: str, results: dict[str, Result]) -> bool:
-    peer, share = CASES[name].budget
     if OURS not in results:
         return True
+    peer, share = CASES[name].budget or ("", 0.0)
     return peer in results and results[OURS].median_s > share * results[peer].median_s
 
 

@@ -104,7 +104,7 @@ class _Spool:
 
     def _write(self, pieces: Iterable[bytes]) -> Content:
         if self._fd is None:
-            file = self._cleanup.enter_context(tempfile.TemporaryFile())
+            file = self._cleanup.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  (the stack closes it)
             self._fd = file.fileno()
         fd, start = self._fd, self._end
         for piece in pieces:

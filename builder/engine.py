@@ -443,7 +443,7 @@ class _Engine:
             config = replace(config, labels=with_labels(config.labels, added))
         created = state.created
         if self._request.source_date_epoch is not None:
-            created = _rfc3339(self._request.source_date_epoch)
+            created = rfc3339(self._request.source_date_epoch)
         return self._store.images.seal(
             ImageConfig(
                 architecture=self._platform.architecture,
@@ -460,7 +460,7 @@ class _Engine:
 
     def _created_now(self) -> str:
         epoch = self._request.source_date_epoch
-        return _rfc3339(time.time() if epoch is None else epoch)
+        return rfc3339(time.time() if epoch is None else epoch)
 
     def _flush_when_due(self) -> None:
         """Make finished steps durable now and then: a killed build loses little, cheaply."""
@@ -564,7 +564,7 @@ def _state_of_image(image: Image) -> StageState:
     )
 
 
-def _rfc3339(seconds: float) -> str:
+def rfc3339(seconds: float) -> str:
     moment = datetime.fromtimestamp(seconds, UTC)
     text = moment.strftime("%Y-%m-%dT%H:%M:%S")
     return f"{text}.{moment.microsecond:06d}Z" if moment.microsecond else text + "Z"

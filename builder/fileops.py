@@ -250,7 +250,7 @@ class FileChanges:
             return
         heirs = [
             name
-            for name in self._linked.pop(path)
+            for name in dict.fromkeys(self._linked.pop(path))
             if isinstance(link := self._changes.get(name), PutHardlink) and link.target == path
         ]
         if heirs and isinstance(gone, PutFile | PutSymlink | PutNode):

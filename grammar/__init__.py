@@ -17,59 +17,57 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from grammar import nodes as nodes
-    from grammar.errors import DockerfileError as DockerfileError
-    from grammar.errors import DockerfileSyntaxError as DockerfileSyntaxError
-    from grammar.errors import ExpansionError as ExpansionError
-    from grammar.errors import UnknownFlagError as UnknownFlagError
-    from grammar.errors import UnknownInstructionError as UnknownInstructionError
-    from grammar.errors import nearest as nearest
-    from grammar.errors import printable as printable
-    from grammar.fingerprint import fingerprint as fingerprint
-    from grammar.nodes import Add as Add
-    from grammar.nodes import Arg as Arg
-    from grammar.nodes import ArgDeclaration as ArgDeclaration
-    from grammar.nodes import Cmd as Cmd
-    from grammar.nodes import Command as Command
-    from grammar.nodes import Copy as Copy
-    from grammar.nodes import Directives as Directives
-    from grammar.nodes import Dockerfile as Dockerfile
-    from grammar.nodes import Entrypoint as Entrypoint
-    from grammar.nodes import Env as Env
-    from grammar.nodes import ExecForm as ExecForm
-    from grammar.nodes import Expose as Expose
-    from grammar.nodes import From as From
-    from grammar.nodes import Healthcheck as Healthcheck
-    from grammar.nodes import Heredoc as Heredoc
-    from grammar.nodes import Instruction as Instruction
-    from grammar.nodes import Label as Label
-    from grammar.nodes import Maintainer as Maintainer
-    from grammar.nodes import Onbuild as Onbuild
-    from grammar.nodes import Pair as Pair
-    from grammar.nodes import Run as Run
-    from grammar.nodes import RunMount as RunMount
-    from grammar.nodes import Shell as Shell
-    from grammar.nodes import ShellForm as ShellForm
-    from grammar.nodes import Stage as Stage
-    from grammar.nodes import Stopsignal as Stopsignal
-    from grammar.nodes import User as User
-    from grammar.nodes import Volume as Volume
-    from grammar.nodes import Word as Word
-    from grammar.nodes import Workdir as Workdir
-    from grammar.nodes import Written as Written
-    from grammar.parse import parse as parse
-    from grammar.parse import parse_instruction as parse_instruction
-    from grammar.parse import warm as warm
-    from grammar.source import SourceText as SourceText
-    from grammar.source import Span as Span
-    from grammar.split import parse_written as parse_written
-    from grammar.unparse import as_json as as_json
-    from grammar.unparse import unparse as unparse
-    from grammar.words import expand as expand
-    from grammar.words import expand_content as expand_content
-    from grammar.words import expand_words as expand_words
-    from grammar.words import variables_used as variables_used
+    from grammar import nodes
+    from grammar.errors import (
+        DockerfileError,
+        DockerfileSyntaxError,
+        ExpansionError,
+        UnknownFlagError,
+        UnknownInstructionError,
+        nearest,
+        printable,
+    )
+    from grammar.fingerprint import fingerprint
+    from grammar.nodes import (
+        Add,
+        Arg,
+        ArgDeclaration,
+        Cmd,
+        Command,
+        Copy,
+        Directives,
+        Dockerfile,
+        Entrypoint,
+        Env,
+        ExecForm,
+        Expose,
+        From,
+        Healthcheck,
+        Heredoc,
+        Instruction,
+        Label,
+        Maintainer,
+        Onbuild,
+        Pair,
+        Run,
+        RunMount,
+        Shell,
+        ShellForm,
+        Stage,
+        Stopsignal,
+        User,
+        Volume,
+        Word,
+        Workdir,
+        Written,
+    )
+    from grammar.parse import parse, parse_instruction, warm
+    from grammar.source import SourceText, Span
+    from grammar.split import parse_written
+    from grammar.unparse import as_json, unparse
+    from grammar.words import expand, expand_content, expand_words, variables_used
 
+# Where each name lives.
 _HOMES = {
     "DockerfileError": "errors",
     "DockerfileSyntaxError": "errors",
@@ -79,7 +77,6 @@ _HOMES = {
     "nearest": "errors",
     "printable": "errors",
     "fingerprint": "fingerprint",
-    "Dockerfile": "nodes",
     "Add": "nodes",
     "Arg": "nodes",
     "ArgDeclaration": "nodes",
@@ -87,6 +84,7 @@ _HOMES = {
     "Command": "nodes",
     "Copy": "nodes",
     "Directives": "nodes",
+    "Dockerfile": "nodes",
     "Entrypoint": "nodes",
     "Env": "nodes",
     "ExecForm": "nodes",
@@ -94,6 +92,7 @@ _HOMES = {
     "From": "nodes",
     "Healthcheck": "nodes",
     "Heredoc": "nodes",
+    "Instruction": "nodes",
     "Label": "nodes",
     "Maintainer": "nodes",
     "Onbuild": "nodes",
@@ -102,14 +101,13 @@ _HOMES = {
     "RunMount": "nodes",
     "Shell": "nodes",
     "ShellForm": "nodes",
+    "Stage": "nodes",
     "Stopsignal": "nodes",
     "User": "nodes",
     "Volume": "nodes",
+    "Word": "nodes",
     "Workdir": "nodes",
     "Written": "nodes",
-    "Instruction": "nodes",
-    "Stage": "nodes",
-    "Word": "nodes",
     "parse": "parse",
     "parse_instruction": "parse",
     "warm": "parse",
@@ -181,7 +179,7 @@ __all__ = [
 
 
 class _Room(ModuleType):
-    """`grammar.parse` is the function, also after the import system binds the module to the name."""
+    """`grammar.parse` stays the function when the import system binds the module to it."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if isinstance(value, ModuleType) and name in _HOMES:

@@ -16,16 +16,19 @@ import re
 from typing import Any, Protocol, cast
 
 from grammar import nodes
-from grammar.errors import DockerfileError
+from grammar.errors import DockerfileError, ExpansionError
 from grammar.lines import HeredocWord, heredoc_of_word
 from grammar.source import Span
 from grammar.split import Part, Split
-from grammar.words import SPACES, ExpansionError
+from grammar.words import SPACES
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
 _NETWORKS = ("default", "none", "host")
 _SECURITY_MODES = ("sandbox", "insecure")
-_TRUE_FALSE = frozenset("1 t T TRUE true True 0 f F FALSE false False".split())  # Go's ParseBool
+# Go's strconv.ParseBool.
+_BOOLEANS = frozenset(
+    ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False")
+)
 
 _CSV_PLAIN = re.compile(r'[^",]*')
 _CSV_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
@@ -44,6 +47,9 @@ _UNITS_NS = {
 _DURATION_MIN_NS = 10**6
 _DURATION_MAX_NS = (1 << 63) - 1
 _RETRIES_MAX = (1 << 31) - 1
+
+# Arguments; the other tokens mark a form and say nothing more.
+_ARGUMENTS = frozenset(("WORD", "TEXT", "NAME", "VALUE"))
 
 
 class Leaf(Protocol):
@@ -67,8 +73,7 @@ class Assembler:
     def stage(self, children: list[nodes.Instruction]) -> nodes.Stage:
         return nodes.Stage(base=cast(nodes.From, children[0]), instructions=tuple(children[1:]))
 
-    # `from` is a Python keyword; parse.py gives this method the rule's name.
-    def from_(self, children: list[Leaf]) -> nodes.From:
+    def base(self, children: list[Leaf]) -> nodes.From:
         head, flags, args = _open(children)
         alias = None
         if len(args) > 1:
@@ -97,10 +102,10 @@ class Assembler:
         return nodes.Run(
             command=_command(children),
             heredocs=head.heredocs,
-            mounts=tuple([_mount(head, part) for part in flags.parts("--mount")]),
+            mounts=tuple([_mount(head, part) for part in flags.values("--mount")]),
             network=network,
             security=security,
-            devices=tuple([_device(head, part) for part in flags.parts("--device")]),
+            devices=tuple([_device(head, part) for part in flags.values("--device")]),
             written=head.written,
             span=head.span,
         )
@@ -232,13 +237,7 @@ class Assembler:
         text = head.line.text[head.trigger.start :]
         for heredoc in head.heredocs:
             text += f"\n{heredoc.content}{heredoc.name}"
-        return nodes.Onbuild(
-            text=text, trigger=children[1], written=head.written, span=head.span
-        )
-
-
-# Not in _ARGUMENTS: the marks of a form, which carry no part.
-_ARGUMENTS = frozenset(("WORD", "TEXT", "NAME", "VALUE"))
+        return nodes.Onbuild(text=text, trigger=children[1], written=head.written, span=head.span)
 
 
 class _Flags:
@@ -252,7 +251,7 @@ class _Flags:
         self._split = split
         self._flags = flags
 
-    def parts(self, name: str) -> list[Part]:
+    def values(self, name: str) -> list[Part]:
         """The values of a flag that may be given several times."""
         found = []
         for part in self._flags:
@@ -266,15 +265,15 @@ class _Flags:
         return found
 
     def text(self, name: str) -> str | None:
-        part = self._only(self.parts(name))
+        part = self._only(self.values(name))
         return part.text if part else None
 
     def word(self, name: str) -> nodes.Word | None:
-        part = self._only(self.parts(name))
+        part = self._only(self.values(name))
         return _word(self._split, part) if part else None
 
     def words(self, name: str) -> tuple[nodes.Word, ...]:
-        return tuple([_word(self._split, part) for part in self.parts(name)])
+        return tuple([_word(self._split, part) for part in self.values(name)])
 
     def switch(self, name: str) -> bool | None:
         """A flag that is true when it stands there; None when it does not."""
@@ -288,7 +287,7 @@ class _Flags:
         return value.lower() != "false"
 
     def error(self, name: str, problem: str) -> DockerfileError:
-        part = self.parts(name)[0]
+        part = self.values(name)[0]
         return self._split.error(f"{name} {problem}, not '{part.text}'", part)
 
     def _only(self, found: list[Part]) -> Part | None:
@@ -325,9 +324,7 @@ def _pairs(split: Split, args: list[Part]) -> tuple[nodes.Pair, ...]:
     for name, value in zip(args[::2], args[1::2], strict=True):
         if not name.text:
             raise split.error("a name is missing before the =", value)
-        pairs.append(
-            nodes.Pair(name=_word(split, name), value=_word(split, value), legacy=legacy)
-        )
+        pairs.append(nodes.Pair(name=_word(split, name), value=_word(split, value), legacy=legacy))
     return tuple(pairs)
 
 
@@ -376,7 +373,7 @@ def _device(split: Split, part: Part) -> str:
         key, equals, value = field.partition("=")
         key = key.lower()
         if key == "required":
-            if equals and value not in _TRUE_FALSE:
+            if equals and value not in _BOOLEANS:
                 raise split.error(f"required is true or false, not '{value}'", part)
         elif key == "name" and equals:
             if name:

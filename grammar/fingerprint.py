@@ -17,7 +17,7 @@ def fingerprint() -> str:
         names = sorted(entry.name for entry in entries)
     for name in names:
         if name.endswith((".py", ".lark")):
-            with open(f"{_HERE}/{name}", "rb") as file:  # noqa: PTH123
+            with open(f"{_HERE}/{name}", "rb") as file:
                 content = file.read()
             total.update(f"{name}\0{len(content)}\0".encode())
             total.update(content)

@@ -22,13 +22,14 @@ Source: moby/buildkit frontend/dockerfile/parser: parser.go, directives.go.
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
 
-from grammar.errors import DockerfileError, DockerfileSyntaxError
+from grammar.errors import DockerfileError, DockerfileSyntaxError, ExpansionError
+from grammar.frozen import frozen
 from grammar.nodes import Directives, Heredoc
 from grammar.source import SourceText, Span
-from grammar.words import SPACES, ExpansionError, shell_words
+from grammar.words import SPACES, shell_words
 
+TEXT_BYTES_MAX = 16 << 20  # no larger one reaches BuildKit, in a message of 16 MiB
 LINE_BYTES_MAX = 65535  # BuildKit reads lines with a bufio.Scanner of 64 KiB
 
 _DIRECTIVE = re.compile(rf"#[{SPACES}]*([a-zA-Z][a-zA-Z0-9]*)[\t\f\r ]*=(.+)")
@@ -39,7 +40,7 @@ _HEREDOC = re.compile(r"([0-9]*)<<(-?)[\t\n\f\r ]*([^<]*)")
 _FILE_DESCRIPTOR_MAX = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogicalLine:
     """One instruction's text; `pieces` are (offset in text, line, column), the latter 1-based.
 
@@ -79,7 +80,7 @@ class LogicalLine:
         return line, column + offset - first
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HeredocWord:
     """What `3<<-"EOF"` says."""
 
@@ -106,8 +107,13 @@ def decode(data: bytes | str, *, name: str) -> tuple[SourceText, list[str]]:
         The source, whose lines are clean, and the lines as heredocs keep them: without LF, with CR.
 
     Raises:
-        DockerfileSyntaxError: a line is longer than LINE_BYTES_MAX.
+        DockerfileSyntaxError: longer than TEXT_BYTES_MAX, or a line longer than LINE_BYTES_MAX.
     """
+    if len(data) > TEXT_BYTES_MAX:
+        raise DockerfileSyntaxError(
+            f"the file is larger than {TEXT_BYTES_MAX >> 20} MiB",
+            source=SourceText(name=name, lines=()),
+        )
     text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
     raw = text.split("\n")
     if not raw[-1]:
@@ -204,7 +210,11 @@ class LineReader:
                 parts.append(line)
                 length += len(line)
         return LogicalLine(
-            self.source, "".join(parts), start_line, self.line_count, tuple(pieces)
+            source=self.source,
+            text="".join(parts),
+            start_line=start_line,
+            end_line=self.line_count,
+            pieces=tuple(pieces),
         )
 
     def _cut(self, line: str) -> tuple[str, bool]:

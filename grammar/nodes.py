@@ -1,4 +1,4 @@
-"""The syntax tree: one frozen dataclass per instruction, and the `Instruction` union.
+"""The syntax tree: one frozen value per instruction, and the `Instruction` union.
 
 Rules:
   - Words are raw: quotes and `$variables` are kept, `grammar.expand` resolves them later, because
@@ -11,13 +11,13 @@ Source: Dockerfile reference, docs.docker.com/reference/dockerfile; BuildKit's `
 `instructions` packages for the splitting of arguments.
 """
 
-from dataclasses import dataclass
 from typing import Union
 
+from grammar.frozen import frozen
 from grammar.source import SourceText, Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Heredoc:
     """One here-document. `content` is as written, before `<<-` removes leading tabs."""
 
@@ -28,7 +28,7 @@ class Heredoc:
     file_descriptor: int = 0  # the 3 of 3<<EOF
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Written:
     """An instruction as it stands in the file, split as BuildKit's parser splits it.
 
@@ -46,7 +46,7 @@ class Written:
     spelling: str = ""  # the keyword as it stands in the file: `From`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Word:
     """One unexpanded word."""
 
@@ -54,14 +54,14 @@ class Word:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ShellForm:
     """A command line for the stage's SHELL."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ExecForm:
     """A JSON array: executed as it is, without a shell."""
 
@@ -71,7 +71,7 @@ class ExecForm:
 Command = ShellForm | ExecForm
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Pair:
     """One NAME=value of ENV or LABEL; `legacy` for the `ENV NAME value` form."""
 
@@ -80,7 +80,7 @@ class Pair:
     legacy: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ArgDeclaration:
     """One NAME or NAME=default of ARG."""
 
@@ -88,7 +88,7 @@ class ArgDeclaration:
     default: Word | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RunMount:
     """One `--mount` of RUN: its options in written order; a bare option has value None."""
 
@@ -96,7 +96,7 @@ class RunMount:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class From:
     image: Word
     platform: Word | None
@@ -105,7 +105,7 @@ class From:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Run:
     command: Command
     heredocs: tuple[Heredoc, ...]
@@ -117,7 +117,7 @@ class Run:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Copy:
     """COPY. A heredoc source has its place in `heredocs`, not in `sources`."""
 
@@ -134,7 +134,7 @@ class Copy:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Add:
     """ADD. `keep_git_dir` and `unpack` are None where the flag is absent."""
 
@@ -152,79 +152,79 @@ class Add:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Env:
     pairs: tuple[Pair, ...]
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Label:
     pairs: tuple[Pair, ...]
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Arg:
     declarations: tuple[ArgDeclaration, ...]
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Workdir:
     path: Word
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class User:
     user: Word
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Cmd:
     command: Command
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Entrypoint:
     command: Command
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Expose:
     ports: tuple[Word, ...]
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Volume:
     paths: tuple[Word, ...]
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Stopsignal:
     signal: Word
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Healthcheck:
-    """HEALTHCHECK; `command` is None for HEALTHCHECK NONE. Durations are nanoseconds, 0 if absent."""
+    """HEALTHCHECK; `command` is None for HEALTHCHECK NONE. What is absent is 0."""
 
     command: Command | None
     interval_ns: int
@@ -236,21 +236,21 @@ class Healthcheck:
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Shell:
     argv: tuple[str, ...]
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Maintainer:
     name: str
     written: Written
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Onbuild:
     """ONBUILD. `text` is the trigger as it goes into the image config (`OnBuild`)."""
 
@@ -282,7 +282,7 @@ Instruction = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Stage:
     """A FROM and the instructions after it, up to the next FROM."""
 
@@ -290,7 +290,7 @@ class Stage:
     instructions: tuple[Instruction, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Directives:
     """Parser directives; None where absent. `escape` is the character in force."""
 
@@ -300,7 +300,7 @@ class Directives:
     escape_given: bool = False  # False: `escape` is the default
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Dockerfile:
     """A whole file: directives, the ARGs before the first FROM, and the stages in file order."""
 

@@ -26,13 +26,11 @@ from grammar import nodes
 from grammar.assemble import Assembler
 from grammar.errors import (
     DockerfileError,
-    DockerfileSyntaxError,
     UnknownFlagError,
     UnknownInstructionError,
     nearest,
 )
 from grammar.lines import decode
-from grammar.source import SourceText
 from grammar.split import KEYWORDS, Part, Split, split, split_lines
 
 _GRAMMAR = Path(__file__).with_name("dockerfile.lark")
@@ -40,18 +38,10 @@ _STARTS = ["dockerfile", "trigger"]
 
 # BuildKit never looks at the flags of these.
 _WITHOUT_FLAGS = frozenset(("ARG", "STOPSIGNAL"))
-_JSON_MARK = {"ADD": "_JSON", "COPY": "_JSON", "VOLUME": "_JSON"}
-_ARGUMENT_TYPE = {
-    "CMD": "TEXT",
-    "ENTRYPOINT": "TEXT",
-    "HEALTHCHECK": "TEXT",
-    "MAINTAINER": "TEXT",
-    "RUN": "TEXT",
-    "SHELL": "TEXT",
-    "STOPSIGNAL": "TEXT",
-    "USER": "TEXT",
-    "WORKDIR": "TEXT",
-}
+_PAIRS = frozenset(("ENV", "LABEL"))
+_PATHS = frozenset(("ADD", "COPY", "VOLUME"))
+_LINES = KEYWORDS - _PAIRS - _PATHS - {"ARG", "EXPOSE", "FROM", "ONBUILD"}
+_FLAG_NAME = re.compile(r"[a-z]+(-[a-z]+)*")
 _CHECK_TYPES = {"CMD": "CHECK_CMD", "NONE": "CHECK_NONE"}
 
 # What each instruction needs, for the error when it has something else.
@@ -91,7 +81,7 @@ def parse(
             variables.
     """
     source, directives, splits = split(text, name=name)
-    global_args, stages = _run(splits, "dockerfile", source, tables)
+    global_args, stages = _run(splits, "dockerfile", tables)
     return nodes.Dockerfile(
         source=source, directives=directives, global_args=global_args, stages=stages
     )
@@ -109,21 +99,33 @@ def parse_instruction(
     splits = split_lines(source, raw, escape=escape)
     if len(splits) != 1:
         raise splits[1].error("an ONBUILD trigger is one instruction, and this is another")
-    return cast(nodes.Instruction, _run(splits, "trigger", source, tables))
+    return cast(nodes.Instruction, _run(splits, "trigger", tables))
 
 
 def warm(tables: Path | None = None) -> None:
-    """Make the file of tables, for an installation whose users cannot write it."""
-    _parsers.pop(tables, None)
-    _parser(tables)
+    """Make the file of tables now, for an installation whose users cannot write it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = _tables_path(tables)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _parsers[tables] = _build(path)
 
 
-def _run(splits: list[Split], start: str, source: SourceText, tables: Path | None) -> Any:
+def _run(splits: list[Split], start: str, tables: Path | None) -> Any:
     try:
         # Lark takes any input for a lexer that understands it; its annotations know text only.
         return _parser(tables).parse(cast(str, splits), start=start)
     except lark.UnexpectedToken as error:
-        raise _explain(splits, error, start, source) from None
+        raise _explain(cast(_Token, error.token), error.expected, splits, start) from None
+
+
+class _Token(lark.Token):
+    """`owner` is the instruction it belongs to, `value` the `Part`, or that `Split` itself."""
+
+    __slots__ = ("owner",)
+    owner: Split
 
 
 class _Tokens(Lexer):
@@ -135,56 +137,48 @@ class _Tokens(Lexer):
         pass
 
     def lex(self, lexer_state: Any, _parser_state: Any) -> Iterator[lark.Token]:
-        for index, one in enumerate(lexer_state.text):
-            yield from _tokens(one, index)
-            yield _token("_END", Part("", len(one.line.text), len(one.line.text)), index)
+        """Yield the tokens of the instructions in `lexer_state.text`."""
+        for one in lexer_state.text:
+            yield from _tokens(one)
 
 
-def _tokens(one: Split, index: int) -> Iterator[lark.Token]:
+def _tokens(one: Split) -> Iterator[_Token]:
     keyword = one.keyword
-    if keyword not in KEYWORDS:
-        yield _token("UNKNOWN", one, index)
-        return
-    yield _token(keyword, one, index)
+    yield _token(keyword if keyword in KEYWORDS else "UNKNOWN", one, one)
     args = one.args
     check = _check_type(one)
     if keyword not in _WITHOUT_FLAGS and check != "CHECK_NONE":
         for flag in one.flags:
-            yield _token(_flag_type(flag.text), flag, index)
-    if keyword == "ONBUILD":
-        if one.trigger:
-            yield from _tokens(one.trigger, index)
-            yield _token("_END", Part("", len(one.line.text), len(one.line.text)), index)
-        return
+            yield _token(_flag_type(flag.text), flag, one)
+    if one.trigger:
+        yield from _tokens(one.trigger)
     if check:
-        yield _token(check, args[0], index)
+        yield _token(check, args[0], one)
         args = args[1:]
-        if check == "CHECK_NONE" and not args:
-            return
-    if one.is_json:
-        yield _token(_JSON_MARK.get(keyword, "JSON"), one, index)
-    if keyword in ("ENV", "LABEL"):
+    if one.is_json and check != "CHECK_NONE":
+        yield _token("_JSON" if keyword in _PATHS else "JSON", one, one)
+    if keyword in _PAIRS:
         for at in range(0, len(args), 3):
-            yield _token("NAME", args[at], index)
-            yield _token("VALUE", args[at + 1], index)
-        return
-    type_ = "WORD" if one.is_json else _ARGUMENT_TYPE.get(keyword, "WORD")
-    for at, part in enumerate(args):
-        is_as = at == 1 and keyword == "FROM" and part.text.casefold() == "as"
-        yield _token("_AS" if is_as else type_, part, index)
+            yield _token("NAME", args[at], one)
+            yield _token("VALUE", args[at + 1], one)
+    else:
+        type_ = "TEXT" if keyword in _LINES and not one.is_json else "WORD"
+        for at, part in enumerate(args):
+            is_as = at == 1 and keyword == "FROM" and part.text.casefold() == "as"
+            yield _token("_AS" if is_as else type_, part, one)
+    yield _token("_END", one, one)
 
 
-def _token(type_: str, value: Split | Part, index: int) -> lark.Token:
-    token = lark.Token(type_, "", line=index)
+def _token(type_: str, value: Split | Part, owner: Split) -> _Token:
+    token = _Token(type_, "")
     token.value = value
+    token.owner = owner
     return token
 
 
 def _flag_type(flag: str) -> str:
     name = flag.partition("=")[0][2:]
-    if re.fullmatch(r"[a-z]+(-[a-z]+)*", name):
-        return "FLAG_" + name.upper().replace("-", "_")
-    return "FLAG_"
+    return "FLAG_" + (name.upper().replace("-", "_") if _FLAG_NAME.fullmatch(name) else "")
 
 
 def _check_type(one: Split) -> str:
@@ -194,28 +188,20 @@ def _check_type(one: Split) -> str:
     return _CHECK_TYPES.get(one.args[0].text.upper(), "CHECK_UNKNOWN")
 
 
-def _explain(
-    splits: list[Split], error: lark.UnexpectedToken, start: str, source: SourceText
-) -> DockerfileError:
-    """The grammar says which token it did not expect and which it would have; say it in words."""
-    token, expected = error.token, error.expected
-    if token.type == "$END":
-        return DockerfileSyntaxError("the file ends too early", source=source)
-    one = splits[token.line]
-    value = token.value
-    while isinstance(value, Part) and one.trigger and value.start >= one.trigger.start:
-        one = one.trigger
-    if isinstance(value, Split):
-        one = value if value.keyword == token.type or token.type == "UNKNOWN" else one
+def _explain(token: _Token, expected: set[str], splits: list[Split], start: str) -> DockerfileError:
+    """The grammar knows which token it did not expect, and which it would have; say it in words."""
+    one, value = token.owner, token.value
     if token.type == "UNKNOWN":
         return _unknown_instruction(one)
     if token.type in KEYWORDS:
-        return _misplaced(one, splits[token.line], start)
+        return _misplaced(
+            one, is_trigger=start == "trigger" or not any(one is other for other in splits)
+        )
     if token.type.startswith("FLAG_"):
         return _unknown_flag(one, value, expected)
     if token.type == "CHECK_UNKNOWN":
         return one.error(f"HEALTHCHECK has no type {value.text}", value, hint="try CMD or NONE")
-    needs, example = _NEEDS.get(one.keyword, ("something else", ""))
+    needs, example = _NEEDS[one.keyword]
     part = value if isinstance(value, Part) and value.end > value.start else None
     return one.error(f"{one.keyword} needs {needs}", part, hint=example)
 
@@ -234,8 +220,8 @@ def _unknown_instruction(one: Split) -> DockerfileError:
     )
 
 
-def _misplaced(one: Split, outer: Split, start: str) -> DockerfileError:
-    if outer.keyword == "ONBUILD" or start == "trigger":
+def _misplaced(one: Split, *, is_trigger: bool) -> DockerfileError:
+    if is_trigger:
         return one.error(f"{one.keyword} is not allowed as an ONBUILD trigger")
     return one.error(
         f"{one.keyword} stands before the first FROM",
@@ -267,35 +253,41 @@ def _parser(tables: Path | None) -> lark.Lark:
 
 
 def _load(tables: Path | None) -> lark.Lark:
-    grammar = _GRAMMAR.read_text(encoding="utf-8")
-    versions = f"{lark.__version__} {sys.version_info[:2]} "
-    digest = hashlib.sha256((versions + grammar).encode()).hexdigest()[:16]
-    path = (tables or _GRAMMAR.parent / "__pycache__") / f"dockerfile.{digest}.tables"
+    path = _tables_path(tables)
     if path.exists():
-        return _lark(grammar, path)
-    if tables is None and (sys.dont_write_bytecode or not os.access(path.parent, os.W_OK)):
-        return _lark(grammar, None)
+        return _lark(path)
+    if tables is None and sys.dont_write_bytecode:
+        return _lark(None)
+    try:
+        return _build(path)
+    except OSError:  # it only costs the next process some time
+        return _lark(None)
+
+
+def _tables_path(tables: Path | None) -> Path:
+    versions = f"{lark.__version__} {sys.version_info[:2]} "
+    digest = hashlib.sha256(versions.encode() + _GRAMMAR.read_bytes()).hexdigest()[:16]
+    return (tables or _GRAMMAR.with_name("__pycache__")) / f"dockerfile.{digest}.tables"
+
+
+def _build(path: Path) -> lark.Lark:
     # lark writes in place; another process must never see half a file.
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        parser = _lark(grammar, scratch)
+        parser = _lark(scratch)
         scratch.rename(path)
-    except OSError:
-        return _lark(grammar, None)
     finally:
         scratch.unlink(missing_ok=True)
     return parser
 
 
-def _lark(grammar: str, cache: Path | None) -> lark.Lark:
-    assembler = Assembler()
-    vars(assembler)["from"] = assembler.from_
+def _lark(cache: Path | None) -> lark.Lark:
     return lark.Lark(
-        grammar,
+        _GRAMMAR.read_text(encoding="utf-8"),
         parser="lalr",
         lexer=_Tokens,
         start=_STARTS,
         maybe_placeholders=False,
-        transformer=cast(Any, assembler),
+        transformer=cast(Any, Assembler()),
         cache=str(cache) if cache else False,
     )

@@ -3,10 +3,10 @@
 All lines and columns are 1-based and physical (what an editor shows); ends are inclusive.
 """
 
-from dataclasses import dataclass
+from grammar.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Span:
     """A range of the Dockerfile. `end_column` is the column of the last character."""
 
@@ -16,7 +16,7 @@ class Span:
     end_column: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SourceText:
     """A Dockerfile as read: its display name (a path, or `-` for standard input) and its lines.
 

@@ -25,11 +25,11 @@ Source: moby/buildkit frontend/dockerfile/parser: split_command.go, line_parsers
 import re
 from typing import NamedTuple
 
-from grammar.errors import DockerfileError, DockerfileSyntaxError
+from grammar.errors import DockerfileError, DockerfileSyntaxError, ExpansionError
 from grammar.lines import LineReader, LogicalLine, decode, heredocs_of_line, read_directives
 from grammar.nodes import Directives, Heredoc, Written
 from grammar.source import SourceText, Span
-from grammar.words import SPACES, ExpansionError
+from grammar.words import SPACES
 
 ONBUILD_DEPTH_MAX = 8  # a chain of two is refused by `parse`; this only bounds the recursion
 JSON_DEPTH_MAX = 10000  # as Go's encoding/json
@@ -251,9 +251,7 @@ def _split_line(line: LogicalLine, start: int, escape: str, *, depth: int) -> Sp
         is_json=is_json,
         spelling=name,
     )
-    return Split(
-        line, start, keyword, flags, args, is_json, trigger, (), line.end_line, written
-    )
+    return Split(line, start, keyword, flags, args, is_json, trigger, (), line.end_line, written)
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:

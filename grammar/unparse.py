@@ -7,22 +7,31 @@ Invariant (tests/grammar/test_unparse.py): parse(unparse(x)) is x, but for spans
 under the same escape character.
 """
 
+import re
 from typing import Any
 
 from grammar.nodes import Directives, Dockerfile, Instruction, Written
+from grammar.words import SPACES
 
-_NEEDS_QUOTES = frozenset(" \t\v\f\r\"'\\\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") | frozenset(
-    map(chr, range(0x2000, 0x200B))
-)
+_NEEDS_QUOTES = re.compile(rf"""[{SPACES}"'\\]""")
+_QUOTED = re.compile(r'["\\]')
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_JSON_ESCAPES = {
+    **{chr(code): f"\\u{code:04x}" for code in range(0x20)},
+    '"': '\\"',
+    "\\": "\\\\",
+}
 
 
-def unparse(instruction: Instruction | Written) -> str:
+def unparse(instruction: Instruction | Written, *, escape: str = "\\") -> str:
     """The instruction as one logical line; continuations are joined, no newline at the end."""
     written = instruction if isinstance(instruction, Written) else instruction.written
-    lines = [_line(written)]
+    text = _line(written)
+    if text.endswith(escape) and text[-2:-1] != escape:
+        text += "\f"  # else it would be a continuation; unlike a blank, this is not passed over
     for heredoc in written.heredocs:
-        lines.append(f"\n{heredoc.content}{heredoc.name}")
-    return "".join(lines)
+        text += f"\n{heredoc.content}{heredoc.name}"
+    return text
 
 
 def as_json(parsed: Dockerfile | tuple[Directives, tuple[Written, ...]]) -> dict[str, Any]:
@@ -51,9 +60,7 @@ def _as_json(written: Written) -> dict[str, Any]:
     return {
         "keyword": _text(written.spelling),
         "flags": [_text(flag) for flag in written.flags],
-        "args": [
-            _as_json(arg) if isinstance(arg, Written) else _text(arg) for arg in written.args
-        ],
+        "args": [_as_json(arg) if isinstance(arg, Written) else _text(arg) for arg in written.args],
         "json": written.is_json,
         "heredocs": [
             {
@@ -80,19 +87,22 @@ def _line(written: Written) -> str:
     elif written.is_json:
         kind = args[:1] if written.keyword == "HEALTHCHECK" else []
         args = [*kind, "[" + ", ".join(_json(arg) for arg in args[len(kind) :]) + "]"]
+    args = [arg for arg in args if arg]
     flags = [_flag(flag) for flag in written.flags]
     if args and args[0].startswith("--"):
         flags.append("--")
-    return " ".join([written.keyword, *flags, *args]).rstrip(" ")
+    return " ".join([written.keyword, *flags, *args])
 
 
 def _flag(flag: str) -> str:
-    if _NEEDS_QUOTES.isdisjoint(flag):
+    """The split has removed the quotes of a flag; put back what it needs."""
+    if not _NEEDS_QUOTES.search(flag):
         return flag
     name, equals, value = flag.partition("=")
-    if not _NEEDS_QUOTES.isdisjoint(name):
+    if _NEEDS_QUOTES.search(name):
         name, equals, value = "--", "", flag[2:]
-    return f"{name}{equals}\"{value.replace(chr(92), chr(92) * 2).replace(chr(34), chr(92) + chr(34))}\""
+    quoted = _QUOTED.sub(r"\\\g<0>", value)
+    return f'{name}{equals}"{quoted}"'
 
 
 def _json(text: str) -> str:
@@ -100,19 +110,5 @@ def _json(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "replace" if _has_other_surrogates(text) else "surrogateescape").decode(
-        "utf-8", "replace"
-    )
-
-
-def _has_other_surrogates(text: str) -> bool:
-    return any("\ud800" <= char <= "\udfff" and not "\udc80" <= char <= "\udcff" for char in text)
-
-
-_JSON_ESCAPES = {
-    **{chr(code): f"\\u{code:04x}" for code in range(0x20)},
-    '"': '\\"',
-    "\\": "\\\\",
-}
+    """`text` as JSON can carry it: what is not Unicode becomes U+FFFD."""
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)

@@ -17,8 +17,8 @@ end of the word.
 Hand-written, not a lark grammar: what ends a word depends on where it stands (`}` or `/` inside
 `${}`), patterns need their escapes kept, and a fully cached build expands words without parsing.
 
-Bounds (tests/grammar/test_words.py): at most 32 nested `${`, 1 MiB of inserted text for each word,
-and patterns are matched without backtracking over `*`.
+Bounds (tests/grammar/test_words.py): at most 32 nested `${`, 256 KiB of inserted text for each
+word, and patterns are matched without backtracking over `*`.
 
 Differs: BuildKit loses the text before `${v:-w}` when it splits `EXPOSE 80${v:-w}` into words,
 drops a `$` of the replacement in `${v//p/r}`, and turns bytes that are not UTF-8 into U+FFFD;
@@ -35,10 +35,13 @@ from grammar.nodes import Word
 from grammar.source import Span
 
 # What Go's unicode.IsSpace accepts; Python's str.isspace() has U+001C..U+001F besides.
-SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+SPACES = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
 
 DEPTH_MAX = 32
-INSERTED_LENGTH_MAX = 1 << 20
+INSERTED_LENGTH_MAX = 1 << 18  # Linux takes no argument or variable above 128 KiB
 PATTERN_WORK_MAX = 1 << 26  # length of the value times length of the pattern
 
 _SPACE = re.compile(f"[{SPACES}]+")
@@ -359,6 +362,12 @@ class _Scanner:
 
     def _replace(self, value: str, pattern: str, replacement: str, *, every: bool) -> str:
         tokens = self._tokens(pattern, value)
+        if tokens and "*" not in tokens and every:
+            places = _compiled(tokens)
+            count = sum(1 for _ in places.finditer(value))
+            if count * len(replacement) > INSERTED_LENGTH_MAX:
+                raise self._too_long()
+            return places.sub(lambda _found: replacement, value)
         out: list[str] = []
         length = copied = at = 0
         while at <= len(value):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from layerstore.blobs import BlobInfo, BlobReader, BlobStore, BlobWriter
-    from layerstore.cacheindex import CacheIndex, CachedStep, FileStamp
+    from layerstore.cacheindex import CachedStep, CacheIndex, FileStamp
     from layerstore.changeset import (
         Change,
         Content,
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
         PutSymlink,
         Remove,
     )
-    from layerstore.collect import ContainerUsage, ImageUsage, Pruned, Usage, prune, usage
+    from layerstore.collect import (
+        ContainerUsage,
+        ImageUsage,
+        Pruned,
+        Usage,
+        disk_bytes,
+        prune,
+        usage,
+    )
     from layerstore.compression import Compression, Detected, Reader, decompressor, detect
     from layerstore.descriptor import Descriptor, Platform
     from layerstore.digest import Digest, chain_ids
@@ -48,7 +56,9 @@ if TYPE_CHECKING:
     from layerstore.images import Image, ImageRecord, ImageStore, host_platform
     from layerstore.layers import Layer, LayerStore, in_user_namespace
     from layerstore.locks import Lease
-    from layerstore.overlaydir import OnSkip, changes as overlay_changes, remove_tree
+    from layerstore.overlaydir import OnSkip, remove_tree
+    from layerstore.overlaydir import changes as overlay_changes
+    from layerstore.overlaydir import write as write_overlay
     from layerstore.reference import Reference
     from layerstore.store import Store, default_root
     from layerstore.tarcodec import Limits, Packed, is_tar, pack, unpack
@@ -117,6 +127,7 @@ _HOMES = {
     "PutHardlink": "changeset",
     "PutNode": "changeset",
     "PutSymlink": "changeset",
+    "Reader": "compression",
     "Reference": "reference",
     "Remove": "changeset",
     "Store": "store",
@@ -131,15 +142,15 @@ _HOMES = {
     "Usage": "collect",
     "canonical_json": "documents",
     "chain_ids": "digest",
-    "Reader": "compression",
     "decompressor": "compression",
     "default_root": "store",
     "detect": "compression",
+    "disk_bytes": "collect",
     "host_platform": "images",
     "in_user_namespace": "layers",
+    "is_tar": "tarcodec",
     "join": "treepath",
     "load_images": "transports",
-    "is_tar": "tarcodec",
     "name_of": "treepath",
     "overlay_changes": "overlaydir:changes",
     "pack": "tarcodec",
@@ -154,6 +165,7 @@ _HOMES = {
     "unpack": "tarcodec",
     "usage": "collect",
     "verify_store": "verify",
+    "write_overlay": "overlaydir:write",
 }
 
 __all__ = [
@@ -206,6 +218,7 @@ __all__ = [
     "PutHardlink",
     "PutNode",
     "PutSymlink",
+    "Reader",
     "Reference",
     "Remove",
     "Store",
@@ -220,15 +233,15 @@ __all__ = [
     "Usage",
     "canonical_json",
     "chain_ids",
-    "Reader",
     "decompressor",
     "default_root",
     "detect",
+    "disk_bytes",
     "host_platform",
     "in_user_namespace",
+    "is_tar",
     "join",
     "load_images",
-    "is_tar",
     "name_of",
     "overlay_changes",
     "pack",
@@ -243,6 +256,7 @@ __all__ = [
     "unpack",
     "usage",
     "verify_store",
+    "write_overlay",
 ]
 
 

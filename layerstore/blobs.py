@@ -9,8 +9,10 @@ BlobStore is what a backend must be; contract tests: tests/contracts/test_blobs.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -112,9 +114,7 @@ class BlobReader:
 
 def corrupt_blob(digest: Digest, expected: str, actual: str) -> CorruptBlobError:
     """The error for a stored blob that is not what its name says."""
-    return CorruptBlobError(
-        what=f"blob {digest}", expected=expected, actual=actual, hint=HEAL_HINT
-    )
+    return CorruptBlobError(what=f"blob {digest}", expected=expected, actual=actual, hint=HEAL_HINT)
 
 
 class BlobWriter(Protocol):
@@ -237,3 +237,12 @@ def check_commit(
         raise corrupt_blob(named, f"{expected_size_bytes} bytes", f"{size_bytes} bytes")
     if expected_digest is not None and digest != expected_digest:
         raise corrupt_blob(expected_digest, expected_digest, digest)
+
+
+def fsync(path: Path) -> None:
+    """Force a file, or the names in a directory, to the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,8 +1,8 @@
 """The build cache: which step made which layer, and other things worth remembering.
 
-A step is found by its key (everything it depends on, in one digest), or, after it was executed, by
-its result: the same parent, the same content but for times, the same variant. In the second case the
-earlier layer can be taken in place of the new one, and all that stands on it stays cached.
+A step is found by its key (everything it depends on, in one digest), or, after it was executed,
+by its result: the same parent, the same content but for times, the same variant. In the second case
+the earlier layer can be taken in place of the new one, and all that stands on it stays cached.
 
 What is put is seen at once through this object, by others after `Store.flush`. A row whose
 checksum is wrong, or whose layer is gone or damaged, is a miss.

@@ -5,8 +5,8 @@ Needed, by whom:
     containers/ID       the image and layers that container.json names
     tmp/ID              what a living process holds by its lease
     cached steps        the layers they made
-All else is garbage: a blob, a row, a checkout, a table of contents that none of these lead to. Blobs
-that another tool wrote within the last hour stay: it may not have listed its image yet.
+All else is garbage: a blob, a row, a checkout, a table of contents that none of these lead to.
+Blobs that another tool wrote within the last hour stay: it may not have listed its image yet.
 
 Bytes, one definition each:
     stored       what something takes on the disk, as du counts: blob, checkout and table of
@@ -315,9 +315,7 @@ def _plan_sweep(
             for name in sorted(os.listdir(store.private / directory))  # noqa: PTH208
             if name not in names and (wanted is None or name in wanted)
         ]
-    return _Plan(
-        entries=kept, dropped=dropped, step_keys=step_keys, diff_ids=diff_ids, paths=paths
-    )
+    return _Plan(entries=kept, dropped=dropped, step_keys=step_keys, diff_ids=diff_ids, paths=paths)
 
 
 def _sweep_uses(store: "Store", uses: set[Digest]) -> None:

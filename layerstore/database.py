@@ -97,21 +97,24 @@ class Database:
             self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
         try:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, _VERSION):
-                raise StoreError(
-                    f"{self._path} is of another version ({version})",
-                    hint="use the lamina that wrote it, or remove the file: it is only a cache",
-                )
-            if version == 0:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(_SCHEMA)
-            connection.execute("PRAGMA synchronous = FULL")
+            self._prepare(connection)
         except BaseException:
             connection.close()
             raise
         self._connection = connection
         return connection
+
+    def _prepare(self, connection: "sqlite3.Connection") -> None:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            raise StoreError(
+                f"{self._path} is of another version ({version})",
+                hint="use the lamina that wrote it, or remove the file: it is only a cache",
+            )
+        if version == 0:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
+        connection.execute("PRAGMA synchronous = FULL")
 
     def _error(self, error: "sqlite3.Error") -> StoreError:
         if "locked" in str(error):

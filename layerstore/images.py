@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layerstore import descriptor as media
-from layerstore.blobs import BlobStore, get, put
+from layerstore.blobs import BlobStore, fsync, get, put
 from layerstore.descriptor import Descriptor, Platform
 from layerstore.digest import Digest
 from layerstore.documents import DOCUMENT_BYTES_MAX, History, ImageConfig, Index, Manifest
@@ -56,7 +56,7 @@ class Image:
     layers: tuple[Layer, ...]
 
     def history(self) -> list[tuple[History, Layer | None]]:
-        """Every history entry with the layer it made, bottom first; layers without one at the end."""
+        """Every history entry with its layer, bottom first; at the end layers without an entry."""
         layers = iter(self.layers)
         paired = [
             (entry, None if entry.empty_layer else next(layers, None))
@@ -254,9 +254,7 @@ class ImageStore:
                 and self.manifest_of(entry).digest == image.descriptor.digest
             )
         }
-        self._edits.append(
-            lambda entries: [entry for entry in entries if entry.digest not in gone]
-        )
+        self._edits.append(lambda entries: [entry for entry in entries if entry.digest not in gone])
 
     def note_untagged(self, image: Image) -> None:
         """List `image` although it has no name."""
@@ -403,11 +401,7 @@ def write_durably(path: Path, data: bytes, temporary: Path) -> None:
     finally:
         os.close(fd)
     temporary.rename(path)
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    fsync(path.parent)
 
 
 def _plain(descriptor: Descriptor) -> Descriptor:
@@ -433,9 +427,7 @@ def _choose(index: Index) -> Descriptor:
         fitting = unspecified
     if not fitting:
         offered = ", ".join(sorted({str(entry.platform) for entry in index.manifests})) or "nothing"
-        raise NotFoundError(
-            kind=f"image for {host}", key=f"the index offers {offered[:200]}"
-        )
+        raise NotFoundError(kind=f"image for {host}", key=f"the index offers {offered[:200]}")
     return fitting[0]
 
 
@@ -449,8 +441,7 @@ def _by_digest(name: str, entries: Sequence[Descriptor]) -> Descriptor | None:
         found = [
             entry
             for entry in found
-            if (other := name_of_entry(entry)) is None
-            or other.repository == reference.repository
+            if (other := name_of_entry(entry)) is None or other.repository == reference.repository
         ]
     return found[0] if found else None
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerstore.blobs import BlobStore, is_intact
+from layerstore.blobs import BlobStore, fsync, is_intact
 from layerstore.database import Database, Row, Statement, Value, checksum
 from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
@@ -97,6 +97,7 @@ class LayerStore:
         self._snapshots = private / "snapshots"
         self._pending: dict[Digest, Layer] = {}
         self._found: dict[Digest, Layer] = {}  # known to be usable, and held
+        self._unsynced: set[Digest] = set()  # layers whose table of contents is new
 
     def commit(
         self,
@@ -197,7 +198,9 @@ class LayerStore:
 
     def find_all(self, diff_ids: Sequence[Digest]) -> dict[Digest, Layer]:
         """Those of `diff_ids` that are known, by one query. Nothing is held or looked at."""
-        found = {diff_id: self._pending[diff_id] for diff_id in diff_ids if diff_id in self._pending}
+        found = {
+            diff_id: self._pending[diff_id] for diff_id in diff_ids if diff_id in self._pending
+        }
         missing = [diff_id for diff_id in dict.fromkeys(diff_ids) if diff_id not in found]
         for start in range(0, len(missing), _QUERY_MAX):
             wanted = missing[start : start + _QUERY_MAX]
@@ -224,6 +227,7 @@ class LayerStore:
         except (FileNotFoundError, MalformedDocumentError):
             _, entries = self.reread(layer)
             self._write_toc(layer.diff_id, entries)
+            self.sync()
             return entries
 
     def reread(self, layer: Layer) -> "tuple[Layer, list[TocEntry]]":
@@ -306,8 +310,17 @@ class LayerStore:
         """Where the checkout is, or would be."""
         return self._snapshots / diff_id.hex[:32]
 
+    def sync(self) -> None:
+        """Make new tables of contents safe from a power cut."""
+        if not self._unsynced:
+            return
+        for diff_id in self._unsynced:
+            fsync(self.toc_path(diff_id))
+        fsync(self._private / "toc")
+        self._unsynced = set()
+
     def pending_statements(self) -> Iterator[Statement]:
-        """What a flush has to write; the blobs must have been synced."""
+        """What a flush has to write, after both kinds of sync."""
         for layer in self._pending.values():
             values = _values(layer)
             yield (
@@ -436,6 +449,7 @@ class LayerStore:
     def _empty_directory(self) -> Path:
         path = self._snapshots / "empty"
         path.mkdir(mode=0o755, exist_ok=True)
+        path.chmod(0o755)  # it shows as the root of a container, whatever the umask
         return path
 
     def _write_toc(self, diff_id: Digest, entries: "Sequence[TocEntry]") -> None:
@@ -444,6 +458,7 @@ class LayerStore:
         temporary = self._new_tmp_path("toc")
         temporary.write_bytes(toc.dump(entries))
         temporary.rename(self.toc_path(diff_id))
+        self._unsynced.add(diff_id)
 
 
 def in_user_namespace() -> bool:

@@ -138,13 +138,24 @@ class Lease:
 
     def release(self) -> None:
         """Remove the directory with all that is in it."""
-        from layerstore.overlaydir import remove_tree
-
         try:
-            remove_tree(self.path)
+            if not self._remove_empty():
+                from layerstore.overlaydir import remove_tree
+
+                remove_tree(self.path)
         finally:
             os.close(self._fd)
             self._fd = -1
+
+    def _remove_empty(self) -> bool:
+        """Remove a directory with nothing but `uses`; False when there is more."""
+        try:
+            if self._held:
+                os.unlink(_USES, dir_fd=self._fd)
+            self.path.rmdir()
+        except OSError:
+            return False
+        return True
 
 
 def read_uses(path: Path) -> set[Digest]:

@@ -5,16 +5,18 @@ README.md). `blobs/` and `index.json` are the truth; what lies in `lamina/` says
 faster, holds what is being written, or belongs to other rooms.
 
 Write order, carried out by `flush`:
-    1. fsync every new blob, rename them to their names, fsync blobs/sha256
+    1. fsync every new blob, rename them to their names, fsync blobs/sha256; the same for new
+       tables of contents in lamina/toc, which have their names already
     2. one SQLite transaction: rows of layers, then of cached steps
     3. under the store's lock: index.json to a temporary file, fsync, rename, fsync the directory
 Whatever was done last, everything it leads to was durable before. What a crash leaves:
     before 1   files in tmp/ID, whose lease is dead: the next `open` removes them
-    after 1    blobs that nothing leads to, and checkouts without a row: named in the dead lease's
-               `uses`, and removed by the next `open`
+    after 1    blobs, tables of contents and checkouts that nothing leads to: they are named in
+               the dead lease's `uses`, and the next `open` removes them (after a power cut the
+               list may be lost: then they are garbage for `prune`)
     after 2    the same as a build that was not given a name: cached steps
-Checkouts and tables of contents are not synced. They hold for one boot: at the first `open` of
-another they are thrown away and made again from the blobs when needed.
+Checkouts are not synced. They hold for one boot: at the first `open` of another they are thrown
+away, and made again from the blobs when needed.
 
 Invariants (tests/layerstore/test_store.py):
   1. After SIGKILL at any moment `verify` finds nothing wrong: test_verify_is_clean_after_kill.
@@ -117,6 +119,7 @@ class Store:
     def flush(self) -> None:
         """Make everything done so far durable and visible. Nothing was before."""
         self.blobs.sync()
+        self.layers.sync()
         statements = [*self.layers.pending_statements(), *self.cache.pending_statements()]
         if statements:
             self.database.write(statements)
@@ -143,6 +146,7 @@ class Store:
 
         path = self._new_tmp_path("dir")
         path.mkdir(mode=0o755)
+        path.chmod(0o755)  # whatever the umask
         try:
             yield path
         finally:

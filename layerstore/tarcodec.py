@@ -480,6 +480,8 @@ def _long_header(
         _XATTR + _quote(os.fsencode(key)): value for key, value in meta.xattrs
     }
     prefix = b""
+    # Names that are not UTF-8 are written as they are, also into PAX records, which is what GNU tar
+    # and Go do; POSIX's `hdrcharset` makes GNU tar complain.
     if len(name) > 100:
         prefix, name = _split(name)
         if len(name) > 100:
@@ -496,8 +498,6 @@ def _long_header(
         else:
             fields[key] = 0
             records[key] = b"%d" % number
-    if not (_is_utf8(records.get(b"path", b"")) and _is_utf8(records.get(b"linkpath", b""))):
-        records[b"hdrcharset"] = b"BINARY"
     header = _checksummed(
         b"%b%07o\0%07o\0%07o\0%011o\0%011o\0"
         % (
@@ -519,14 +519,6 @@ def _split(name: bytes) -> tuple[bytes, bytes]:
     if at > 0 and 1 < len(name) - at <= 101:
         return name[:at], name[at + 1 :]
     return b"", name
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _checksummed(numbers: bytes, rest: bytes) -> bytes:
@@ -1217,16 +1209,19 @@ def _decimal(text: bytes, what: str) -> int:
 def _pax_time(text: bytes) -> int:
     """Seconds, perhaps negative, perhaps with a fraction, as nanoseconds."""
     sign = -1 if text.startswith(b"-") else 1
-    whole, _, fraction = text.lstrip(b"-").partition(b".")
+    whole, _, fraction = text.removeprefix(b"-").partition(b".")
     nanoseconds = (fraction[:9].ljust(9, b"0")) if fraction else b"0"
     return sign * (_decimal(whole, "mtime") * 1_000_000_000 + _decimal(nanoseconds, "mtime"))
 
 
-_TIME_NS_MAX = (1 << 34) * 1_000_000_000  # the year 2514; what ext4, xfs and btrfs can all hold
+# What ext4 can hold: the years 1901 to 2446.
+_TIME_NS_MIN = -(1 << 31) * 1_000_000_000
+_TIME_NS_MAX = 0x3_7FFF_FFFF * 1_000_000_000
 
 
 def _bounded_time(time_ns: int) -> int:
-    return time_ns if -_TIME_NS_MAX <= time_ns <= _TIME_NS_MAX else 0
+    """Times that no file can have become the epoch, as in Docker."""
+    return time_ns if _TIME_NS_MIN <= time_ns <= _TIME_NS_MAX else 0
 
 
 def _owner(number: int, overridden: bool) -> int:

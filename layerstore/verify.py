@@ -181,9 +181,7 @@ def _check_layer(store: "Store", layer: Layer) -> Iterator[Finding]:
     except MalformedDocumentError as error:
         problem = error.problem
     if problem:
-        yield Finding(
-            kind="table of contents", key=layer.diff_id, problem=problem, hint=_GONE_HINT
-        )
+        yield Finding(kind="table of contents", key=layer.diff_id, problem=problem, hint=_GONE_HINT)
 
 
 def _check_images(store: "Store") -> Iterator[Finding]:

@@ -38,7 +38,9 @@ def report(error: BaseException, *, command: str, debug: bool) -> int:
 
 def describe(error: BaseException) -> str:
     """The whole message, excerpt of a Dockerfile included; empty when nothing is to be said."""
+    from builder.cli.govalues import TemplateError
     from builder.errors import BuilderError
+    from builder.sandbox import SandboxError
     from grammar import DockerfileError
     from layerstore import StoreError
 
@@ -51,8 +53,9 @@ def describe(error: BaseException) -> str:
             return _excerpt(error.render())
         case BuilderError() if error.excerpt:
             return _line(error.message, error.hint) + "\n" + _excerpt(error.excerpt)
-        case BuilderError() | StoreError() | UsageError():
-            return _line(error.message, error.hint)
+        case BuilderError() | SandboxError() | StoreError() | TemplateError() | UsageError():
+            notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+            return _line(error.message, error.hint) + (notes and "\n" + _excerpt(notes[1:]))
         case OSError() if error.strerror:
             return _line(_system_error(error), "")
         case MemoryError():

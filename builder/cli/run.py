@@ -5,13 +5,17 @@ need, and nothing is copied between the program and the caller where nothing has
 """
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli.arguments import Arguments, UsageError, flag, many, maybe, value
+from builder import runner
+from builder.cli.arguments import Arguments, Command, UsageError, flag, many, maybe, value
 from builder.cli.output import line
+from builder.cli.terminal import RawTerminal, size
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
+    from builder.runner import ContainerRecord, Hold, MountPoint, RunOptions, Streams
 
 _NETWORKS = ("host", "none")
 
@@ -153,7 +157,7 @@ def environment(arguments: Arguments) -> tuple[str, ...]:
 
 
 def _options(arguments: Arguments) -> "RunOptions":
-    image, *command = arguments.words
+    command = arguments.words[1:]
     network = arguments.value("network") or arguments.value("net") or "host"
     if network not in _NETWORKS:
         raise UsageError(

@@ -70,6 +70,12 @@ def rfc3339(moment: float, nanoseconds: int | None = None) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{fraction:09d}Z"
 
 
+def rfc3339_seconds(moment: float) -> str:
+    """`2026-01-31T12:00:00Z`, in the local zone."""
+    text = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(moment))
+    return text[:-5] + "Z" if text.endswith("+0000") else f"{text[:-2]}:{text[-2:]}"
+
+
 def local_time(moment: float) -> str:
     """`2026-01-31 12:00:00 +0000 UTC`, in the local zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(moment))

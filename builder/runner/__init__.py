@@ -19,11 +19,23 @@ if TYPE_CHECKING:
         parse_size,
         parse_tmpfs,
         parse_volume,
+        signal_name,
         signal_number,
     )
     from builder.runner.start import create, run
     from builder.runner.store import ContainerStore
-    from builder.runner.verbs import ExecOptions, execute, kill, remove, restored, stop, wait
+    from builder.runner.verbs import (
+        ExecOptions,
+        disk_usage,
+        execute,
+        kill,
+        remove,
+        restored,
+        stop,
+        wait,
+    )
+    from builder.runner.volumes import names as volume_names
+    from builder.runner.volumes import remove as remove_volume
 
 _HOMES = {
     "ContainerRecord": "container",
@@ -37,6 +49,7 @@ _HOMES = {
     "RunOptions": "options",
     "Streams": "attend",
     "create": "start",
+    "disk_usage": "verbs",
     "exec_detached": "monitor",
     "execute": "verbs",
     "follow_log": "logs",
@@ -51,10 +64,13 @@ _HOMES = {
     "read_log": "logs",
     "remove": "verbs",
     "restored": "verbs",
+    "remove_volume": "volumes:remove",
     "run": "start",
     "run_detached": "monitor",
+    "signal_name": "options",
     "signal_number": "options",
     "stop": "verbs",
+    "volume_names": "volumes:names",
     "wait": "verbs",
 }
 
@@ -70,6 +86,7 @@ __all__ = [
     "RunOptions",
     "Streams",
     "create",
+    "disk_usage",
     "exec_detached",
     "execute",
     "follow_log",
@@ -83,11 +100,14 @@ __all__ = [
     "parse_volume",
     "read_log",
     "remove",
+    "remove_volume",
     "restored",
     "run",
     "run_detached",
+    "signal_name",
     "signal_number",
     "stop",
+    "volume_names",
     "wait",
 ]
 
@@ -96,7 +116,8 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = __import__(f"{__name__}.{home}", fromlist=[name])  # importlib is not yet imported
-    value: object = getattr(module, name)
+    file, _, own_name = home.partition(":")
+    module = __import__(f"{__name__}.{file}", fromlist=[name])  # importlib is not yet imported
+    value: object = getattr(module, own_name or name)
     globals()[name] = value
     return value

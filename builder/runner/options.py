@@ -348,6 +348,14 @@ def signal_number(word: str) -> int:
     raise ContainerError(f"invalid signal: {word}", hint="a name such as SIGTERM, or a number")
 
 
+def signal_name(number: int) -> str:
+    """`SIGTERM`; the number itself for real-time signals."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
 def _hostname(network: Network, container_id: str) -> str:
     """As docker: with the host's network also its name, else the short id."""
     return os.uname().nodename if network == "host" else container_id[:12]

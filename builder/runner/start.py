@@ -211,13 +211,13 @@ class _Minder:
         return self._streams.size() if self._streams.size is not None else None
 
     def _resize(self) -> None:
-        from builder.sandbox import resize
+        from builder.sandbox import set_terminal_size
 
         size = self._size()
         if size is not None and self._running is not None:
             master = self._running.terminal_fd
             if master is not None:
-                resize(master, size)
+                set_terminal_size(master, *size)
 
 
 def spec_of(

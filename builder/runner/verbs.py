@@ -131,11 +131,11 @@ def execute(
         size = streams.size
 
         def resized() -> None:
-            from builder.sandbox import resize
+            from builder.sandbox import set_terminal_size
 
             now = size() if size is not None else None
             if now is not None and master is not None:
-                resize(master, now)
+                set_terminal_size(master, *now)
 
         proxy = cleanup.enter_context(SignalProxy(resized=resized if options.terminal else None))
         joined = executor.join(record.pid, _program(record, options, streams), stdio)
@@ -152,6 +152,13 @@ def execute(
             joined.kill()
             joined.wait()
             raise
+
+
+def disk_usage(containers: ContainerStore, record: ContainerRecord) -> int:
+    """What the files of a container take on the disk, in bytes."""
+    from layerstore import disk_bytes
+
+    return disk_bytes(containers.directory(record.id) / "upper")
 
 
 def running(containers: ContainerStore, word: str) -> ContainerRecord:

@@ -32,7 +32,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.sandbox import syscalls
+from builder.sandbox import cgroups, syscalls
 from builder.sandbox.errors import SandboxError, UnsupportedHostError
 from builder.sandbox.resolve import Place, locate, open_beneath, open_in_root
 from builder.sandbox.spec import (
@@ -95,6 +95,7 @@ class Host:
     user_namespace: bool = False  # not the initial one
     unified_cgroups: bool = True  # /sys/fs/cgroup is a cgroup2
     cgroup_controllers: tuple[str, ...] = ()  # v1 hierarchies with a group of this sandbox
+    own_pid_max: bool = False  # lowering it in a pid namespace is nobody else's business
     has_tty_group: bool = True  # gid 5 exists here
     throttled_cpus: tuple[str, ...] = ()  # those with a thermal_throttle directory
 
@@ -153,6 +154,13 @@ class MakeReadOnly:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitPids:
+    """Lower the greatest process number of the pid namespace."""
+
+    pid_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Show:
     """Carry out a mount of the specification; `number` tells generated files apart."""
 
@@ -169,6 +177,7 @@ MountOp = (
     | MakeLink
     | Mask
     | MakeReadOnly
+    | LimitPids
     | Show
 )
 
@@ -185,18 +194,25 @@ def plan(spec: SandboxSpec, host: Host) -> list[MountOp]:
     operations.append(
         MountRoot(root=spec.root, targets=tuple(targets), userxattr=host.user_namespace)
     )
-    operations += _plan_kernel_views(host)
+    operations += _plan_kernel_views(spec, host)
     operations += _plan_devices(spec, host)
     operations += [Show(mount=mount, number=number) for number, mount in enumerate(mounts)]
     return operations
 
 
-def _plan_kernel_views(host: Host) -> list[MountOp]:
+def _plan_kernel_views(spec: SandboxSpec, host: Host) -> list[MountOp]:
     read_only = _NOTHING | syscalls.MS_RDONLY
+    greatest_pid = cgroups.pid_max(spec.limits) if host.own_pid_max else None
     throttles = [f"/sys/devices/system/cpu/{cpu}/thermal_throttle" for cpu in host.throttled_cpus]
     groups: list[MountOp]
     if host.unified_cgroups:
         groups = [MountFilesystem(kind="cgroup2", target="/sys/fs/cgroup", flags=read_only)]
+    elif not host.cgroup_controllers:
+        groups = [
+            MountFilesystem(
+                kind="tmpfs", target="/sys/fs/cgroup", flags=read_only, options="mode=755"
+            )
+        ]
     else:
         top = "/sys/fs/cgroup"
         groups = [
@@ -215,6 +231,7 @@ def _plan_kernel_views(host: Host) -> list[MountOp]:
         ]
     return [
         MountFilesystem(kind="proc", target="/proc", flags=_NOTHING),
+        *(() if greatest_pid is None else (LimitPids(pid_max=greatest_pid),)),
         MountFilesystem(kind="sysfs", target="/sys", flags=read_only),
         *groups,
         *(Mask(path=path) for path in (*MASKED, *throttles)),
@@ -279,6 +296,8 @@ def describe(operation: MountOp) -> str:
             return f"mask {path}"
         case MakeReadOnly(path=path):
             return f"make {path} read-only"
+        case LimitPids(pid_max=pid_max):
+            return f"limit process numbers to {pid_max}"
         case Show(mount=BindMount() as mount):
             how = " read-only" if mount.read_only else ""
             return f"bind {mount.source / mount.source_beneath} on {mount.target}{how}"
@@ -308,11 +327,20 @@ class Stage:
     """
 
     attach: bytes  # path of the attach point
+    workdir_fd: int = -1  # an overlay's, opened before anything covers the attach point
     root_fd: int = -1
     made: list[str] = field(default_factory=list)
     _generated_fd: int = -1
     _tops: dict[str, int] = field(default_factory=dict)  # descriptors of /proc, /sys, /dev, ...
     _null_fd: int = -1
+
+    @classmethod
+    def of(cls, root: Root) -> "Stage":
+        """Where `root` will be built."""
+        if isinstance(root, OverlayRoot):
+            workdir_fd = os.open(root.workdir, _PATH | os.O_DIRECTORY)
+            return cls(attach=os.fsencode(root.workdir), workdir_fd=workdir_fd)
+        return cls(attach=os.fsencode(root.path))
 
     def perform(self, operation: MountOp) -> None:
         """Carry out one operation.
@@ -333,6 +361,8 @@ class Stage:
                 self._mask(path)
             case MakeReadOnly(path=path):
                 self._make_read_only(path)
+            case LimitPids(pid_max=pid_max):
+                self._limit_pids(pid_max)
             case Show():
                 self._show(operation)
             case MountRoot():
@@ -351,7 +381,15 @@ class Stage:
         top_fd, rest = self._split(path)
         return open_beneath(top_fd, rest, flags)
 
+    def show_console(self, terminal_fd: int) -> None:
+        """Show the program's terminal as /dev/console."""
+        flags = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        target_fd = os.open("console", flags, 0o600, dir_fd=self._dev_fd)
+        _bind(terminal_fd, target_fd, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC)
+        os.close(target_fd)
+
     def make_root_read_only(self) -> None:
+        """From now on nothing of the root can be changed; mounts in it are as they are."""
         syscalls.mount_setattr(self.root_fd, syscalls.MOUNT_ATTR_RDONLY)
 
     def enter(self) -> None:
@@ -397,7 +435,7 @@ class Stage:
     def _mount_overlay(self, root: OverlayRoot, operation: MountRoot) -> None:
         lower_fds = [os.open(path, _PATH | os.O_DIRECTORY) for path in root.lowerdirs]
         upper_fd = os.open(root.upperdir, _PATH | os.O_DIRECTORY)
-        work_fd = os.open(root.workdir, _PATH | os.O_DIRECTORY)
+        work_fd = self.workdir_fd
         if root.volatile:
             _forget_volatile(work_fd)
         probe_fd = self._probe(lower_fds, upper_fd, root, userxattr=operation.userxattr)
@@ -562,6 +600,14 @@ class Stage:
         _bind(fd, fd, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
         os.close(fd)
 
+    def _limit_pids(self, pid_max: int) -> None:
+        try:
+            fd = self.open_own("/proc/sys/kernel/pid_max", os.O_WRONLY | os.O_CLOEXEC)
+            os.write(fd, str(pid_max).encode())
+            os.close(fd)
+        except OSError:  # best effort; see cgroups
+            pass
+
     def _check_kernel_view(self, fd: int, path: str) -> None:
         kinds = (_MAGIC["proc"],) if path.startswith("/proc") else (_MAGIC["sysfs"],)
         if path == "/sys/fs/cgroup":
@@ -698,8 +744,10 @@ def make_real(root_fd: int, place: Place, *, is_directory: bool) -> list[str]:
     return made
 
 
-def remove_made(directory: Path, made: list[str]) -> None:
+def remove_made(directory: Path, made: tuple[str, ...]) -> None:
     """Take away what `make_real` made, as far as it is still empty."""
+    if not made:
+        return
     try:
         root_fd = os.open(directory, _PATH | os.O_DIRECTORY)
     except FileNotFoundError:

@@ -59,7 +59,7 @@ _CODE = {
         "220c038b"  # add    x2, x1, x3, lsl #3 envp
         "a81b80d2"  # mov    x8, #221           execve
         "010000d4"  # svc    #0
-        "e08f1ff8"  # str    x0, [sp, #-8]!
+        "e00f1ff8"  # str    x0, [sp, #-16]!
         "600080d2"  # mov    x0, #3
         "e1030091"  # mov    x1, sp
         "820080d2"  # mov    x2, #4

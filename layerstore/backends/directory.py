@@ -13,7 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from layerstore.blobs import BlobInfo, BlobReader, check_commit, corrupt_blob, is_intact
+from layerstore.blobs import (
+    BlobInfo,
+    BlobReader,
+    check_commit,
+    corrupt_blob,
+    fsync,
+    is_intact,
+)
 from layerstore.digest import Digest
 from layerstore.errors import MalformedDocumentError, NotFoundError
 
@@ -66,7 +73,7 @@ class DirectoryBlobs:
         if file.digest in self._pending:
             file.path.unlink()
             return False
-        if os.path.lexists(self._prefix + file.digest.hex) and is_intact(self, file.digest):  # noqa: PTH110
+        if os.path.lexists(self._prefix + file.digest.hex) and is_intact(self, file.digest):
             file.path.unlink()
             self._directory_changed = True  # another process may have renamed it just now
             return False
@@ -80,13 +87,13 @@ class DirectoryBlobs:
 
     def sync(self) -> None:
         for file in self._pending.values():
-            _fsync(file.path, os.O_RDONLY)
+            fsync(file.path)
         for digest in list(self._pending):
             self._pending[digest].path.rename(self._prefix + digest.hex)
             self._directory_changed = True
             del self._pending[digest]
         if self._directory_changed:
-            _fsync(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+            fsync(self._directory)
             self._directory_changed = False
 
     def remove(self, digest: Digest) -> None:
@@ -196,11 +203,3 @@ class _Descriptor:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _fsync(path: Path, flags: int) -> None:
-    fd = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -4,6 +4,8 @@
     oci-archive     a tar of an OCI image layout
     docker-archive  the old format alone, with uncompressed layers
     oci-dir         an OCI image layout as a directory
+
+`load_images` finds out by itself which one it is given.
 """
 
 from typing import TYPE_CHECKING, assert_never

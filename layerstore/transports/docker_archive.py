@@ -94,9 +94,7 @@ def with_names(members: Members, exports: Sequence[Export]) -> list[Export]:
         config = members.find(row.text("Config", required=True)).digest
         names[config] = names.get(config, ()) + _names(row)
     return [
-        replace(
-            export, names=tuple(dict.fromkeys(export.names + names.get(export.image.id, ())))
-        )
+        replace(export, names=tuple(dict.fromkeys(export.names + names.get(export.image.id, ()))))
         for export in exports
     ]
 
@@ -172,6 +170,4 @@ def _layer_descriptor(store: "Store", blob: BlobInfo) -> Descriptor:
         raise MalformedDocumentError(
             context=f"layer {blob.digest}", problem=f"no layer can be compressed with {found}"
         )
-    return Descriptor(
-        media_type=media_type(kind), digest=blob.digest, size_bytes=blob.size_bytes
-    )
+    return Descriptor(media_type=media_type(kind), digest=blob.digest, size_bytes=blob.size_bytes)

@@ -89,9 +89,7 @@ def read(store: "Store", members: Members) -> list[Export]:
     return [
         Export(
             image=image,
-            names=tuple(
-                dict.fromkeys(name for entry in entries if (name := name_of_entry(entry)))
-            ),
+            names=tuple(dict.fromkeys(name for entry in entries if (name := name_of_entry(entry)))),
         )
         for image, entries in found.values()
     ]

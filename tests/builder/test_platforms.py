@@ -1,8 +1,5 @@
-import os
-
-import pytest
-
-from builder.platforms import Platform, host_platform, name_of, platform_args
+from builder.platforms import name_of, platform_args
+from layerstore import Platform
 
 ARM = Platform(os="linux", architecture="arm", variant="v7")
 AMD = Platform(os="linux", architecture="amd64")
@@ -11,32 +8,6 @@ AMD = Platform(os="linux", architecture="amd64")
 def test_a_name_has_the_variant_only_where_there_is_one() -> None:
     assert name_of(AMD) == "linux/amd64"
     assert name_of(ARM) == "linux/arm/v7"
-
-
-@pytest.mark.parametrize(
-    ("machine", "expected"),
-    [
-        ("x86_64", "linux/amd64"),
-        ("aarch64", "linux/arm64"),
-        ("armv7l", "linux/arm/v7"),
-        ("armv6l", "linux/arm/v6"),
-        ("i686", "linux/386"),
-        ("riscv64", "linux/riscv64"),
-        ("s390x", "linux/s390x"),
-        ("loongarch64", "linux/loongarch64"),
-    ],
-)
-def test_machines_have_the_names_that_go_gives_them(
-    monkeypatch: pytest.MonkeyPatch, machine: str, expected: str
-) -> None:
-    named = os.uname_result(("Linux", "host", "6", "#1", machine))
-    monkeypatch.setattr(os, "uname", lambda: named)
-    assert name_of(host_platform()) == expected
-
-
-def test_this_machine_has_a_platform() -> None:
-    assert host_platform().os == "linux"
-    assert host_platform().architecture
 
 
 def test_the_predefined_args_describe_build_and_target() -> None:
@@ -50,3 +21,12 @@ def test_the_predefined_args_describe_build_and_target() -> None:
         "TARGETARCH": "arm",
         "TARGETVARIANT": "v7",
     }
+
+
+def test_building_for_this_machine_gives_the_same_values_twice() -> None:
+    values = platform_args(AMD, target=AMD)
+    assert all(
+        values[name] == values["TARGET" + name.removeprefix("BUILD")]
+        for name in values
+        if name.startswith("BUILD")
+    )

@@ -59,12 +59,9 @@ def entry(name: bytes | str, content: bytes = b"", **attributes: object) -> byte
 
 def pax(records: bytes | Mapping[str, bytes | str], kind: bytes = b"x") -> bytes:
     """An extended header, of records or of raw bytes."""
-    body = (
-        records
-        if isinstance(records, bytes)
-        else b"".join(map(record, *zip(*records.items(), strict=True)))
-    )
-    return entry("PaxHeaders/x", body, kind=kind)
+    if not isinstance(records, bytes):
+        records = b"".join(record(key, value) for key, value in records.items())
+    return entry("PaxHeaders/x", records, kind=kind)
 
 
 def record(key: str, value: bytes | str) -> bytes:

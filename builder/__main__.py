@@ -1,0 +1,5 @@
+"""`python -m builder` is `lamina`."""
+
+from builder.cli import main
+
+main()

@@ -1,0 +1,456 @@
+"""Commands on images: images, tag, untag, rmi, history, image prune, image exists."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
+from builder.cli.output import Listing, line, show_rows, warn, write
+from builder.cli.units import human_size, local_time, rfc3339_seconds, since, unix_seconds
+from builder.errors import BuilderError
+
+if TYPE_CHECKING:
+    from builder.cli.session import Session
+    from layerstore import Image, ImageRecord, Reference, Store
+
+NONE = "<none>"
+
+IMAGES_LISTING = Listing(
+    headings={
+        "Repository": "REPOSITORY",
+        "Tag": "TAG",
+        "Digest": "DIGEST",
+        "ID": "IMAGE ID",
+        "CreatedSince": "CREATED",
+        "CreatedAt": "CREATED AT",
+        "Size": "SIZE",
+        "VirtualSize": "SIZE",
+        "SharedSize": "SHARED SIZE",
+        "UniqueSize": "UNIQUE SIZE",
+        "Containers": "CONTAINERS",
+    },
+    columns=("Repository", "Tag", "ID", "CreatedSince", "Size"),
+)
+HISTORY_LISTING = Listing(
+    headings={
+        "ID": "IMAGE",
+        "CreatedSince": "CREATED",
+        "CreatedAt": "CREATED AT",
+        "CreatedBy": "CREATED BY",
+        "Size": "SIZE",
+        "Comment": "COMMENT",
+    },
+    columns=("ID", "CreatedSince", "CreatedBy", "Size", "Comment"),
+)
+
+
+class ImageInUseError(BuilderError):
+    """An image cannot be removed as asked."""
+
+
+def images(arguments: Arguments, session: "Session") -> int:
+    """List images, newest first, one row for each name."""
+    whole = arguments.flag("no-trunc")
+    with session.open_store() as store:
+        records = _chosen(store, arguments)
+    for record in records:
+        if record.problem:
+            warn(f"image {', '.join(record.names) or record.manifest_digest}: {record.problem}")
+    rows = [
+        image_row(record, name, whole=whole)
+        for record in records
+        for name in _names_shown(record, arguments)
+    ]
+    if arguments.flag("quiet"):
+        for image_id in dict.fromkeys(row["ID"] for row in rows):
+            line(image_id)
+        return 0
+    listing = IMAGES_LISTING
+    if arguments.flag("digests"):
+        listing = listing._replace(
+            columns=("Repository", "Tag", "Digest", "ID", "CreatedSince", "Size")
+        )
+    show_rows(listing, rows, arguments.value("format"))
+    return 0
+
+
+def image_row(record: "ImageRecord", name: str, *, whole: bool) -> dict[str, str]:
+    """An image as `images` shows it, under one of its names (empty: it has none)."""
+    repository, tag = _split_name(name)
+    created = unix_seconds(record.created) if record.created else None
+    return {
+        "Repository": repository,
+        "Tag": tag,
+        "Digest": record.manifest_digest,
+        "ID": _short(record.id, whole=whole),
+        "CreatedSince": "N/A" if created is None else since(created),
+        "CreatedAt": "N/A" if created is None else local_time(created),
+        "Size": human_size(record.size_bytes),
+        "VirtualSize": human_size(record.size_bytes),
+        "SharedSize": "N/A",
+        "UniqueSize": "N/A",
+        "Containers": "N/A",
+    }
+
+
+def tag(arguments: Arguments, session: "Session") -> int:
+    """Give an image another name."""
+    from layerstore import Reference
+
+    source, target = arguments.words
+    with session.open_store() as store:
+        store.lease()
+        store.images.tag(store.images.resolve(source), Reference.parse(target))
+    return 0
+
+
+def untag(arguments: Arguments, session: "Session") -> int:
+    """Take names away from an image: those given, or all."""
+    from layerstore import Reference
+
+    source, *names = arguments.words
+    with session.open_store() as store:
+        image = store.images.resolve(source)
+        for name in names or store.images.names(image):
+            store.images.untag(Reference.parse(name))
+    return 0
+
+
+def rmi(arguments: Arguments, session: "Session") -> int:
+    """Remove names of images, and the images that have none left."""
+    from builder.cli.failures import report
+    from layerstore import NotFoundError, StoreError
+
+    code = 0
+    removed = False
+    force = arguments.flag("force")
+    with session.open_store() as store:
+        for word in arguments.words:
+            try:
+                removed |= _remove(store, session, word, force=force)
+                store.flush()
+            except (StoreError, ImageInUseError) as error:
+                if force and isinstance(error, NotFoundError):
+                    continue
+                code = report(error, command="", debug=False)
+        if removed:
+            from layerstore import prune
+
+            prune(store)
+    return code
+
+
+def _remove(store: "Store", session: "Session", word: str, *, force: bool) -> bool:
+    """Remove what `word` names; True when an image went."""
+    image = store.images.resolve(word)
+    names = store.images.names(image)
+    name = _name_meant(word, names)
+    if name is not None and len(names) > 1:
+        store.images.untag(name)
+        line(f"Untagged: {name.familiar}")
+        return False
+    if name is None and len(names) > 1 and not force:
+        raise ImageInUseError(
+            f"image {image.id.short} has several names: {', '.join(names)}",
+            hint="remove them one by one, or all by -f",
+        )
+    _check_containers(session, image, force=force)
+    store.images.remove(image)
+    for each in names:
+        line(f"Untagged: {each}")
+    line(f"Deleted: {image.id}")
+    return True
+
+
+def _name_meant(word: str, names: tuple[str, ...]) -> "Reference | None":
+    """The name that `word` is, None when it is an id."""
+    from layerstore import InvalidReferenceError, Reference
+
+    try:
+        reference = Reference.parse(word)
+    except InvalidReferenceError:
+        return None
+    return reference if reference.familiar in names else None
+
+
+def _check_containers(session: "Session", image: "Image", *, force: bool) -> None:
+    from builder.runner import ContainerStore
+
+    containers = ContainerStore(session.private)
+    containers.sweep()
+    for record in containers.all():
+        if record.image_id != image.id:
+            continue
+        if record.state == "running" or not force:
+            how = "running" if record.state == "running" else "stopped"
+            hint = "stop it first" if record.state == "running" else "remove it first, or use -f"
+            raise ImageInUseError(
+                f"image {image.id.short} is in use by the {how} container {record.name}", hint=hint
+            )
+
+
+def history(arguments: Arguments, session: "Session") -> int:
+    """Show what an image was made by, the last first."""
+    whole = arguments.flag("no-trunc")
+    human = not arguments.options["human"] or arguments.flag("human")
+    with session.open_store() as store:
+        image = store.images.resolve(arguments.words[0])
+    rows: list[dict[str, str]] = []
+    for entry, layer in reversed(image.history()):
+        created = unix_seconds(entry.created) if entry.created else None
+        created_by = entry.created_by.replace("\t", " ")
+        if not whole and len(created_by) > 45:
+            created_by = created_by[:44] + "\u2026"
+        at = "" if created is None else rfc3339_seconds(created)
+        size_bytes = 0 if layer is None else layer.size_bytes
+        rows.append(
+            {
+                "ID": _short(image.id, whole=whole) if not rows else "<missing>",
+                "CreatedSince": (since(created) if human else at) if created is not None else "N/A",
+                "CreatedAt": at,
+                "CreatedBy": created_by,
+                "Size": human_size(size_bytes) if human else str(size_bytes),
+                "Comment": entry.comment,
+            }
+        )
+    if arguments.flag("quiet"):
+        for row in rows:
+            line(row["ID"])
+        return 0
+    show_rows(HISTORY_LISTING, rows, arguments.value("format"))
+    return 0
+
+
+def image_prune(arguments: Arguments, session: "Session") -> int:
+    """Remove images without a name, or all that no container uses."""
+    from builder.cli.confirm import confirmed
+    from layerstore import prune
+
+    everything = arguments.flag("all")
+    which = "without a container" if everything else "without a name"
+    if not arguments.flag("force") and not confirmed(f"This will remove all images {which}."):
+        return 0
+    with session.open_store() as store:
+        pruned = prune(
+            store,
+            images="unused" if everything else "dangling",
+            choose=chooser(arguments.values("filter")),
+        )
+    show_pruned_images(pruned.images)
+    line(f"Total reclaimed space: {human_size(pruned.freed_bytes, digits=4)}")
+    return 0
+
+
+def show_pruned_images(records: "Iterable[ImageRecord]") -> None:
+    """The images that went, as docker lists them."""
+    lines = [
+        text
+        for record in records
+        for text in (*(f"untagged: {name}" for name in record.names), f"deleted: {record.id}")
+    ]
+    if lines:
+        write("Deleted Images:\n" + "".join(f"{text}\n" for text in lines) + "\n")
+
+
+def image_exists(arguments: Arguments, session: "Session") -> int:
+    """Exit with 0 if there is such an image, else with 1."""
+    from layerstore import NotFoundError
+
+    with session.open_store() as store:
+        try:
+            store.images.resolve(arguments.words[0])
+        except NotFoundError:
+            return 1
+    return 0
+
+
+def chooser(filters: Iterable[str]) -> "Callable[[ImageRecord], bool]":
+    """`until=` and `label=` of the prune commands.
+
+    Raises:
+        UsageError: another filter, or a bad time.
+    """
+    import time
+
+    from builder.cli.containers import duration
+
+    tests: list[Callable[[ImageRecord], bool]] = []
+    for text in filters:
+        key, _, content = text.partition("=")
+        if key in ("label", "label!"):
+            wanted = key == "label"
+            tests.append(
+                lambda record, content=content, wanted=wanted: (  # type: ignore[misc]
+                    _has_label(record, content) == wanted
+                )
+            )
+        elif key == "until":
+            age = duration(content)
+            limit = unix_seconds(content) if age is None else time.time() - age
+            if limit is None:
+                raise UsageError(f"invalid filter {text!r}", hint="until=24h, or a time")
+            tests.append(
+                lambda record, limit=limit: (unix_seconds(record.created) or 0) < limit  # type: ignore[misc]
+            )
+        else:
+            raise UsageError(f"invalid filter {text!r}", hint="there are until= and label=")
+    return lambda record: all(test(record) for test in tests)
+
+
+def _chosen(store: "Store", arguments: Arguments) -> "list[ImageRecord]":
+    records = store.images.list()
+    for text in arguments.values("filter"):
+        key, equals, content = text.partition("=")
+        if not equals or key not in _FILTERS:
+            raise UsageError(
+                f"invalid filter {text!r}", hint=f"KEY=VALUE; there are {', '.join(_FILTERS)}"
+            )
+        records = _FILTERS[key](store, records, content)
+    if arguments.words:
+        records = _by_reference(store, records, arguments.words[0])
+    return records
+
+
+def _dangling(store: "Store", records: "list[ImageRecord]", content: str) -> "list[ImageRecord]":
+    if content not in ("true", "false", "1", "0"):
+        raise UsageError(f"invalid filter 'dangling={content}'", hint="true or false")
+    wanted = content in ("true", "1")
+    return [record for record in records if (not record.names) == wanted]
+
+
+def _by_label(store: "Store", records: "list[ImageRecord]", content: str) -> "list[ImageRecord]":
+    return [record for record in records if _has_label(record, content)]
+
+
+def _before(store: "Store", records: "list[ImageRecord]", content: str) -> "list[ImageRecord]":
+    limit = store.images.resolve(content).config.created
+    return [record for record in records if record.created < limit]
+
+
+def _since(store: "Store", records: "list[ImageRecord]", content: str) -> "list[ImageRecord]":
+    limit = store.images.resolve(content).config.created
+    return [record for record in records if record.created > limit]
+
+
+def _by_reference(
+    store: "Store", records: "list[ImageRecord]", pattern: str
+) -> "list[ImageRecord]":
+    return [record for record in records if any(_fits(name, pattern) for name in record.names)]
+
+
+def _fits(name: str, pattern: str) -> bool:
+    from fnmatch import fnmatchcase
+
+    repository, _ = _split_name(name)
+    return fnmatchcase(name, pattern) or fnmatchcase(repository, pattern)
+
+
+_FILTERS: "dict[str, Callable[[Store, list[ImageRecord], str], list[ImageRecord]]]" = {
+    "dangling": _dangling,
+    "label": _by_label,
+    "before": _before,
+    "since": _since,
+    "reference": _by_reference,
+}
+
+
+def _names_shown(record: "ImageRecord", arguments: Arguments) -> Iterable[str]:
+    patterns = [text[10:] for text in arguments.values("filter") if text.startswith("reference=")]
+    patterns += arguments.words
+    names = [name for name in record.names if all(_fits(name, pattern) for pattern in patterns)]
+    return names or [""]
+
+
+def _has_label(record: "ImageRecord", text: str) -> bool:
+    name, equals, content = text.partition("=")
+    labels = dict(record.labels)
+    return name in labels and (not equals or labels[name] == content)
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Repository and tag of a familiar name."""
+    repository, colon, found = name.rpartition(":")
+    if not name:
+        return NONE, NONE
+    return (repository, found) if colon and "/" not in found else (name, NONE)
+
+
+def _short(image_id: str, *, whole: bool) -> str:
+    return image_id if whole else image_id.removeprefix("sha256:")[:12]
+
+
+_FORMAT = value("--format", about="table, json, json-array or a Go template")
+
+IMAGES = Command(
+    name="images",
+    synopsis="[REPOSITORY[:TAG]]",
+    about="List images.",
+    act=images,
+    options=(
+        flag("-a", "--all", about="Accepted: there are no intermediate images"),
+        flag("-q", "--quiet", about="Only ids"),
+        flag("--digests", about="Show manifest digests"),
+        flag("--no-trunc", about="Do not shorten ids"),
+        many("-f", "--filter", metavar="KEY=VALUE", about="Only those that fit"),
+        _FORMAT,
+    ),
+    words=(0, 1),
+    refused={"--tree": "`lamina layers IMAGE` shows what is in an image"},
+)
+TAG = Command(
+    name="tag",
+    synopsis="IMAGE NAME[:TAG]",
+    about="Give an image another name.",
+    act=tag,
+    words=(2, 2),
+)
+UNTAG = Command(
+    name="untag",
+    synopsis="IMAGE [NAME[:TAG]...]",
+    about="Take names away from an image; it stays.",
+    act=untag,
+    words=(1, None),
+)
+RMI = Command(
+    name="rmi",
+    synopsis="IMAGE...",
+    about="Remove names of images, and images that have no name left.",
+    act=rmi,
+    options=(
+        flag("-f", "--force", about="Also with several names, or used by stopped containers"),
+        flag("--no-prune", about="Accepted: there are no untagged parents"),
+    ),
+    words=(1, None),
+)
+HISTORY = Command(
+    name="history",
+    synopsis="IMAGE",
+    about="Show what an image was made by.",
+    act=history,
+    options=(
+        flag("-H", "--human", about="Sizes and times for people (default: true)"),
+        flag("--no-trunc", about="Do not shorten anything"),
+        flag("-q", "--quiet", about="Only ids"),
+        _FORMAT,
+    ),
+    words=(1, 1),
+    refused={"--platform": "images are for the platform of this machine"},
+)
+IMAGE_PRUNE = Command(
+    name="image prune",
+    synopsis="",
+    about="Remove images without a name.",
+    act=image_prune,
+    options=(
+        flag("-a", "--all", about="All images that no container uses"),
+        flag("-f", "--force", about="Do not ask"),
+        many("--filter", metavar="KEY=VALUE", about="Only those that fit: until=, label="),
+    ),
+    words=(0, 0),
+)
+IMAGE_EXISTS = Command(
+    name="image exists",
+    synopsis="IMAGE",
+    about="Exit with 0 if there is such an image, else with 1.",
+    act=image_exists,
+    words=(1, 1),
+)

@@ -1,0 +1,340 @@
+"""`lamina inspect`: everything about images and containers, in docker's words, as a JSON array."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from builder.cli.arguments import Arguments, Command, UsageError, flag, value
+from builder.cli.govalues import NilList, NilMap, Struct, Value, plain
+from builder.cli.output import json_pretty, line
+from builder.cli.units import rfc3339
+from builder.errors import BuilderError, NoSuchContainerError
+
+if TYPE_CHECKING:
+    from builder.cli.session import Session
+    from builder.runner import ContainerRecord, MountPoint
+    from layerstore import ContainerConfig, Image, Store
+
+# fields that docker leaves out of the JSON when they are empty
+_OMITTED_EMPTY = frozenset(
+    (
+        "ExposedPorts",
+        "Healthcheck",
+        "StopSignal",
+        "Shell",
+        "StopTimeout",
+        "Variant",
+        "Author",
+        "StartPeriod",
+        "StartInterval",
+        "Interval",
+        "Timeout",
+        "Retries",
+        "SizeRw",
+        "SizeRootFs",
+    )
+)
+_NEVER = "0001-01-01T00:00:00Z"
+
+
+class NoSuchObjectError(BuilderError):
+    """Nothing goes by that name."""
+
+
+def inspect(arguments: Arguments, session: "Session") -> int:
+    """Show images and containers; containers come first where both have the name."""
+    kind = arguments.value("type") or ""
+    if kind not in ("", "image", "container"):
+        raise UsageError(f"invalid argument {kind!r} for --type", hint="image or container")
+    return _inspect(arguments, session, kind)
+
+
+def inspect_images(arguments: Arguments, session: "Session") -> int:
+    """Show images."""
+    return _inspect(arguments, session, "image")
+
+
+def inspect_containers(arguments: Arguments, session: "Session") -> int:
+    """Show containers."""
+    return _inspect(arguments, session, "container")
+
+
+def _inspect(arguments: Arguments, session: "Session", kind: str) -> int:
+    from builder.cli.failures import report
+    from layerstore import StoreError
+
+    template = _template(arguments.value("format"))
+    found: list[Struct] = []
+    code = 0
+    with session.open_store() as store:
+        for word in arguments.words:
+            try:
+                found.append(_find(store, session, word, kind, with_size=_wants_size(arguments)))
+            except (StoreError, BuilderError) as error:
+                code = report(error, command="", debug=False)
+    if template is None:
+        json_pretty([_to_json(each) for each in found])
+    else:
+        for each in found:
+            line(template(each))
+    return code
+
+
+def _template(text: str | None) -> Callable[[Value], str] | None:
+    if text is None or text == "json":
+        return None
+    from builder.cli.gotemplate import Template
+    from builder.cli.output import printable
+
+    template = Template(text)
+    return lambda value: printable(template.render(value), keep="\n\t")
+
+
+def _wants_size(arguments: Arguments) -> bool:
+    return "size" in arguments.options and arguments.flag("size")
+
+
+def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size: bool) -> Struct:
+    from builder.runner import ContainerStore
+    from layerstore import NotFoundError
+
+    if kind != "image":
+        containers = ContainerStore(session.private)
+        containers.sweep()
+        try:
+            record = containers.find(word)
+        except NoSuchContainerError:
+            if kind == "container":
+                raise
+        else:
+            return container_document(record, session, with_size=with_size)
+    try:
+        image = store.images.resolve(word)
+    except NotFoundError:
+        if kind == "image":
+            raise
+        raise NoSuchObjectError(
+            f"no such object: {word}", hint="`lamina images` and `lamina ps -a` list what there is"
+        ) from None
+    return image_document(image, store.images.names(image))
+
+
+def image_document(image: "Image", names: tuple[str, ...]) -> Struct:
+    """An image as `docker image inspect` describes it."""
+    config = image.config
+    repositories = sorted({name.rpartition(":")[0] for name in names})
+    return Struct(
+        Id=image.id,
+        RepoTags=list(names),
+        RepoDigests=[f"{name}@{image.descriptor.digest}" for name in repositories],
+        Parent="",
+        Comment=config.history[-1].comment if config.history else "",
+        Created=config.created,
+        DockerVersion="",
+        Author=config.author,
+        Config=_image_config(config.config),
+        Architecture=config.architecture,
+        Variant=config.variant,
+        Os=config.os,
+        Size=sum(layer.size_bytes for layer in image.layers),
+        GraphDriver=Struct(Data=NilMap(), Name="overlayfs"),
+        RootFS=Struct(Type="layers", Layers=list(config.diff_ids)),
+        Metadata=Struct(LastTagTime=_NEVER),
+        Descriptor=Struct(
+            mediaType=image.descriptor.media_type,
+            digest=image.descriptor.digest,
+            size=image.descriptor.size_bytes,
+        ),
+    )
+
+
+def _image_config(config: "ContainerConfig") -> Struct:
+    health = config.healthcheck
+    return Struct(
+        Hostname="",
+        Domainname="",
+        User=config.user,
+        ExposedPorts=_set(config.exposed_ports),
+        Env=list(config.env) or NilList(),
+        Cmd=_list(config.cmd),
+        Healthcheck=None
+        if health is None
+        else Struct(
+            Test=list(health.test),
+            Interval=health.interval_ns,
+            Timeout=health.timeout_ns,
+            StartPeriod=health.start_period_ns,
+            StartInterval=health.start_interval_ns,
+            Retries=health.retries,
+        ),
+        Image="",
+        Volumes=_set(config.volumes),
+        WorkingDir=config.working_dir,
+        Entrypoint=_list(config.entrypoint),
+        OnBuild=list(config.on_build) or NilList(),
+        Labels=dict(config.labels) or NilMap(),
+        StopSignal=config.stop_signal,
+        Shell=_list(config.shell),
+    )
+
+
+def container_document(record: "ContainerRecord", session: "Session", *, with_size: bool) -> Struct:
+    """A container as `docker container inspect` describes it."""
+    from builder.runner import ContainerStore, disk_usage, signal_name
+
+    containers = ContainerStore(session.private)
+    document = Struct(
+        Id=record.id,
+        Created=rfc3339(record.created),
+        Path=record.argv[0],
+        Args=list(record.argv[1:]),
+        State=Struct(
+            Status=record.state,
+            Running=record.state == "running",
+            Paused=False,
+            Restarting=False,
+            OOMKilled=False,
+            Dead=record.state == "dead",
+            Pid=record.pid,
+            ExitCode=record.exit_code,
+            Error=record.error,
+            StartedAt=rfc3339(record.started) if record.started else _NEVER,
+            FinishedAt=rfc3339(record.finished) if record.finished else _NEVER,
+        ),
+        Image=record.image_id,
+        ResolvConfPath="",
+        HostnamePath="",
+        HostsPath="",
+        LogPath="" if record.auto_remove else str(containers.log_path(record.id)),
+        Name=f"/{record.name}",
+        RestartCount=0,
+        Driver="overlayfs",
+        Platform="linux",
+        HostConfig=_host_config(record),
+        GraphDriver=Struct(Data=NilMap(), Name="overlayfs"),
+        Mounts=[_mount(mount, session) for mount in record.mounts],
+        Config=Struct(
+            Hostname=record.hostname,
+            Domainname="",
+            User=record.user,
+            Tty=record.terminal,
+            OpenStdin=record.interactive,
+            Env=list(record.env),
+            Cmd=list(record.command) or NilList(),
+            Image=record.image,
+            Volumes=NilMap(),
+            WorkingDir=record.cwd,
+            Entrypoint=list(record.entrypoint) or NilList(),
+            OnBuild=NilList(),
+            Labels=dict(record.labels),
+            StopSignal=signal_name(record.stop_signal),
+            StopTimeout=record.stop_timeout_s,
+        ),
+        NetworkSettings=Struct(
+            Ports={},
+            IPAddress="",
+            Networks={record.network: Struct(IPAddress="", Gateway="", MacAddress="")},
+        ),
+        ImageManifestDescriptor=Struct(digest=record.manifest_digest),
+    )
+    if with_size:
+        document["SizeRw"] = disk_usage(containers, record)
+    return document
+
+
+def _host_config(record: "ContainerRecord") -> Struct:
+    binds = [
+        f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")
+        for mount in record.mounts
+        if mount.kind == "bind" or (mount.kind == "volume" and not mount.anonymous)
+    ]
+    tmpfs = {mount.target: "" for mount in record.mounts if mount.kind == "tmpfs"}
+    return Struct(
+        Binds=binds or NilList(),
+        NetworkMode=record.network,
+        RestartPolicy=Struct(Name="no", MaximumRetryCount=0),
+        AutoRemove=record.auto_remove,
+        CapAdd=NilList(),
+        CapDrop=NilList(),
+        Privileged=False,
+        ReadonlyRootfs=record.read_only,
+        Tmpfs=tmpfs or NilMap(),
+        ShmSize=record.shm_size_bytes,
+        Memory=record.memory_bytes,
+        PidsLimit=record.pids_max or None,
+    )
+
+
+def _mount(mount: "MountPoint", session: "Session") -> Struct:
+    is_volume = mount.kind == "volume"
+    path = session.private / "volumes" / mount.source / "_data"
+    return Struct(
+        Type=mount.kind,
+        Name=mount.source if is_volume else "",
+        Source=str(path) if is_volume else mount.source,
+        Destination=mount.target,
+        Driver="local" if is_volume else "",
+        Mode="ro" if mount.read_only else "",
+        RW=not mount.read_only,
+        Propagation="rprivate" if mount.kind == "bind" else "",
+    )
+
+
+def _to_json(document: Value) -> Value:
+    """The document without the fields that docker leaves out when they are empty."""
+    match document:
+        case NilList() | NilMap():
+            return None
+        case Struct():
+            return {
+                key: _to_json(item)
+                for key, item in document.items()
+                if item or key not in _OMITTED_EMPTY
+            }
+        case dict():
+            return {key: _to_json(document[key]) for key in sorted(document)}
+        case list():
+            return [_to_json(item) for item in document]
+        case _:
+            return plain(document)
+
+
+def _list(items: tuple[str, ...] | None) -> Value:
+    return NilList() if items is None else list(items)
+
+
+def _set(items: tuple[str, ...]) -> Value:
+    """Go's map[string]struct{}."""
+    return {item: Struct() for item in items} if items else NilMap()
+
+
+_FORMAT = value("-f", "--format", about="A Go template, or json")
+
+INSPECT = Command(
+    name="inspect",
+    synopsis="NAME|ID...",
+    about="Show everything about images and containers, as a JSON array.",
+    act=inspect,
+    options=(
+        _FORMAT,
+        flag("-s", "--size", about="Also how much a container has written"),
+        value("--type", about="image or container"),
+    ),
+    words=(1, None),
+)
+IMAGE_INSPECT = Command(
+    name="image inspect",
+    synopsis="IMAGE...",
+    about="Show everything about images, as a JSON array.",
+    act=inspect_images,
+    options=(_FORMAT,),
+    words=(1, None),
+    refused={"--platform": "images are for the platform of this machine"},
+)
+CONTAINER_INSPECT = Command(
+    name="container inspect",
+    synopsis="CONTAINER...",
+    about="Show everything about containers, as a JSON array.",
+    act=inspect_containers,
+    options=(_FORMAT, flag("-s", "--size", about="Also how much it has written")),
+    words=(1, None),
+)

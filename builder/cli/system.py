@@ -1,0 +1,439 @@
+"""Commands on the store and the host: system df and prune, builder prune, info, version, fsck."""
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
+from builder.cli.commands import VERSION as LAMINA_VERSION
+from builder.cli.govalues import Struct, Value, plain
+from builder.cli.output import Listing, json_line, line, printable, show_rows, table, write
+from builder.cli.units import human_size
+
+if TYPE_CHECKING:
+    from builder.cli.session import Session
+    from layerstore import Store, Usage
+
+DF_LISTING = Listing(
+    headings={
+        "Type": "TYPE",
+        "TotalCount": "TOTAL",
+        "Active": "ACTIVE",
+        "Size": "SIZE",
+        "Reclaimable": "RECLAIMABLE",
+    },
+    columns=("Type", "TotalCount", "Active", "Size", "Reclaimable"),
+)
+
+
+def df(arguments: Arguments, session: "Session") -> int:
+    """Show what the store takes, and what could go."""
+    from builder.cli.containers import opened
+    from layerstore import usage
+
+    is_verbose = arguments.flag("verbose")
+    if is_verbose and arguments.value("format"):
+        raise UsageError("-v and --format do not go together")
+    opened(session)
+    with session.open_store() as store:
+        found = usage(store)
+        volumes = _volumes(session, store)
+    if is_verbose:
+        _show_verbosely(found, volumes, session)
+        return 0
+    show_rows(DF_LISTING, _df_rows(found, volumes, session), arguments.value("format"))
+    return 0
+
+
+def _df_rows(
+    found: "Usage", volumes: dict[str, tuple[int, int]], session: "Session"
+) -> list[dict[str, str]]:
+    running, stopped_bytes = _running(found, session)
+    unused = sum(size for size, users in volumes.values() if not users)
+    return [
+        _df_row(
+            "Images",
+            len(found.images),
+            sum(bool(image.containers) for image in found.images),
+            found.images_bytes,
+            found.images_reclaimable_bytes,
+        ),
+        _df_row(
+            "Containers", len(found.containers), running, found.containers_bytes, stopped_bytes
+        ),
+        _df_row(
+            "Local Volumes",
+            len(volumes),
+            sum(bool(users) for _, users in volumes.values()),
+            sum(size for size, _ in volumes.values()),
+            unused,
+        ),
+        _df_row(
+            "Build Cache", found.cache_steps, 0, found.cache_bytes, found.cache_reclaimable_bytes
+        ),
+    ]
+
+
+def _df_row(name: str, total: int, active: int, size_bytes: int, free_bytes: int) -> dict[str, str]:
+    share = f" ({free_bytes * 100 // size_bytes}%)" if size_bytes else ""
+    return {
+        "Type": name,
+        "TotalCount": str(total),
+        "Active": str(active),
+        "Size": human_size(size_bytes, digits=4),
+        "Reclaimable": human_size(free_bytes, digits=4) + share,
+    }
+
+
+def _running(found: "Usage", session: "Session") -> tuple[int, int]:
+    """How many containers run, and the bytes of those that do not."""
+    from builder.runner import ContainerStore
+
+    containers = ContainerStore(session.private)
+    alive = {usage.id for usage in found.containers if containers.is_running(usage.id)}
+    stopped = sum(usage.stored_bytes for usage in found.containers if usage.id not in alive)
+    return len(alive), stopped
+
+
+def _volumes(session: "Session", store: "Store") -> dict[str, tuple[int, int]]:
+    """Name -> bytes and number of containers that mount it."""
+    from builder.runner import ContainerStore, volume_names
+    from layerstore import disk_bytes
+
+    users: dict[str, int] = {}
+    for record in ContainerStore(session.private).all():
+        for mount in record.mounts:
+            if mount.kind == "volume":
+                users[mount.source] = users.get(mount.source, 0) + 1
+    return {
+        name: (disk_bytes(store.private / "volumes" / name), users.get(name, 0))
+        for name in volume_names(session.private)
+    }
+
+
+def _show_verbosely(
+    found: "Usage", volumes: dict[str, tuple[int, int]], session: "Session"
+) -> None:
+    from builder.cli.containers import row_of
+    from builder.cli.images import image_row
+    from builder.runner import ContainerStore
+
+    line("Images space usage:\n")
+    rows = [
+        [
+            "REPOSITORY",
+            "TAG",
+            "IMAGE ID",
+            "CREATED",
+            "SIZE",
+            "SHARED SIZE",
+            "UNIQUE SIZE",
+            "CONTAINERS",
+        ]
+    ]
+    for image in found.images:
+        for name in image.record.names or ("",):
+            row = image_row(image.record, name, whole=False)
+            rows.append(
+                [
+                    *(row[key] for key in ("Repository", "Tag", "ID", "CreatedSince")),
+                    human_size(image.logical_bytes, digits=4),
+                    human_size(image.shared_bytes, digits=4),
+                    human_size(image.unique_bytes, digits=4),
+                    str(len(image.containers)),
+                ]
+            )
+    table([[printable(cell) for cell in row] for row in rows])
+    line("\nContainers space usage:\n")
+    containers = ContainerStore(session.private)
+    sizes = {usage.id: usage.stored_bytes for usage in found.containers}
+    rows = [
+        ["CONTAINER ID", "IMAGE", "COMMAND", "LOCAL VOLUMES", "SIZE", "CREATED", "STATUS", "NAMES"]
+    ]
+    keys = ("ID", "Image", "Command", "LocalVolumes", "Size", "RunningFor", "Status", "Names")
+    for record in containers.all():
+        cells = row_of(record, containers, whole=False, with_size=False)
+        cells["Size"] = human_size(sizes.get(record.id, 0), digits=4)
+        rows.append([printable(cells[key]) for key in keys])
+    table(rows)
+    line("\nLocal Volumes space usage:\n")
+    table(
+        [
+            ["VOLUME NAME", "LINKS", "SIZE"],
+            *(
+                [name, str(users), human_size(size, digits=4)]
+                for name, (size, users) in volumes.items()
+            ),
+        ]
+    )
+    line(f"\nBuild cache usage: {human_size(found.cache_bytes, digits=4)}")
+    line(f"Other (waiting for prune, indexes): {human_size(found.other_bytes, digits=4)}")
+    line(f"Total: {human_size(found.total_bytes, digits=4)}")
+
+
+def prune(arguments: Arguments, session: "Session") -> int:
+    """Remove stopped containers, images without a name, and unused build cache."""
+    from builder.cli.confirm import confirmed
+    from builder.cli.containers import opened, prune_containers
+    from builder.cli.images import chooser, show_pruned_images
+    from layerstore import prune as prune_store
+
+    everything = arguments.flag("all")
+    with_volumes = arguments.flag("volumes")
+    dry_run = arguments.flag("dry-run")
+    choose = chooser(arguments.values("filter"))
+    if (
+        not dry_run
+        and not arguments.flag("force")
+        and not confirmed(_prune_warning(everything=everything, with_volumes=with_volumes))
+    ):
+        return 0
+    containers = opened(session)
+    freed = 0
+    if not dry_run and not arguments.values("filter"):
+        removed = prune_containers(containers)
+        freed += sum(size for _, size in removed)
+        if removed:
+            write("Deleted Containers:\n" + "".join(f"{name}\n" for name, _ in removed) + "\n")
+    if with_volumes and not dry_run:
+        freed += _prune_volumes(session)
+    with session.open_store() as store:
+        pruned = prune_store(
+            store,
+            images="unused" if everything else "dangling",
+            cache="all" if everything else "unused",
+            choose=choose,
+            dry_run=dry_run,
+        )
+    show_pruned_images(pruned.images)
+    if pruned.steps:
+        line(f"Deleted build cache: {pruned.steps} steps\n")
+    word = "Would reclaim" if dry_run else "Total reclaimed space"
+    line(f"{word}: {human_size(freed + pruned.freed_bytes, digits=4)}")
+    return 0
+
+
+def _prune_warning(*, everything: bool, with_volumes: bool) -> str:
+    goes = ["all stopped containers"]
+    if with_volumes:
+        goes.append("all anonymous volumes not used by a container")
+    goes.append("all images no container uses" if everything else "all images without a name")
+    goes.append("all build cache" if everything else "unused build cache")
+    return "This will remove:" + "".join(f"\n  - {each}" for each in goes)
+
+
+def _prune_volumes(session: "Session") -> int:
+    """Remove anonymous volumes that no container mounts; returns their bytes."""
+    from builder.runner import ContainerStore, remove_volume, volume_names
+    from layerstore import disk_bytes
+
+    used = {
+        mount.source for record in ContainerStore(session.private).all() for mount in record.mounts
+    }
+    freed = 0
+    removed = []
+    for name in volume_names(session.private):
+        if name not in used and len(name) == 64:  # named ones are somebody's on purpose
+            freed += disk_bytes(session.private / "volumes" / name)
+            remove_volume(session.private, name)
+            removed.append(name)
+    if removed:
+        write("Deleted Volumes:\n" + "".join(f"{name}\n" for name in removed) + "\n")
+    return freed
+
+
+def builder_prune(arguments: Arguments, session: "Session") -> int:
+    """Remove build cache."""
+    from builder.cli.confirm import confirmed
+    from layerstore import prune as prune_store
+
+    everything = arguments.flag("all")
+    which = "all build cache" if everything else "all unused build cache"
+    if not arguments.flag("force") and not confirmed(f"This will remove {which}."):
+        return 0
+    with session.open_store() as store:
+        pruned = prune_store(store, cache="all" if everything else "unused")
+    line(f"Deleted build cache: {pruned.steps} steps")
+    line(f"Total: {human_size(pruned.freed_bytes, digits=4)}")
+    return 0
+
+
+def info(arguments: Arguments, session: "Session") -> int:
+    """Show what this host allows, and why not."""
+    from builder.sandbox import probe
+
+    report = probe()
+    document = Struct(
+        ServerVersion=LAMINA_VERSION,
+        LaminaRootDir=str(session.root),
+        OperatingSystem=_operating_system(),
+        KernelVersion=os.uname().release,
+        Architecture=os.uname().machine,
+        NCPU=os.cpu_count() or 1,
+        MemTotal=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        Rootless=os.geteuid() != 0,
+        Features=[
+            Struct(Name=each.name, Available=each.available, Reason=each.reason)
+            for each in report.features
+        ],
+    )
+    template = arguments.value("format")
+    if template is not None:
+        _show(document, template)
+        return 0
+    line(f"Lamina {LAMINA_VERSION}")
+    for heading, content in (
+        ("Store", session.root),
+        ("Operating system", document["OperatingSystem"]),
+        ("Kernel", document["KernelVersion"]),
+        ("Architecture", document["Architecture"]),
+        ("CPUs", document["NCPU"]),
+        ("Memory", human_size(int(str(document["MemTotal"])), digits=4)),
+        ("Rootless", "yes" if document["Rootless"] else "no"),
+    ):
+        line(f" {heading}: {printable(str(content))}")
+    line(" Sandbox:")
+    for each in report.features:
+        why = f" ({printable(each.reason)})" if each.reason else ""
+        line(f"  {each.name}: {'yes' if each.available else 'no'}{why}")
+    return 0
+
+
+def version(arguments: Arguments, session: "Session") -> int:
+    """Show the version of lamina and of what it stands on."""
+    document = Struct(
+        Version=LAMINA_VERSION,
+        PythonVersion=sys.version.split(" ", 1)[0],
+        Os="linux",
+        Arch=os.uname().machine,
+        KernelVersion=os.uname().release,
+    )
+    document["Client"] = Struct(document)  # docker's templates say {{.Client.Version}}
+    template = arguments.value("format")
+    if template is not None:
+        _show(document, template)
+        return 0
+    line(f"lamina version {LAMINA_VERSION}")
+    line(f" Python: {document['PythonVersion']}")
+    line(f" OS/Arch: linux/{document['Arch']}")
+    line(f" Kernel: {document['KernelVersion']}")
+    return 0
+
+
+def fsck(arguments: Arguments, session: "Session") -> int:
+    """Recompute everything in the store; exits with 1 if something is wrong."""
+    from layerstore import verify_store
+
+    style = arguments.value("format") or "text"
+    if style not in ("text", "json"):
+        raise UsageError(f"invalid argument {style!r} for --format", hint="text or json")
+    count = 0
+    with session.open_store() as store:
+        for finding in verify_store(store, quick=arguments.flag("quick")):
+            count += 1
+            if style == "json":
+                json_line(
+                    {
+                        "kind": finding.kind,
+                        "key": finding.key,
+                        "problem": finding.problem,
+                        "hint": finding.hint,
+                    }
+                )
+            else:
+                hint = f" ({finding.hint})" if finding.hint else ""
+                line(printable(f"{finding}{hint}"))
+    if style == "text" and not arguments.flag("quiet"):
+        line(f"{count} problems" if count != 1 else "1 problem")
+    return 1 if count else 0
+
+
+def _show(document: Value, template: str) -> None:
+    if template == "json":
+        json_line(plain(document))
+        return
+    from builder.cli.gotemplate import Template
+
+    line(printable(Template(template).render(document), keep="\n\t"))
+
+
+def _operating_system() -> str:
+    """PRETTY_NAME of os-release(5)."""
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                for text in file:
+                    name, _, content = text.partition("=")
+                    if name == "PRETTY_NAME":
+                        return content.strip().strip("\"'")
+        except OSError:
+            continue
+    return "Linux"
+
+
+_FORMAT = value("-f", "--format", about="json or a Go template")
+
+DF = Command(
+    name="system df",
+    synopsis="",
+    about="Show what the store takes on the disk, and what could go.",
+    act=df,
+    options=(
+        flag("-v", "--verbose", about="One by one"),
+        value("--format", about="table, json, json-array or a Go template"),
+    ),
+    words=(0, 0),
+)
+PRUNE = Command(
+    name="system prune",
+    synopsis="",
+    about="Remove stopped containers, images without a name, and unused build cache.",
+    act=prune,
+    options=(
+        flag("-a", "--all", about="All images that no container uses, and all build cache"),
+        flag("-f", "--force", about="Do not ask"),
+        flag("--volumes", about="Also anonymous volumes that no container uses"),
+        flag("--dry-run", about="Only say what would go of images and build cache"),
+        many("--filter", metavar="KEY=VALUE", about="Only images that fit: until=, label="),
+    ),
+    words=(0, 0),
+)
+BUILDER_PRUNE = Command(
+    name="builder prune",
+    synopsis="",
+    about="Remove build cache.",
+    act=builder_prune,
+    options=(
+        flag("-a", "--all", about="All of it, not only what is in no image"),
+        flag("-f", "--force", about="Do not ask"),
+    ),
+    words=(0, 0),
+)
+INFO = Command(
+    name="info",
+    synopsis="",
+    about="Show what this host allows, and why not.",
+    act=info,
+    options=(_FORMAT,),
+    words=(0, 0),
+)
+VERSION = Command(
+    name="version",
+    synopsis="",
+    about="Show the version of lamina and of what it stands on.",
+    act=version,
+    options=(_FORMAT,),
+    words=(0, 0),
+)
+FSCK = Command(
+    name="fsck",
+    synopsis="",
+    about="Recompute everything in the store from its bytes, and report every disagreement.",
+    act=fsck,
+    options=(
+        flag("--quick", about="Only existence, sizes and records"),
+        flag("-q", "--quiet", about="Print findings alone"),
+        value("--format", about="text or json"),
+    ),
+    words=(0, 0),
+)

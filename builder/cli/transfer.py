@@ -1,0 +1,215 @@
+"""Images in and out: import, save, load, bootstrap."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
+from builder.cli.output import line, printable
+
+if TYPE_CHECKING:
+    from builder.cli.session import Session
+    from layerstore import Export, Format, Image, Reference, Store
+
+_FORMATS: dict[str, "Format"] = {
+    "docker": "docker",
+    "oci-archive": "oci-archive",
+    "docker-archive": "docker-archive",
+    "oci-dir": "oci-dir",
+}
+_REGISTRY = "registries are not there yet"
+
+
+def import_(arguments: Arguments, session: "Session") -> int:
+    """Make an image of one layer from a tar of a root file system; prints its id."""
+    from builder.imports import import_tar
+    from layerstore import Reference
+
+    source = arguments.words[0]
+    reference = Reference.parse(arguments.words[1]) if len(arguments.words) > 1 else None
+    with session.open_store() as store, _reading(source) as stream:
+        image = import_tar(
+            store,
+            stream,
+            changes=arguments.values("change"),
+            message=arguments.value("message") or f"Imported from {source}",
+        )
+        _keep(store, image, reference)
+    line(image.id)
+    return 0
+
+
+def save(arguments: Arguments, session: "Session") -> int:
+    """Write images as one archive, or as a directory."""
+    style = arguments.value("format") or "docker"
+    if style not in _FORMATS:
+        raise UsageError(f"invalid argument {style!r} for --format", hint=", ".join(_FORMATS))
+    output = arguments.value("output")
+    if output is None and (style == "oci-dir" or sys.stdout.isatty()):
+        raise UsageError(
+            "cowardly refusing to save to a terminal" if style != "oci-dir" else "no directory",
+            hint="name a file with -o, or redirect",
+        )
+    from layerstore import save_images
+
+    with session.open_store() as store:
+        exports = _exports(store, arguments.words)
+        if output is None:
+            save_images(store, exports, sys.stdout.buffer, format=_FORMATS[style])
+        elif style == "oci-dir":
+            save_images(store, exports, Path(output), format=_FORMATS[style])
+        else:
+            _save_to_file(store, exports, Path(output), _FORMATS[style])
+    return 0
+
+
+def _exports(store: "Store", names: list[str]) -> "list[Export]":
+    """The images, each with the names it was asked for by; one asked for twice is written once."""
+    from layerstore import Export, Reference
+
+    images: dict[str, Image] = {}
+    wanted: dict[str, list[Reference]] = {}
+    for name in names:
+        image = store.images.resolve(name)
+        digest = image.descriptor.digest
+        images[digest] = image
+        named = wanted.setdefault(digest, [])
+        if not _is_id(name, image):
+            named.append(Reference.parse(name))
+    return [
+        Export(image=image, names=tuple(dict.fromkeys(wanted[digest])))
+        for digest, image in images.items()
+    ]
+
+
+def _is_id(name: str, image: "Image") -> bool:
+    plain = name.removeprefix("sha256:")
+    return "@" in name or image.id.removeprefix("sha256:").startswith(plain)
+
+
+def _save_to_file(store: "Store", exports: "list[Export]", path: Path, style: "Format") -> None:
+    """Written beside and renamed: whoever waits for the file never sees half of one."""
+    from layerstore import save_images
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("xb") as file:
+            save_images(store, exports, file, format=style)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(arguments: Arguments, session: "Session") -> int:
+    """Take in every image of an archive or layout; prints what was loaded."""
+    from layerstore import load_images
+
+    source = arguments.value("input")
+    if source is None and sys.stdin.isatty():
+        raise UsageError("requested load from stdin, but stdin is empty", hint="name a file: -i")
+    with session.open_store() as store:
+        if source is not None and Path(source).is_dir():
+            exports = load_images(store, Path(source))
+        else:
+            with _reading(source or "-") as stream:
+                exports = load_images(store, stream)
+        store.flush()
+    for export in exports:
+        for name in export.names:
+            line(f"Loaded image: {name.familiar}")
+        if not export.names:
+            line(f"Loaded image ID: {export.image.id}")
+    return 0
+
+
+def bootstrap(arguments: Arguments, session: "Session") -> int:
+    """Make a base image from the distribution's own packages; prints its id."""
+    from builder.bootstrap import bootstrap as make
+
+    is_quiet = arguments.flag("quiet")
+
+    def report(text: str) -> None:
+        if not is_quiet:
+            sys.stderr.write(printable(text) + "\n")
+            sys.stderr.flush()
+
+    with session.open_store() as store:
+        image = make(arguments.words[0], store, report)
+    line(image.id)
+    return 0
+
+
+def _keep(store: "Store", image: "Image", reference: "Reference | None") -> None:
+    if reference is None:
+        store.images.note_untagged(image)
+    else:
+        store.images.tag(image, reference)
+    store.flush()
+
+
+class _reading:
+    """A file, or standard input for `-`."""
+
+    def __init__(self, name: str) -> None:
+        self._file: BinaryIO | None = None if name == "-" else Path(name).open("rb")  # noqa: SIM115  (closed in __exit__)
+
+    def __enter__(self) -> BinaryIO:
+        return self._file or sys.stdin.buffer
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        if self._file is not None:
+            self._file.close()
+        return False
+
+
+IMPORT = Command(
+    name="import",
+    synopsis="FILE|- [NAME[:TAG]]",
+    about="Make an image of a root file system in a tar archive.",
+    act=import_,
+    options=(
+        many("-c", "--change", metavar="INSTRUCTION", about="Apply CMD, ENV, ... to the image"),
+        value("-m", "--message", about="What the history says of the layer"),
+    ),
+    words=(1, 2),
+    refused={"--platform": "the image is for this machine's platform"},
+)
+SAVE = Command(
+    name="save",
+    synopsis="IMAGE...",
+    about="Write images to an archive that docker, podman, skopeo and lamina load.",
+    act=save,
+    options=(
+        value("-o", "--output", metavar="FILE", about="Where to (default: standard output)"),
+        value(
+            "--format",
+            metavar="FORMAT",
+            about="docker (default: docker-archive and OCI layout at once), oci-archive, "
+            "docker-archive or oci-dir",
+        ),
+    ),
+    words=(1, None),
+    refused={"--platform": "an image has one platform here"},
+)
+LOAD = Command(
+    name="load",
+    synopsis="",
+    about="Take in images from an archive or an OCI layout.",
+    act=load,
+    options=(
+        value("-i", "--input", metavar="FILE|DIRECTORY", about="Default: standard input"),
+        flag("-q", "--quiet", about="Accepted: there is nothing to leave out"),
+    ),
+    words=(0, 0),
+    refused={"--platform": "this machine's platform is taken"},
+)
+BOOTSTRAP = Command(
+    name="bootstrap",
+    synopsis="busybox|debian:SUITE",
+    about="Make a base image from the distribution's own packages, without a registry.",
+    act=bootstrap,
+    options=(flag("-q", "--quiet", about="Print the image's id alone"),),
+    words=(1, 1),
+    refused={"--registry": _REGISTRY},
+)

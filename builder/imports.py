@@ -1,0 +1,116 @@
+"""`import`: a tar of a root file system becomes an image of one layer."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from builder.errors import LoweringError
+from builder.lower import Surroundings, lower
+from builder.sources import SourceTree
+from builder.state import StageState
+from grammar import parse_instruction
+from layerstore import (
+    History,
+    Image,
+    ImageConfig,
+    Opaque,
+    Remove,
+    Store,
+    decompressor,
+    detect,
+    host_platform,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layerstore import Change, Reader
+
+_CHANGES = "CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD STOPSIGNAL USER VOLUME WORKDIR"
+
+
+def import_tar(store: Store, stream: "Reader", *, changes: tuple[str, ...], message: str) -> Image:
+    """Store the tar as a layer, and an image of it; `changes` are instructions, as docker has them.
+
+    The layer's times are the tar's; the image's is the newest of them, so that the same tar gives
+    the same image.
+    """
+    buffered = _Peeked(stream)
+    newest = _Newest()
+    layer = store.layers.commit(
+        newest.passing(unpack(decompressor(detect(buffered.head) or "none", buffered)))
+    )
+    platform = host_platform()
+    state = StageState()
+    for text in changes:
+        state = _changed(state, text)
+    created = newest.created()
+    return store.images.seal(
+        ImageConfig(
+            architecture=platform.architecture,
+            os=platform.os,
+            variant=platform.variant,
+            created=created,
+            config=state.config,
+            diff_ids=(layer.diff_id,),
+            history=(History(created=created, created_by="", comment=message),),
+        ),
+        (layer,),
+    )
+
+
+def _changed(state: StageState, text: str) -> StageState:
+    instruction = parse_instruction(text, escape="\\", name="--change")
+    if instruction.written.keyword not in _CHANGES.split():
+        raise LoweringError(
+            f"{instruction.written.keyword} is not a valid change command",
+            hint=f"one of {_CHANGES}",
+        )
+    around = Surroundings(
+        find_source=_no_source, build_args={}, global_args={}, escape="\\", network="none"
+    )
+    return replace(lower(instruction, state, around).state, history=())
+
+
+def _no_source(name: str | None) -> SourceTree:
+    raise AssertionError("no change command copies files")
+
+
+class _Newest:
+    """Remembers the newest time that passes."""
+
+    def __init__(self) -> None:
+        self._mtime_ns = 0
+
+    def passing(self, changes: "Iterator[Change]") -> "Iterator[Change]":
+        for change in changes:
+            if isinstance(change, Remove | Opaque):
+                raise LoweringError(
+                    f"the archive holds the whiteout of {change.path!r}",
+                    hint="it is a layer, not a root file system",
+                )
+            meta = getattr(change, "meta", None)
+            if meta is not None:
+                self._mtime_ns = max(self._mtime_ns, meta.mtime_ns)
+            yield change
+
+    def created(self) -> str:
+        from builder.engine import rfc3339
+
+        return rfc3339(self._mtime_ns // 1_000_000_000)
+
+
+class _Peeked:
+    """A stream whose first bytes can be looked at before it is read."""
+
+    def __init__(self, stream: "Reader") -> None:
+        self._stream = stream
+        self.head = stream.read(512)
+        self._rest = self.head
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._rest:
+            taken = self._rest if size < 0 else self._rest[:size]
+            self._rest = self._rest[len(taken) :]
+            return taken + self._stream.read(-1) if size < 0 else taken
+        return self._stream.read(size)

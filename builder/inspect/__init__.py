@@ -1,0 +1,1 @@
+"""Looking into images: tables of layers, and what they cost."""

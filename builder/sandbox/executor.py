@@ -1,0 +1,315 @@
+"""Executors: what callers hold. `LocalExecutor` forks by itself, `ForkServer` lets a server fork.
+
+Both differ only in who forks and who reaps; the handshake, and `SandboxRunning`, are the same.
+"""
+
+import _signal
+import _socket
+import errno
+import marshal
+import os
+import select
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from builder.sandbox import cgroups, namespaces
+from builder.sandbox.cgroups import Group
+from builder.sandbox.errors import (
+    ProgramNotExecutableError,
+    ProgramNotFoundError,
+    SandboxError,
+    decode,
+)
+from builder.sandbox.mounts import remove_made, remove_stubs, stubs_of
+from builder.sandbox.namespaces import Channels, Home, Started
+from builder.sandbox.spec import (
+    ExitStatus,
+    OverlayRoot,
+    PlainRoot,
+    Program,
+    Root,
+    SandboxSpec,
+    Stdio,
+)
+
+_MESSAGE_MAX_BYTES = 64 << 10
+_DESCRIPTORS_MAX = 4
+
+
+@dataclass(slots=True, kw_only=True)
+class Handshake:
+    """The caller's ends of the two channels to a sandbox that is being started."""
+
+    errors: int
+    report: _socket.socket
+    theirs: tuple[int, int]  # the other ends, to give away
+
+    @classmethod
+    def open(cls) -> Self:
+        errors, their_errors = os.pipe2(os.O_CLOEXEC)
+        report, their_report = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        return cls(errors=errors, report=report, theirs=(their_errors, their_report.detach()))
+
+    def channels(self, stdio: Stdio) -> Channels:
+        return Channels(
+            stdin=stdio.stdin,
+            stdout=stdio.stdout,
+            stderr=stdio.stderr,
+            errors=self.theirs[0],
+            report=self.theirs[1],
+        )
+
+    def give_away(self) -> None:
+        """Close the ends that the sandbox has copies of by now."""
+        for fd in self.theirs:
+            os.close(fd)
+
+    def read_errors(self) -> bytes:
+        """Wait until the program is executed (empty) or has failed to be."""
+        parts = []
+        while part := os.read(self.errors, _MESSAGE_MAX_BYTES):
+            parts.append(part)
+        os.close(self.errors)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Give up before anything was started."""
+        os.close(self.errors)
+        self.report.close()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class SandboxRunning:
+    """Implements `Running`.
+
+    `leader` is the process whose end ends it all: PID 1, or the program of a join, where PID 1 is
+    somebody else's and `root` is None.
+    """
+
+    init_pid: int
+    leader: Started
+    handshake: Handshake
+    argv0: str
+    reap: Callable[[Self], int | None]  # waits for the leader; the status of one it could reap
+    root: Root | None = None
+    group: Group | None = None
+    terminal_fd: int | None = None
+    is_over: bool = False
+    _program_fd: int = -1
+    _made: tuple[str, ...] = ()
+    _raw_status: int | None = None
+
+    def fileno(self) -> int:
+        """Implements `Running`."""
+        return self.leader.pidfd
+
+    def signal(self, number: int) -> None:
+        """Implements `Running`."""
+        if not self.is_over:
+            _send(self._program_fd, number)
+
+    def kill(self) -> None:
+        """Implements `Running`."""
+        if not self.is_over:
+            _send(self.leader.pidfd, _signal.SIGKILL)
+
+    def wait(self) -> ExitStatus:
+        """Implements `Running`."""
+        if not self.is_over:
+            self._end()
+        return _exit_status(self._raw_status)
+
+    def confirm(self) -> None:
+        """Wait until the program is executed.
+
+        Raises:
+            SandboxError: it was not; everything of the sandbox is gone.
+        """
+        errors = self.handshake.read_errors()
+        if not errors:
+            self._receive()
+            if self._program_fd >= 0:
+                return
+        self.kill()
+        self._end()
+        if self.terminal_fd is not None:
+            os.close(self.terminal_fd)
+        raise _start_error(errors, self.argv0)
+
+    def _end(self) -> None:
+        reaped = self.reap(self)
+        self.is_over = True
+        self._receive()
+        if self._raw_status is None:
+            self._raw_status = reaped
+        os.close(self.leader.pidfd)
+        if self._program_fd >= 0:
+            os.close(self._program_fd)
+        self.handshake.report.close()
+        if self.group:
+            self.group.remove()
+        match self.root:
+            case OverlayRoot(upperdir=upperdir) as root:
+                remove_stubs(stubs_of(root))
+                remove_made(upperdir, self._made)
+            case PlainRoot(path=path):
+                remove_made(path, self._made)
+
+    def _receive(self) -> None:
+        """Take in what has been reported so far."""
+        size = _socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX)
+        flags = _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
+        while True:
+            try:
+                data, ancillary, _, _ = self.handshake.report.recvmsg(
+                    _MESSAGE_MAX_BYTES, size, flags
+                )
+            except (BlockingIOError, ConnectionResetError):
+                return
+            if not data:
+                return
+            kind, value = marshal.loads(data)
+            descriptors = [
+                int.from_bytes(packed[at : at + 4], "little")
+                for _, _, packed in ancillary
+                for at in range(0, len(packed) - 3, 4)
+            ]
+            match kind:
+                case "status":
+                    self._raw_status = value
+                case "made":
+                    self._made = value
+                case "program":
+                    self._program_fd, *terminals = descriptors
+                    self.terminal_fd = terminals[0] if terminals else None
+
+
+def _send(pidfd: int, number: int) -> None:
+    try:
+        _signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass
+
+
+def _exit_status(status: int | None) -> ExitStatus:
+    """From a wait status; None is a PID 1 that was killed before it could tell."""
+    if status is None:
+        return ExitStatus(signal=_signal.SIGKILL)
+    if os.WIFSIGNALED(status):
+        return ExitStatus(signal=os.WTERMSIG(status))
+    return ExitStatus(code=os.WEXITSTATUS(status))
+
+
+def _start_error(errors: bytes, argv0: str) -> SandboxError:
+    if not errors:
+        return SandboxError(phase="start", message="the sandbox ended before its program began")
+    if len(errors) > 4:
+        return decode(errors)
+    number = -int.from_bytes(errors, "little", signed=True)
+    if number == errno.ENOENT:
+        return ProgramNotFoundError(argv0=argv0, errno=number)
+    hints = {
+        errno.ENOEXEC: "it is neither a program for this machine nor a script with a #! line",
+    }
+    return ProgramNotExecutableError(argv0=argv0, errno=number, hint=hints.get(number, ""))
+
+
+@dataclass(slots=True)
+class LocalExecutor:
+    """Forks from this process, which must have no other threads."""
+
+    _home: Home | None = None
+    _running: list[SandboxRunning] = field(default_factory=list)
+
+    def start(self, spec: SandboxSpec, stdio: Stdio) -> SandboxRunning:
+        """Implements `Executor`."""
+        group = cgroups.make_group(spec.limits)
+        groups = () if group is None else group.processes_files
+        handshake = Handshake.open()
+        try:
+            channels = handshake.channels(stdio)
+            started = namespaces.launch(spec, channels, self._get_home(), groups=groups)
+        except BaseException:
+            handshake.close()
+            if group:
+                group.remove()
+            raise
+        finally:
+            handshake.give_away()
+        running = SandboxRunning(
+            init_pid=started.pid,
+            leader=started,
+            handshake=handshake,
+            argv0=spec.program.argv[0],
+            reap=_reap_child,
+            root=spec.root,
+            group=group,
+        )
+        return self._confirm(running)
+
+    def join(self, init_pid: int, program: Program, stdio: Stdio) -> SandboxRunning:
+        """Implements `Executor`."""
+        init_pidfd = namespaces.open_init(init_pid)
+        handshake = Handshake.open()
+        try:
+            started = namespaces.launch_join(
+                init_pidfd,
+                program,
+                handshake.channels(stdio),
+                self._get_home(),
+                groups=cgroups.groups_of(init_pid),
+            )
+        except BaseException:
+            handshake.close()
+            raise
+        finally:
+            os.close(init_pidfd)
+            handshake.give_away()
+        running = SandboxRunning(
+            init_pid=init_pid,
+            leader=started,
+            handshake=handshake,
+            argv0=program.argv[0],
+            reap=_reap_child,
+        )
+        return self._confirm(running)
+
+    def close(self) -> None:
+        """Implements `Executor`."""
+        for running in self._running:
+            running.kill()
+            running.wait()
+        self._running.clear()
+        if self._home:
+            self._home.close()
+            self._home = None
+
+    def _confirm(self, running: SandboxRunning) -> SandboxRunning:
+        running.confirm()
+        self._running = [other for other in self._running if not other.is_over]
+        self._running.append(running)
+        return running
+
+    def _get_home(self) -> Home:
+        if self._home is None:
+            self._home = Home.open()
+        return self._home
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _reap_child(running: SandboxRunning) -> int | None:
+    _, status = os.waitpid(running.leader.pid, 0)
+    killed_init = running.root is not None and os.WIFSIGNALED(status)
+    return None if killed_init else status

@@ -1,0 +1,685 @@
+"""The choreography: which process does what, in which order. The only caller of fork and clone.
+
+    executor ----- clone(new namespaces) ----> PID 1 ------ clone ------> program
+       |                                        |  mounts, pivot_root       |  stdio, filter, ids,
+       |  <-- errors pipe: nothing at all, or   |  hostname, loopback       |  trampoline, execve
+       |      one record (errors.encode), or    |  capability bounds        |
+       |      4 bytes of errno from execve      |  init.mind                |
+       |  <-- report socket: descriptors, made stubs, at last the status    |
+
+    executor ----- clone ----> helper (setns) ---- clone(CLONE_PARENT) ----> program      (join)
+
+The end of the errors pipe without a byte means that execve has happened: both ends that the
+sandbox holds are gone by then, PID 1's because it lets go, the program's because exec closes it.
+
+After a fork nothing is imported, logged or locked. Every signal is blocked from before the fork
+until the program is about to be executed, so that no handler of the caller runs in a child.
+
+Order of the last steps (pitfalls: "Sandbox order"): the filter needs CAP_SYS_ADMIN where
+no_new_privs is off, so it is loaded just before the ids and capabilities are given up; the calls
+for those are on its allow list.
+"""
+
+import _signal
+import _socket
+import errno
+import marshal
+import os
+import select
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from builder.sandbox import capabilities, cgroups, init, seccomp, syscalls, terminal
+from builder.sandbox.errors import (
+    ProgramNotExecutableError,
+    ProgramNotFoundError,
+    SandboxError,
+    UnsupportedHostError,
+    decode,
+    encode,
+)
+from builder.sandbox.idmap import (
+    IdMaps,
+    in_user_namespace,
+    maps_group,
+    may_set_groups,
+    own_maps,
+    write_full,
+    write_single,
+)
+from builder.sandbox.mounts import Host, Stage, describe, plan
+from builder.sandbox.resolve import make_directories, open_in_root
+from builder.sandbox.spec import OverlayRoot, Program, SandboxSpec
+from builder.sandbox.trampoline import ERRORS_FD, open_trampoline
+from builder.sandbox.users import Ids, find_user
+
+_TITLE = b"lamina-init"
+_PASSWD_MAX_BYTES = 4 << 20
+_CAP_KILL = capabilities.mask(frozenset({"CAP_KILL"}))
+_RECORD_MAX_BYTES = 64 << 10
+_TTY_GROUP = 5  # of Debian and most others, and what docker gives to devpts
+_SIOCSIFFLAGS = 0x8914  # linux/sockios.h
+_IFF_UP = 1
+_READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NAMESPACES = (
+    syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channels:
+    """Descriptors a new sandbox is given. They stay the caller's to close."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+    errors: int  # the writing end of a pipe
+    report: int  # one end of a pair of sequenced-packet sockets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """What a process that makes sandboxes prepares once."""
+
+    pidfd: int  # of this process: a child asks it whether it is still there
+    trampoline_fd: int
+    command_line: tuple[int, int]
+    host: Host
+    may_set_groups: bool
+
+    @classmethod
+    def open(cls) -> "Home":
+        return cls(
+            pidfd=os.pidfd_open(os.getpid()),
+            trampoline_fd=open_trampoline(),
+            command_line=syscalls.command_line_range(),
+            host=_look_around(),
+            may_set_groups=may_set_groups(),
+        )
+
+    def close(self) -> None:
+        os.close(self.pidfd)
+        os.close(self.trampoline_fd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A new child of this process; `pidfd` is the caller's to close."""
+
+    pid: int
+    pidfd: int
+
+
+def _look_around() -> Host:
+    user_namespace = in_user_namespace()
+    cpus = "/sys/devices/system/cpu"
+    try:
+        throttled = tuple(
+            name
+            for name in os.listdir(cpus)
+            if name[:3] == "cpu"
+            and name[3:].isdigit()
+            and os.access(f"{cpus}/{name}/thermal_throttle", os.F_OK)
+        )
+    except OSError:  # no sysfs here; the sandbox's own will have it or not
+        throttled = ()
+    return Host(
+        user_namespace=user_namespace,
+        unified_cgroups=cgroups.is_unified(),
+        own_pid_max=cgroups.has_own_pid_max(),
+        has_tty_group=not user_namespace or maps_group(_TTY_GROUP),
+        throttled_cpus=throttled,
+    )
+
+
+def launch(
+    spec: SandboxSpec, channels: Channels, home: Home, *, groups: tuple[str, ...] = ()
+) -> Started:
+    """Fork PID 1 of a new sandbox; it goes on by itself and tells over `channels`.
+
+    Args:
+        groups: files (cgroup.procs) that PID 1 writes itself into.
+
+    Raises:
+        SandboxError: there is nothing to fork for, or the kernel refuses new namespaces.
+    """
+    _check_program(spec.program)
+    capability_mask = capabilities.mask(spec.program.capabilities)
+    program_filter = _filter_for(spec.program, capability_mask)
+    flags = _NAMESPACES
+    if spec.network == "none":
+        flags |= syscalls.CLONE_NEWNET
+    if not groups:
+        flags |= syscalls.CLONE_NEWCGROUP
+    actor = _Actor(
+        program=spec.program,
+        channels=channels,
+        home=home,
+        capability_mask=capability_mask,
+        program_filter=program_filter,
+        errors_fd=channels.errors,
+    )
+    return _fork(flags, lambda: actor.be_init(spec, groups), actor)
+
+
+def launch_join(
+    init_pidfd: int,
+    program: Program,
+    channels: Channels,
+    home: Home,
+    *,
+    groups: tuple[str, ...] = (),
+) -> Started:
+    """Fork a program into the sandbox whose PID 1 is given. The child is the program itself.
+
+    Raises:
+        SandboxError: as `launch`; the sandbox may have ended.
+    """
+    _check_program(program)
+    capability_mask = capabilities.mask(program.capabilities)
+    program_filter = _filter_for(program, capability_mask)
+    actor = _Actor(
+        program=program,
+        channels=channels,
+        home=home,
+        capability_mask=capability_mask,
+        program_filter=program_filter,
+    )
+    mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    actor.errors_fd = theirs.fileno()
+    helper = _fork(0, lambda: actor.be_helper(init_pidfd, groups, theirs.fileno()), actor)
+    theirs.close()
+    data, ancillary, _, _ = mine.recvmsg(_RECORD_MAX_BYTES, _socket.CMSG_SPACE(4))
+    mine.close()
+    os.waitpid(helper.pid, 0)
+    os.close(helper.pidfd)
+    if not ancillary:
+        raise decode(data) if data else SandboxError(phase="join", message="the helper died")
+    pidfd = int.from_bytes(ancillary[0][2][:4], "little")
+    os.set_inheritable(pidfd, False)
+    return Started(pid=int.from_bytes(data, "little"), pidfd=pidfd)
+
+
+def open_init(init_pid: int) -> int:
+    """A descriptor of the PID 1 of a sandbox, by the host's number.
+
+    Raises:
+        SandboxError: there is none.
+    """
+    problem = SandboxError(
+        phase="join", errno=errno.ESRCH, message=f"there is no sandbox with the process {init_pid}"
+    )
+    try:
+        pidfd = os.pidfd_open(init_pid)
+        with open(f"/proc/{init_pid}/status", "rb", buffering=0) as file:
+            status = file.read()
+    except OSError as error:
+        raise problem from error
+    # The number may have been given to somebody else by now: it must be a PID 1 further inside.
+    numbers = next((row.split() for row in status.splitlines() if row[:6] == b"NSpid:"), [])
+    if len(numbers) < 3 or numbers[-1] != b"1":
+        os.close(pidfd)
+        raise problem
+    return pidfd
+
+
+def enter_user_namespace(*, of_pid: int | None = None) -> None:
+    """Make this process, which has one thread, root of a user and mount namespace of its own.
+
+    Nothing happens to who is root already. All ids that /etc/subuid and /etc/subgid give the user
+    exist inside; without them there is root alone.
+
+    Args:
+        of_pid: enter the user namespace that this process is in instead of making one: what
+            `join` needs for a sandbox that another command of the same user has started.
+
+    Raises:
+        UnsupportedHostError: the host does not let ordinary users do this.
+    """
+    if os.geteuid() == 0:
+        return
+    if of_pid is not None:
+        pidfd = open_init(of_pid)
+        syscalls.setns(pidfd, syscalls.CLONE_NEWUSER)
+        os.close(pidfd)
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        return
+    maps = own_maps()
+    if maps.is_single:
+        _unshare_user()
+        write_single(maps)
+    else:
+        _enter_with_full_maps(maps)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def _enter_with_full_maps(maps: IdMaps) -> None:
+    """A helper that stays outside calls the set-uid programs, once we are inside."""
+    entered, tell_entered = os.pipe2(os.O_CLOEXEC)
+    pid = os.getpid()
+    helper = fork_process()
+    if helper == 0:
+        code = 1
+        try:
+            os.close(tell_entered)
+            if os.read(entered, 1):
+                code = write_full(maps, pid)
+        finally:
+            os._exit(code)
+    os.close(entered)
+    try:
+        _unshare_user()
+        os.write(tell_entered, b"x")
+    finally:
+        os.close(tell_entered)
+        _, status = os.waitpid(helper, 0)
+    if status:
+        raise UnsupportedHostError(
+            feature="subordinate ids",
+            reason=f"newuidmap or newgidmap failed ({os.waitstatus_to_exitcode(status)})",
+            hint="correct the user's lines in /etc/subuid and /etc/subgid, or remove them",
+        )
+
+
+def _unshare_user() -> None:
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    except OSError as error:
+        raise UnsupportedHostError(
+            feature="user namespaces for ordinary users",
+            reason=error.strerror or "",
+            errno=error.errno or 0,
+            hint="see `lamina info`, or run as root",
+        ) from error
+
+
+def attempt(play: Callable[[], None]) -> int:
+    """Try something in a process of its own. Returns 0, or the errno it failed with."""
+    pid = fork_process()
+    if pid == 0:
+        code = 255
+        try:
+            play()
+            code = 0
+        except OSError as error:
+            code = min(error.errno or 255, 255)
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 255
+
+
+def fork_process() -> int:
+    """Fork as `os.fork` does: for the server, which goes on as an ordinary interpreter."""
+    return os.fork()
+
+
+def _check_program(program: Program) -> None:
+    if not program.argv or not program.argv[0]:
+        raise SandboxError(phase="execute", message="there is no program to execute")
+    for word in (*program.argv, *program.env, program.cwd):
+        if "\0" in word:
+            raise SandboxError(phase="execute", message=f"NUL byte in {word!r}")
+
+
+def _filter_for(program: Program, capability_mask: int) -> bytes | None:
+    return seccomp.program(capability_mask) if program.seccomp == "default" else None
+
+
+def _fork(flags: int, play: "Callable[[], NoReturn]", actor: "_Actor") -> Started:
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+    try:
+        pid, pidfd = syscalls.clone(flags)
+        if pid == 0:
+            actor.run(play)
+    except OSError as error:
+        raise _refused(error) from error
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+    return Started(pid=pid, pidfd=pidfd)
+
+
+def _refused(error: OSError) -> SandboxError:
+    hints = {
+        errno.EPERM: "new namespaces need root, or a user namespace (`lamina info` says more)",
+        errno.ENOSPC: "raise the limits in /proc/sys/user/max_*_namespaces",
+        errno.EAGAIN: "too many processes",
+    }
+    number = error.errno or 0
+    return SandboxError(phase="make namespaces", errno=number, hint=hints.get(number, ""))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Actor:
+    """The life of a forked process. `phase` is what it is doing, for the error record."""
+
+    program: Program
+    channels: Channels
+    home: Home
+    capability_mask: int
+    program_filter: bytes | None
+    errors_fd: int = -1
+    phase: str = "start"
+    made: tuple[str, ...] = ()
+
+    def run(self, play: Callable[[], NoReturn]) -> NoReturn:
+        """Play a role to its end; whatever stops it becomes a record in the errors pipe."""
+        try:
+            play()
+        except BaseException as error:  # noqa: BLE001  (the last line of a forked child)
+            try:
+                if self.made:
+                    self._tell(marshal.dumps(("made", self.made)))
+                os.write(self.errors_fd, encode(error, self.phase))
+            except OSError:  # nobody listens any more
+                pass
+        finally:
+            os._exit(1)
+
+    def be_init(self, spec: SandboxSpec, groups: tuple[str, ...]) -> NoReturn:
+        """PID 1: build the stage, fork the program, mind it."""
+        self._become_invisible()
+        os.setsid()
+        self._join_groups(groups)
+        stage = self._build(spec, groups)
+        self.phase = "look up the user"
+        ids = _find_ids(stage.root_fd, self.program.user)
+        self.phase = "working directory"
+        cwd_fd = make_directories(stage.root_fd, self.program.cwd)
+        peer_fd = master_fd = None
+        if self.program.terminal:
+            self.phase = "open a terminal"
+            master_fd, peer_fd = terminal.open_pair(stage.root_fd, self.program.terminal_size)
+            stage.show_console(peer_fd)
+        self.phase = "name the host"
+        syscalls.sethostname(os.fsencode(spec.hostname))
+        if spec.network == "none":
+            self.phase = "bring the loopback device up"
+            _bring_loopback_up()
+        self.phase = "enter the root"
+        if spec.read_only_root:
+            stage.make_root_read_only()
+        stage.enter()
+        self._limit(self.capability_mask)
+        self.phase = "fork the program"
+        pid, pidfd = syscalls.clone(0)
+        if pid == 0:
+            self.made = ()
+            self.be_program(ids, cwd_fd, peer_fd)
+        passed = [pidfd] if master_fd is None else [pidfd, master_fd]
+        self._tell(marshal.dumps(("program", self.made)), passed)
+        self._let_go()
+        status = init.mind(pid)
+        report_status(ERRORS_FD, status)
+        os._exit(0)
+
+    def be_helper(self, init_pidfd: int, groups: tuple[str, ...], answer_fd: int) -> NoReturn:
+        """Enter a sandbox and fork the program into it, as a child of the executor."""
+        self._become_invisible()
+        self._write_groups(groups)
+        self.phase = "enter the sandbox"
+        _enter_namespaces(init_pidfd)
+        root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.phase = "look up the user"
+        ids = _find_ids(root_fd, self.program.user)
+        self.phase = "working directory"
+        cwd_fd = make_directories(root_fd, self.program.cwd)
+        peer_fd = master_fd = None
+        if self.program.terminal:
+            self.phase = "open a terminal"
+            master_fd, peer_fd = terminal.open_pair(root_fd, self.program.terminal_size)
+        self._limit(self.capability_mask)
+        self.phase = "fork the program"
+        pid, pidfd = syscalls.clone(syscalls.CLONE_PARENT)
+        if pid == 0:
+            self.errors_fd = self.channels.errors
+            self.be_program(ids, cwd_fd, peer_fd, dies_with_parent=True)
+        passed = [pidfd] if master_fd is None else [pidfd, master_fd]
+        self._tell(marshal.dumps(("program", ())), passed)
+        send(answer_fd, pid.to_bytes(4, "little"), [pidfd])
+        os._exit(0)
+
+    def be_program(
+        self, ids: Ids, cwd_fd: int, terminal_fd: int | None, *, dies_with_parent: bool = False
+    ) -> NoReturn:
+        """Give up everything that is not the program's, then become it."""
+        self.phase = "prepare the program"
+        os.setsid()
+        self._arrange_descriptors(cwd_fd, terminal_fd, ids)
+        os.umask(0o022)
+        _reset_signals()
+        if self.program.no_new_privs:
+            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        if self.home.may_set_groups:
+            os.setgroups(ids.groups)
+        self.phase = "load the seccomp filter"
+        if self.program_filter is not None:
+            syscalls.load_seccomp(self.program_filter)
+        self.phase = f"become uid {ids.uid}, gid {ids.gid}"
+        os.setresgid(ids.gid, ids.gid, ids.gid)
+        os.setresuid(ids.uid, ids.uid, ids.uid)
+        kept = self.capability_mask if ids.uid == 0 else 0
+        syscalls.capset(kept, kept, 0)
+        self.phase = "die with the parent"
+        if dies_with_parent:
+            self._die_with_parent(_PARENT_FD)
+        self.phase = "execute"
+        env = list(self.program.env)
+        if not any(pair.startswith("HOME=") for pair in env):
+            env.append(f"HOME={ids.home}")
+        path = _find_executable(self.program.argv[0], env)
+        arguments = syscalls.Arguments(
+            [os.fsencode(word) for word in (path, *self.program.argv)],
+            [os.fsencode(pair) for pair in env],
+        )
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        raise syscalls.execveat(_TRAMPOLINE_FD, arguments)
+
+    def _become_invisible(self) -> None:
+        self.phase = "die with the parent"
+        self._die_with_parent(self.home.pidfd)
+        os.umask(0o022)
+        syscalls.overwrite_command_line(self.home.command_line, _TITLE)
+        syscalls.set_process_name(_TITLE)
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+    def _die_with_parent(self, parent_fd: int) -> None:
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _signal.SIGKILL)
+        poller = select.poll()
+        poller.register(parent_fd, select.POLLIN)
+        if poller.poll(0):  # it died before we asked
+            os._exit(1)
+
+    def _join_groups(self, groups: tuple[str, ...]) -> None:
+        self._write_groups(groups)
+        if groups:
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+
+    def _write_groups(self, groups: tuple[str, ...]) -> None:
+        self.phase = "enter the control group"
+        for path in groups:
+            with open(path, "wb", buffering=0) as file:
+                file.write(b"0")
+
+    def _build(self, spec: SandboxSpec, groups: tuple[str, ...]) -> Stage:
+        stage = Stage.of(spec.root)
+        host = self.home.host
+        if groups and not host.unified_cgroups:
+            host = replace(host, cgroup_controllers=cgroups.controllers_of(groups))
+        for operation in plan(spec, host):
+            try:
+                stage.perform(operation)
+            except OSError:
+                self.phase = describe(operation)
+                raise
+            finally:
+                self.made = tuple(stage.made)
+        return stage
+
+    def _limit(self, capability_mask: int) -> None:
+        """Bounds that PID 1 and its children share, and PID 1 keeps until its own end."""
+        self.phase = "make a session keyring"
+        try:
+            syscalls.join_new_session_keyring()
+        except OSError as error:  # a kernel without keyrings, or a filter around us: none to share
+            if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EDQUOT):
+                raise
+        self.phase = "limit capabilities"
+        syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+        number = 0
+        while True:
+            try:
+                has = syscalls.prctl(syscalls.PR_CAPBSET_READ, number)
+            except OSError:  # EINVAL: the kernel knows no more
+                return
+            if has and not capability_mask >> number & 1:
+                syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
+            number += 1
+
+    def _tell(self, message: bytes, descriptors: list[int] | None = None) -> None:
+        send(self.channels.report, message, descriptors or [])
+
+    def _let_go(self) -> None:
+        """PID 1 keeps nothing but the report socket, and no right but to signal."""
+        self.errors_fd = -1
+        os.chdir("/")
+        os.dup2(syscalls.duplicate(self.channels.report, 16), ERRORS_FD)
+        null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for fd in (0, 1, 2):
+            os.dup2(null_fd, fd)
+        syscalls.close_from(ERRORS_FD + 1)
+        syscalls.capset(_CAP_KILL, _CAP_KILL, 0)
+
+    def _arrange_descriptors(self, cwd_fd: int, terminal_fd: int | None, ids: Ids) -> None:
+        """0, 1, 2: the program's. 3: errors. 4: trampoline. 5: the executor's pidfd. No others."""
+        os.fchdir(cwd_fd)
+        if not os.getcwd().startswith("/"):  # "(unreachable)/...": CVE-2024-21626
+            raise SandboxError(phase=self.phase, message="working directory is outside of the root")
+        channels = self.channels
+        stdio = (channels.stdin, channels.stdout, channels.stderr)
+        if terminal_fd is not None:
+            stdio = (terminal_fd,) * 3
+            terminal.take_control(terminal_fd)
+        wanted = (*stdio, channels.errors, self.home.trampoline_fd, self.home.pidfd)
+        copies = [syscalls.duplicate(fd, len(wanted)) for fd in wanted]
+        for number, fd in enumerate(copies):
+            os.dup2(fd, number, inheritable=number <= ERRORS_FD)
+        self.errors_fd = ERRORS_FD
+        syscalls.close_from(len(wanted))
+        if ids.uid:
+            _own_stdio(ids.uid)
+
+
+_TRAMPOLINE_FD = 4
+_PARENT_FD = 5
+
+
+def _find_ids(root_fd: int, user: str) -> Ids:
+    passwd = _read_small(root_fd, "/etc/passwd")
+    return find_user(passwd, _read_small(root_fd, "/etc/group"), user)
+
+
+def _read_small(root_fd: int, path: str) -> bytes:
+    """A file of the root; empty when it is missing or no plain file of a sane size."""
+    try:
+        fd = open_in_root(root_fd, path, _READ_FLAGS)
+    except OSError:
+        return b""
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _PASSWD_MAX_BYTES:
+            return b""
+        return os.read(fd, _PASSWD_MAX_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _bring_loopback_up() -> None:
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    # struct ifreq: name, flags
+    request = b"lo".ljust(16, b"\0") + _IFF_UP.to_bytes(2, "little")
+    syscalls.ioctl_bytes(sock.fileno(), _SIOCSIFFLAGS, request.ljust(40, b"\0"))
+    sock.close()
+
+
+def _enter_namespaces(init_pidfd: int) -> None:
+    flags = _NAMESPACES | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWCGROUP
+    try:
+        syscalls.setns(init_pidfd, flags)
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+        syscalls.setns(init_pidfd, flags | syscalls.CLONE_NEWUSER)
+
+
+def _reset_signals() -> None:
+    """Exec resets handlers but keeps what is ignored: Python ignores SIGPIPE and SIGXFSZ."""
+    for number in _signal.valid_signals():
+        if _signal.getsignal(number) == _signal.SIG_IGN:
+            _signal.signal(number, _signal.SIG_DFL)
+
+
+def _own_stdio(uid: int) -> None:
+    """Let the program reopen its own pipes and terminal (/dev/stdout), as runc does.
+
+    Differs: files of the host stay as they are.
+    """
+    for fd in (0, 1, 2):
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and os.isatty(fd)):
+            try:
+                os.fchown(fd, uid, -1)
+            except OSError:
+                pass
+
+
+def _find_executable(argv0: str, env: list[str]) -> str:
+    """The path to execute. Only the kernel can say whether it will do: what has a slash is taken.
+
+    Raises:
+        ProgramNotFoundError: no directory of PATH has it.
+        ProgramNotExecutableError: those that have it do not let us execute it.
+    """
+    if "/" in argv0:
+        return argv0
+    path = next((pair[5:] for pair in reversed(env) if pair.startswith("PATH=")), "")
+    denied = False
+    for directory in path.split(":"):
+        if not directory.startswith("/"):  # Differs from shells, not from runc: never the cwd
+            continue
+        candidate = f"{directory.rstrip('/')}/{argv0}"
+        try:
+            if not stat.S_ISREG(os.stat(candidate).st_mode):
+                continue
+        except OSError:
+            continue
+        if os.access(candidate, os.X_OK):
+            return candidate
+        denied = True
+    if denied:
+        raise ProgramNotExecutableError(argv0=argv0, errno=errno.EACCES)
+    raise ProgramNotFoundError(
+        argv0=argv0, errno=errno.ENOENT, message="executable file not found in $PATH"
+    )
+
+
+def send(fd: int, message: bytes, descriptors: list[int]) -> None:
+    """Send one packet with descriptors over a socket that is only known by its number."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fileno=fd)
+    try:
+        packed = b"".join([number.to_bytes(4, "little") for number in descriptors])
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if packed else []
+        sock.sendmsg([message], rights)
+    finally:
+        sock.detach()
+
+
+def report_status(fd: int, status: int) -> None:
+    """Tell the executor how the program ended."""
+    try:
+        os.write(fd, marshal.dumps(("status", status)))
+    except OSError:  # the executor does not want to know
+        pass

@@ -1,0 +1,349 @@
+"""COPY, ADD and WORKDIR: sources, destinations, and the errors for what cannot be found."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.context import ContextTree
+from builder.errors import LoweringError, SourceNotFoundError, UnsupportedFeatureError
+from builder.ignorefile import parse_ignore_file
+from builder.lower.files import absolute_path, destination_path
+from builder.sources import SourceLoopError
+from builder.steps import FileStep, InlineFile, MakeDirectory
+from grammar import DockerfileError
+from tests.support.lowering import Stage, copy_files
+from tests.support.sources import Dir, Items, Link, write_files
+
+CONTEXT: Items = {
+    "a.txt": b"a",
+    "b.txt": b"b",
+    "dir/one.go": b"1",
+    "dir/two.go": b"2",
+    "link": Link("dir"),
+    "loop": Link("loop"),
+    "with space": b"",
+    "[odd]": b"",
+    "etc/passwd": b"the context's",
+    "escape": Link("../../../../etc/passwd"),
+}
+
+
+def stage() -> Stage:
+    return Stage(context=CONTEXT, stages={"build": {"out/x": b"x", "a.txt": b"stage"}})
+
+
+def selected(text: str) -> list[str]:
+    """The paths that the sources of an instruction stand for."""
+    return [each.path for each in copy_files(stage().run(text)).selections]
+
+
+# WORKDIR.
+
+
+def directory_of(text: str) -> str:
+    lowered = Stage().run(text)
+    assert isinstance(lowered.step, FileStep)
+    assert isinstance(lowered.step.action, MakeDirectory)
+    return lowered.step.action.path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("WORKDIR /src", "/src"),
+        ("WORKDIR src", "/src"),
+        ("WORKDIR /a\nWORKDIR b\nWORKDIR c", "/a/b/c"),
+        ("WORKDIR /a/b\nWORKDIR ../c", "/a/c"),
+        ("WORKDIR /src/", "/src"),
+        ("WORKDIR //a/./b//", "/a/b"),
+        ("ENV D=/d\nWORKDIR $D/$UNSET/e", "/d/e"),
+        ("WORKDIR /a b", "/a b"),
+        ('WORKDIR "/a b"', "/a b"),
+    ],
+)
+def test_workdir_is_relative_to_the_one_before(text: str, expected: str) -> None:
+    assert directory_of(text) == expected
+    made = Stage()
+    made.run(text)
+    assert made.config.working_dir == expected
+
+
+def test_a_working_directory_belongs_to_the_user_of_the_stage() -> None:
+    lowered = Stage().run("USER me:staff\nWORKDIR /src")
+    assert isinstance(lowered.step, FileStep)
+    assert lowered.step.action == MakeDirectory(path="/src", user="me:staff")
+    assert lowered.created_by == "WORKDIR /src"
+
+
+@pytest.mark.parametrize("path", ["/", "/..", "/a/.."])
+def test_the_root_as_working_directory_needs_no_layer(path: str) -> None:
+    made = Stage()
+    lowered = made.run(f"WORKDIR {path}")
+    assert lowered.step is None
+    assert made.config.working_dir == "/"
+    assert made.history == ["WORKDIR /"]
+
+
+def test_an_empty_working_directory_is_an_error() -> None:
+    with pytest.raises(LoweringError, match="WORKDIR requires a path"):
+        Stage().run("WORKDIR $UNSET")
+
+
+# Destinations.
+
+
+@pytest.mark.parametrize(
+    ("path", "workdir", "expected"),
+    [
+        ("/dst", "/w", "/dst"),
+        ("/dst/", "/w", "/dst/"),
+        ("dst", "/w", "/w/dst"),
+        ("dst/", "/w", "/w/dst/"),
+        (".", "/w", "/w/"),
+        ("./", "/w", "/w/"),
+        ("..", "/w/x", "/w/"),
+        ("../y", "/w/x", "/w/y"),
+        ("../../../y", "/w", "/y"),
+        ("/", "/w", "/"),
+        (".", "/", "/"),
+        ("//a//b/.", "/w", "/a/b/"),
+        ("a/..", "/w", "/w/"),
+    ],
+)
+def test_a_destination_is_absolute_and_keeps_that_it_is_a_directory(
+    path: str, workdir: str, expected: str
+) -> None:
+    assert destination_path(path, workdir) == expected
+
+
+@given(
+    path=st.text(alphabet="a./", max_size=8),
+    workdir=st.text(alphabet="a./", max_size=5).map(lambda text: "/" + text),
+)
+def test_paths_never_leave_the_root(path: str, workdir: str) -> None:
+    absolute = absolute_path(path, workdir)
+    assert absolute.startswith("/")
+    assert not {"..", ".", ""} & set(absolute.split("/")[1:]) or absolute == "/"
+    assert destination_path(path, workdir).rstrip("/") == absolute.rstrip("/")
+
+
+def test_the_destination_follows_workdir_and_variables() -> None:
+    lowered = stage().run("WORKDIR /w\nENV D=dst\nCOPY a.txt $D/")
+    assert copy_files(lowered).destination == "/w/dst/"
+
+
+def test_an_empty_destination_is_an_error() -> None:
+    with pytest.raises(LoweringError, match="COPY requires a destination"):
+        stage().run("COPY a.txt $UNSET")
+
+
+# Sources.
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("a.txt", ["a.txt"]),
+        ("/a.txt", ["a.txt"]),
+        ("./a.txt b.txt", ["a.txt", "b.txt"]),
+        ("*.txt", ["a.txt", "b.txt"]),
+        ("dir/*.go a.txt", ["dir/one.go", "dir/two.go", "a.txt"]),
+        ("link", ["dir"]),
+        ("dir/", ["dir"]),
+        (".", [""]),
+        ("/", [""]),
+        ("$NAME.txt", ["a.txt"]),
+        ("[[]odd]", ["[odd]"]),
+        ("\\[odd\\]", ["[odd]"]),
+        ("escape", ["etc/passwd"]),
+        ("dir/../b.txt", ["b.txt"]),
+    ],
+)
+def test_sources_are_found_in_the_context(words: str, expected: list[str]) -> None:
+    if words.startswith("\\["):  # the shell's escapes are removed before the pattern's are seen
+        words = "\\\\[odd\\\\]"
+    made = stage().with_config(env=("NAME=a",))
+    found = copy_files(made.run(f"COPY {words} /dst/")).selections
+    assert [each.path for each in found] == expected
+
+
+def test_names_with_spaces_are_written_in_json() -> None:
+    assert selected('COPY ["with space", "/dst/"]') == ["with space"]
+
+
+def test_copy_from_looks_into_the_stage_and_not_into_the_context() -> None:
+    made = stage()
+    action = copy_files(made.run("COPY --from=build out a.txt /dst/"))
+    assert [(each.path, each.tree.description) for each in action.selections] == [
+        ("out", "the stage 'build'"),
+        ("a.txt", "the stage 'build'"),
+    ]
+
+
+def test_what_leads_out_is_taken_inside_and_said() -> None:
+    lowered = stage().run("COPY ../../etc/passwd /x")
+    assert [each.path for each in copy_files(lowered).selections] == ["etc/passwd"]
+    assert lowered.notices == (
+        "'../../etc/passwd' leads outside of the build context: 'etc/passwd' is taken",
+    )
+
+
+def test_a_wildcard_may_match_nothing_and_that_is_said() -> None:
+    lowered = stage().run("COPY a.txt nothing* /dst/")
+    assert [each.path for each in copy_files(lowered).selections] == ["a.txt"]
+    assert lowered.notices == ("nothing in the build context matches 'nothing*'",)
+
+
+def test_several_sources_may_have_any_destination_until_it_is_known() -> None:
+    """Whether it is a directory is seen when the files are copied (test_perform)."""
+    assert selected("COPY a.txt b.txt /dst") == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("a.tx", "did you mean 'a.txt'?"),
+        ("dir/one.goo", "did you mean 'dir/one.go'?"),
+        ("dri", "did you mean 'dir'?"),
+        ("link/two.g", "did you mean 'link/two.go'?"),
+        ("nothing/like/it", ""),
+        ("a.txt/below", ""),
+    ],
+)
+def test_a_missing_source_is_an_error_with_the_nearest_name(word: str, hint: str) -> None:
+    with pytest.raises(SourceNotFoundError, match=f"'{word}' not found in the build context") as e:
+        stage().run(f"COPY {word} /x")
+    assert e.value.hint == hint
+
+
+def test_a_missing_source_in_a_stage_names_the_stage() -> None:
+    with pytest.raises(SourceNotFoundError, match="not found in the stage 'build'"):
+        stage().run("COPY --from=build /nope /x")
+
+
+def test_an_ignored_source_is_an_error_that_says_so(tmp_path: Path) -> None:
+    tree = ContextTree(write_files(tmp_path, {"secret": b""}), parse_ignore_file(b"secret\n"))
+    with pytest.raises(SourceNotFoundError) as caught:
+        Stage(tree=tree).run("COPY secret /x")
+    assert caught.value.hint == "it is there, but .dockerignore excludes it"
+    tree.close()
+
+
+def test_a_loop_of_links_in_the_context_is_an_error() -> None:
+    with pytest.raises(SourceLoopError, match="too many links"):
+        stage().run("COPY loop /x")
+
+
+def test_a_malformed_pattern_is_an_error() -> None:
+    with pytest.raises(LoweringError, match="syntax error in pattern"):
+        stage().run("COPY a[b /x")
+
+
+# Flags.
+
+
+def test_owner_and_mode_are_expanded_and_kept_as_written() -> None:
+    made = stage().with_config(env=("U=me",))
+    action = copy_files(made.run("COPY --chown=$U:staff --chmod=u=rwX a.txt /x"))
+    assert (action.chown, action.chmod) == ("me:staff", "u=rwX")
+    plain = copy_files(stage().run("COPY a.txt /x"))
+    assert (plain.chown, plain.chmod) == (None, None)
+    empty = copy_files(stage().run("COPY --chown=$UNSET a.txt /x"))
+    assert empty.chown is None
+
+
+def test_only_add_unpacks_archives_unless_told_otherwise() -> None:
+    assert not copy_files(stage().run("COPY a.txt /x")).unpack
+    assert copy_files(stage().run("ADD a.txt /x")).unpack
+    assert copy_files(stage().run("ADD --unpack=true a.txt /x")).unpack
+    assert not copy_files(stage().run("ADD --unpack=false a.txt /x")).unpack
+
+
+@pytest.mark.parametrize(
+    ("text", "feature"),
+    [
+        ("COPY --parents a.txt /x/", "COPY --parents"),
+        ("COPY --link a.txt /x", "COPY --link"),
+        ("COPY --exclude=*.md . /x", "COPY --exclude"),
+        ("ADD --link a.txt /x", "ADD --link"),
+        ("ADD --exclude=*.md . /x", "ADD --exclude"),
+        ("ADD --keep-git-dir=true a.txt /x", "ADD --keep-git-dir"),
+        ("ADD https://example.org/x /x", "ADD of a remote source"),
+        ("ADD git@example.org:x.git /x", "ADD of a remote source"),
+        ("ADD HTTP://example.org/x /x", "ADD of a remote source"),
+    ],
+)
+def test_what_is_not_carried_out_is_refused_by_name(text: str, feature: str) -> None:
+    with pytest.raises(UnsupportedFeatureError, match=feature):
+        stage().run(text)
+
+
+def test_no_variable_decides_what_is_copied_from() -> None:
+    with pytest.raises((LoweringError, DockerfileError), match="--from"):
+        stage().run("ARG S=build\nCOPY --from=$S a.txt /x")
+
+
+# Here-documents.
+
+
+def test_here_documents_are_files_with_the_name_of_their_word() -> None:
+    made = stage().with_config(env=("A=1",))
+    action = copy_files(made.run("COPY <<one <<'two' a.txt /dst/\n$A\none\n$A\ntwo"))
+    assert action.inline == (
+        InlineFile(name="one", content=b"1\n"),
+        InlineFile(name="two", content=b"$A\n"),
+    )
+    assert [each.path for each in action.selections] == ["a.txt"]
+
+
+def test_quotes_in_a_here_document_are_text() -> None:
+    action = copy_files(stage().run("COPY <<EOF /x\nsay \"hi\" and 'hi' \\\\ \\$HOME\nEOF"))
+    assert action.inline[0].content == b"say \"hi\" and 'hi' \\ $HOME\n"
+
+
+def test_tabs_of_a_here_document_can_be_removed() -> None:
+    action = copy_files(stage().run("COPY <<-EOF /x\n\tone\n\t\ttwo\n\tEOF"))
+    assert action.inline[0].content == b"one\ntwo\n"
+
+
+def test_bytes_that_are_no_text_stay_what_they_are() -> None:
+    action = copy_files(stage().run("COPY <<'EOF' /x\n\udcff\nEOF"))
+    assert action.inline[0].content == b"\xff\n"
+
+
+# What is said.
+
+
+@pytest.mark.parametrize(
+    ("text", "created_by"),
+    [
+        ("COPY a.txt b.txt /dst/", "COPY a.txt b.txt /dst/"),
+        ("COPY --from=build a.txt x", "COPY a.txt x"),
+        ("COPY --chown=1:2 --chmod=755 a.txt x", "COPY --chown=1:2 --chmod=755 a.txt x"),
+        ("ADD a.txt /", "ADD a.txt /"),
+        ("COPY <<EOF /x\ntext\nEOF", "COPY <<EOF /x"),
+        ("ENV N=a\nCOPY $N.txt /x", "COPY a.txt /x"),
+    ],
+)
+def test_the_history_says_what_was_copied(text: str, created_by: str) -> None:
+    assert stage().run(text).created_by == created_by
+
+
+def test_the_title_has_all_flags() -> None:
+    step = stage().run("COPY --from=build --chown=1 a.txt x").step
+    assert step is not None
+    assert step.title == "COPY --from=build --chown=1 a.txt x"
+
+
+def test_where_the_files_lie_is_no_part_of_the_step() -> None:
+    left = Stage(context={"x/f": b"same"}).run("COPY x/f /dst").step
+    right = Stage(stages={"s": {"y/f": b"same"}}).run("COPY --from=s y/f /dst").step
+    assert left == right
+
+
+def test_a_directory_and_its_empty_twin_are_different_steps() -> None:
+    left = Stage(context={"d": Dir()}).run("COPY d /dst").step
+    right = Stage(context={"d": Dir(), "d/f": b""}).run("COPY d /dst").step
+    assert left != right

@@ -1,0 +1,243 @@
+"""Plans: which stages there are, what they stand on, and which of them the target needs."""
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builder.errors import PlanError, UnknownTargetError
+from builder.plan import BuildPlan, ImageBase, ScratchBase, StageBase, plan
+from grammar import DockerfileError, parse
+from layerstore import Platform
+
+AMD = Platform(os="linux", architecture="amd64")
+
+
+def planned(text: str, *, target: str = "", **build_args: str) -> BuildPlan:
+    return plan(parse(text), target=target, build_args=build_args, platform=AMD)
+
+
+def bases(made: BuildPlan) -> list[object]:
+    return [stage.base for stage in made.stages]
+
+
+def needed(text: str, target: str = "") -> list[int]:
+    return sorted(planned(text, target=target).needed)
+
+
+# Bases.
+
+
+def test_a_base_is_nothing_an_image_or_a_stage_above() -> None:
+    made = planned("FROM scratch AS a\nFROM debian:12 AS b\nFROM a\nFROM b\n")
+    assert bases(made) == [
+        ScratchBase(),
+        ImageBase(name="debian:12"),
+        StageBase(index=0),
+        StageBase(index=1),
+    ]
+
+
+def test_stage_names_do_not_care_for_case() -> None:
+    made = planned("FROM scratch AS Build\nFROM BUILD\n")
+    assert bases(made)[1] == StageBase(index=0)
+    assert made.stages[0].name == "build"
+
+
+def test_a_number_as_base_is_an_image() -> None:
+    """Only --from knows stages by number."""
+    assert bases(planned("FROM scratch\nFROM 0\n"))[1] == ImageBase(name="0")
+
+
+def test_a_name_means_the_last_stage_above_that_has_it() -> None:
+    made = planned("FROM scratch AS a\nFROM scratch AS a\nFROM a\n")
+    assert bases(made)[2] == StageBase(index=1)
+
+
+def test_a_stage_may_hide_an_image_below_it_and_not_above() -> None:
+    made = planned("FROM debian\nFROM scratch AS debian\nFROM debian\n")
+    assert bases(made) == [ImageBase(name="debian"), ScratchBase(), StageBase(index=1)]
+
+
+def test_a_stage_named_scratch_hides_the_empty_one() -> None:
+    made = planned("FROM debian AS scratch\nFROM scratch\n")
+    assert bases(made)[1] == StageBase(index=0)
+
+
+def test_a_stage_never_stands_on_itself() -> None:
+    assert bases(planned("FROM a AS a\n")) == [ImageBase(name="a")]
+
+
+def test_stages_have_titles_for_people() -> None:
+    made = planned("FROM scratch AS build\nFROM scratch\n")
+    assert [stage.title for stage in made.stages] == ["build", "stage-1"]
+
+
+# Arguments of the global scope.
+
+
+def test_args_above_from_are_expanded_in_it() -> None:
+    text = "ARG NAME=debian\nARG TAG=12\nARG BOTH=${NAME}:${TAG}\nFROM $BOTH\nFROM ${NAME:-x}\n"
+    assert bases(planned(text)) == [ImageBase(name="debian:12"), ImageBase(name="debian")]
+
+
+def test_build_args_replace_defaults_of_declared_args_alone() -> None:
+    text = "ARG NAME=debian\nFROM $NAME$OTHER\n"
+    assert bases(planned(text, NAME="alpine", OTHER="x")) == [ImageBase(name="alpine")]
+
+
+def test_an_arg_sees_the_values_that_build_args_gave_to_those_above() -> None:
+    text = "ARG A=1\nARG B=$A-2\nFROM x:$B\n"
+    assert bases(planned(text, A="9")) == [ImageBase(name="x:9-2")]
+
+
+def test_an_arg_without_a_value_is_empty_in_from() -> None:
+    text = "ARG TAG\nFROM debian${TAG:+:$TAG}\n"
+    assert bases(planned(text)) == [ImageBase(name="debian")]
+    assert bases(planned(text, TAG="12")) == [ImageBase(name="debian:12")]
+    assert "TAG" not in planned(text).global_args
+
+
+def test_args_of_a_stage_do_not_reach_the_next_from() -> None:
+    made = planned("FROM scratch\nARG NAME=debian\nFROM a${NAME}b\n")
+    assert bases(made)[1] == ImageBase(name="ab")
+
+
+def test_the_platform_is_known_without_declaration() -> None:
+    made = planned("FROM x:$TARGETARCH-$BUILDOS\n")
+    assert bases(made) == [ImageBase(name="x:amd64-linux")]
+    assert made.global_args["TARGETPLATFORM"] == "linux/amd64"
+
+
+def test_a_build_arg_may_replace_what_is_predefined() -> None:
+    made = planned("FROM x:$TARGETARCH\n", TARGETARCH="arm64")
+    assert bases(made) == [ImageBase(name="x:arm64")]
+    assert made.global_args["TARGETARCH"] == "arm64"
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "expected"),
+    [
+        ("FROM scratch AS a\nFROM scratch AS b\n", "a", "a"),
+        ("FROM scratch AS a\nFROM scratch AS b\n", "", "b"),
+        ("FROM scratch\n", "", "default"),
+    ],
+)
+def test_the_target_stage_has_an_arg(text: str, target: str, expected: str) -> None:
+    assert planned(text, target=target).global_args["TARGETSTAGE"] == expected
+
+
+def test_the_escape_directive_holds_in_from_and_arg() -> None:
+    text = "# escape=`\nARG A=x\nFROM a`$A\n"
+    assert bases(planned(text)) == [ImageBase(name="a$A")]
+
+
+def test_quotes_of_a_default_are_removed() -> None:
+    assert bases(planned('ARG A="debian:12"\nFROM $A\n')) == [ImageBase(name="debian:12")]
+
+
+def test_an_empty_base_is_an_error_with_what_to_do() -> None:
+    with pytest.raises(PlanError, match=r"base name \(\$\{NAME\}\) should not be blank") as caught:
+        planned("ARG NAME\nFROM ${NAME}\n")
+    assert "--build-arg" in caught.value.hint
+
+
+def test_a_required_arg_that_is_missing_is_an_error() -> None:
+    text = 'ARG BASE=${FOO:?"custom error"}\nFROM $BASE\n'
+    with pytest.raises(DockerfileError, match="custom error"):
+        planned(text)
+    assert bases(planned("ARG FOO\n" + text, FOO="debian")) == [ImageBase(name="debian")]
+
+
+# What is needed.
+
+
+def test_only_what_the_target_stands_on_is_needed() -> None:
+    text = "FROM scratch AS a\nFROM scratch AS b\nFROM a AS c\nFROM b AS d\n"
+    assert needed(text) == [1, 3]
+    assert needed(text, "c") == [0, 2]
+    assert needed(text, "a") == [0]
+
+
+def test_copy_from_needs_its_stage_by_name_in_any_case_and_by_number() -> None:
+    text = "FROM scratch AS a\nFROM scratch\nFROM scratch\n"
+    assert needed(text + "COPY --from=A /x /x\n") == [0, 2]
+    assert needed(text + "COPY --from=1 /x /x\n") == [1, 2]
+    assert needed(text + "COPY --from=debian /x /x\n") == [2]
+
+
+def test_a_mount_from_a_stage_needs_it() -> None:
+    text = "FROM scratch AS a\nFROM scratch\nRUN --mount=type=bind,from=a,target=/x true\n"
+    assert needed(text) == [0, 1]
+
+
+def test_needs_reach_through_stages() -> None:
+    text = (
+        "FROM scratch AS a\nFROM scratch AS b\nCOPY --from=a / /\n"
+        "FROM scratch AS unused\nFROM scratch\nCOPY --from=b / /\n"
+    )
+    assert needed(text) == [0, 1, 3]
+
+
+def test_a_stage_can_not_need_itself_or_one_below() -> None:
+    text = "FROM scratch AS a\nCOPY --from=a / /\nCOPY --from=b / /\nFROM scratch AS b\n"
+    made = planned(text, target="a")
+    assert made.stages[0].needs == frozenset()
+    assert made.stages[0].visible == {}
+
+
+def test_a_trigger_needs_nothing_before_it_fires() -> None:
+    text = "FROM scratch AS a\nFROM scratch AS b\nONBUILD COPY --from=a / /\n"
+    assert needed(text) == [1]
+
+
+def test_a_stage_sees_the_names_and_numbers_of_those_above() -> None:
+    made = planned("FROM scratch AS a\nFROM scratch\nFROM scratch AS b\n")
+    assert made.stages[2].visible == {"0": 0, "a": 0, "1": 1}
+
+
+# Targets.
+
+
+def test_the_last_stage_is_the_target_unless_one_is_named() -> None:
+    text = "FROM scratch AS a\nFROM scratch AS b\nFROM scratch\n"
+    assert planned(text).target == 2
+    assert planned(text, target="A").target == 0
+    assert planned(text, target="1").target == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "hint"),
+    [
+        ("FROM scratch AS build\nFROM scratch AS test\n", "biuld", "did you mean 'build'?"),
+        ("FROM scratch AS build\nFROM scratch AS test\n", "xyz", "build, test"),
+        ("FROM scratch\n", "xyz", "no stage of this Dockerfile has a name"),
+        ("FROM scratch\n", "1", "no stage of this Dockerfile has a name"),
+    ],
+)
+def test_an_unknown_target_is_an_error_that_helps(text: str, target: str, hint: str) -> None:
+    with pytest.raises(UnknownTargetError, match=f"target stage '{target}' could not") as caught:
+        planned(text, target=target)
+    assert hint in caught.value.hint
+
+
+STAGES = st.lists(
+    st.lists(st.integers(0, 6), max_size=3), min_size=1, max_size=6
+)  # for each stage the numbers it copies from; those not above it are images
+
+
+@settings(max_examples=60, deadline=None)
+@given(stages=STAGES, choice=st.integers(0, 5))
+def test_what_is_needed_is_what_can_be_reached(stages: list[list[int]], choice: int) -> None:
+    text = "".join(
+        "FROM scratch\n" + "".join(f"COPY --from={number} / /\n" for number in numbers)
+        for numbers in stages
+    )
+    target = choice % len(stages)
+    reached = {target}
+    for index in range(target, -1, -1):
+        if index in reached:
+            reached.update(number for number in stages[index] if number < index)
+    made: Mapping[int, object] = dict.fromkeys(needed(text, str(target)))
+    assert set(made) == reached

@@ -1,0 +1,76 @@
+"""Lower instructions written as text, without an engine around them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from builder.errors import BuilderError
+from builder.lower import Lowered, Surroundings, lower
+from builder.sources import SourceTree
+from builder.state import StageState
+from builder.steps import CopyFiles, ExecStep, FileStep
+from grammar import parse
+from layerstore import ContainerConfig
+from tests.support.sources import DictTree, Items
+
+
+@dataclass
+class Stage:
+    """A stage from scratch, that `run` adds instructions to."""
+
+    context: Items = field(default_factory=dict)
+    stages: Mapping[str, Items] = field(default_factory=dict)
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    global_args: Mapping[str, str] = field(default_factory=dict)
+    network: Literal["host", "none"] = "host"
+    tree: SourceTree | None = None  # instead of `context`
+    state: StageState = field(default_factory=StageState)
+
+    def run(self, text: str, *, escape: str = "\\") -> Lowered:
+        """Lower every instruction of `text`; gives the last one's result."""
+        directive = "" if escape == "\\" else f"# escape={escape}\n"
+        parsed = parse(f"{directive}FROM scratch\n{text}\n")
+        around = Surroundings(
+            find_source=self._find_source,
+            build_args=self.build_args,
+            global_args=self.global_args,
+            escape=escape,
+            network=self.network,
+        )
+        lowered: Lowered | None = None
+        for instruction in parsed.stages[0].instructions:
+            lowered = lower(instruction, self.state, around)
+            self.state = lowered.state
+        assert lowered is not None
+        return lowered
+
+    @property
+    def config(self) -> ContainerConfig:
+        return self.state.config
+
+    @property
+    def history(self) -> list[str]:
+        return [entry.created_by for entry in self.state.history]
+
+    def with_config(self, **changes: object) -> "Stage":
+        config = replace(self.state.config, **changes)  # type: ignore[arg-type]
+        self.state = replace(self.state, config=config)
+        return self
+
+    def _find_source(self, name: str | None) -> SourceTree:
+        if name is None:
+            return self.tree or DictTree(self.context, description="the build context")
+        if name not in self.stages:
+            raise BuilderError(f"no source {name!r}")
+        return DictTree(self.stages[name], description=f"the stage {name!r}")
+
+
+def exec_step(lowered: Lowered) -> ExecStep:
+    assert isinstance(lowered.step, ExecStep)
+    return lowered.step
+
+
+def copy_files(lowered: Lowered) -> CopyFiles:
+    assert isinstance(lowered.step, FileStep)
+    assert isinstance(lowered.step.action, CopyFiles)
+    return lowered.step.action
