@@ -70,8 +70,13 @@ def is_archive(tree: SourceTree, entry: SourceEntry) -> bool:
 
 def members(tree: SourceTree, entry: SourceEntry, cleanup: ExitStack) -> Iterator[Change]:
     """The archive's members as changes whose contents stay readable until `cleanup` is closed."""
+    return kept(unpack(_open(tree, entry)), cleanup)
+
+
+def kept(changes: Iterable[Change], cleanup: ExitStack) -> Iterator[Change]:
+    """Changes out of a tar, whose contents can be read but once, made to last until `cleanup`."""
     spool = _Spool(cleanup)
-    for change in unpack(_open(tree, entry)):
+    for change in changes:
         if isinstance(change, PutFile):
             change = replace(change, content=spool.keep(change))
         yield change

@@ -14,11 +14,12 @@ The first half of this file is pure (what is in an image), the second acts.
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Literal
 
+from builder import archives
 from builder.errors import BuilderError
 from layerstore import (
     Change,
@@ -376,9 +377,9 @@ def _bootstrap_debian(suite: str, *, store: Store, report: Report) -> Image:
             cmd="bash",
             comment=f"made by {DEBIAN_PACKAGE}, variant minbase",
         )
-        with tarball.open("rb") as stream, (work / "contents").open("w+b") as contents:
-            kept = _kept_contents(unpack(stream), contents)
-            changes = debian_changes(kept, files=files, mtime_s=epoch_s)
+        with tarball.open("rb") as stream, ExitStack() as cleanup:
+            members = archives.kept(unpack(stream), cleanup)
+            changes = debian_changes(members, files=files, mtime_s=epoch_s)
             return _keep(changes, config=config, name=f"debian:{suite}", store=store)
 
 
@@ -431,28 +432,6 @@ def _progress(process: "subprocess.Popen[str]", *, report: Report) -> Iterator[s
             report(text.removesuffix("..."))
         elif severity == "E":
             yield text
-
-
-def _kept_contents(changes: Iterable[Change], file: BinaryIO) -> Iterator[Change]:
-    """Large contents of a tar can be read only while it is being read: keep them in `file`."""
-    for change in changes:
-        if isinstance(change, PutFile) and not isinstance(change.content, bytes):
-            start = file.tell()
-            file.writelines(change.content())
-            file.flush()
-            yield replace(change, content=partial(_pieces, file.fileno(), start, change.size_bytes))
-        else:
-            yield change
-
-
-def _pieces(fd: int, start: int, size_bytes: int) -> Iterator[bytes]:
-    end = start + size_bytes
-    while start < end:
-        piece = os.pread(fd, min(end - start, 1 << 20), start)
-        if not piece:
-            return
-        start += len(piece)
-        yield piece
 
 
 def _apt_repositories() -> tuple[Repository, ...]:

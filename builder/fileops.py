@@ -42,6 +42,7 @@ from layerstore import (
 )
 
 _DIRECTORY_MODE = 0o755
+_USUAL_ROOT = (0o755, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,10 @@ class FileChanges:
     def changes(self) -> Iterator[Change]:
         """What was collected, with every directory that leads there."""
         self._add_parents()
+        root = self._entry("")
+        assert root is not None, "there is always a root"
+        if self._changes and (root.meta.mode, root.meta.uid, root.meta.gid) != _USUAL_ROOT:
+            self._changes[""] = PutDir(TreePath(""), root.meta)  # the topmost layer's is shown
         return iter(self._changes.values())
 
     # ---- the operations

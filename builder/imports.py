@@ -1,8 +1,10 @@
 """`import`: a tar of a root file system becomes an image of one layer."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from builder.archives import kept
 from builder.errors import LoweringError
 from builder.lower import Surroundings, lower
 from builder.sources import SourceTree
@@ -37,9 +39,9 @@ def import_tar(store: Store, stream: "Reader", *, changes: tuple[str, ...], mess
     """
     buffered = _Peeked(stream)
     newest = _Newest()
-    layer = store.layers.commit(
-        newest.passing(unpack(decompressor(detect(buffered.head) or "none", buffered)))
-    )
+    tar = decompressor(detect(buffered.head) or "none", buffered)
+    with ExitStack() as cleanup:
+        layer = store.layers.commit(newest.passing(kept(unpack(tar), cleanup)))
     platform = host_platform()
     state = StageState()
     for text in changes:

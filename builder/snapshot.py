@@ -9,13 +9,16 @@ The overlay is mounted inside the sandbox, never here, so a killed build leaves 
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.sandbox import OverlayRoot, in_user_namespace
-from layerstore import Change, Layer, Store, overlay_changes
+from layerstore import Change, Layer, Store, TreePath, overlay_changes
+
+_USUAL_ROOT = (0o755, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +30,26 @@ class Snapshot:
 
     def changes(self) -> Iterator[Change]:
         """What the step did. The upper directory must still be there while this is read."""
-        return overlay_changes(self.upperdir, userxattr=in_user_namespace())
+        roots = {_attributes(self.upperdir), _attributes(self.root.lowerdirs[0])}
+        return overlay_changes(
+            self.upperdir,
+            userxattr=in_user_namespace(),
+            # a root that is not the usual one stands in every layer: the topmost one is shown
+            with_root=roots != {_USUAL_ROOT},
+            has_lower_dir=self._has_lower_dir,
+        )
+
+    def _has_lower_dir(self, path: TreePath) -> bool:
+        """Whether a layer below has a directory there; where that is not clear, yes."""
+        for lower in self.root.lowerdirs:
+            try:
+                if stat.S_ISDIR((lower / path).lstat().st_mode):
+                    return True
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError:
+                return True
+        return False
 
 
 @contextmanager
@@ -43,6 +65,11 @@ def open_snapshot(layers: tuple[Layer, ...], store: Store) -> Iterator[Snapshot]
             root=OverlayRoot(lowerdirs=lowerdirs, upperdir=upperdir, workdir=workdir),
             upperdir=upperdir,
         )
+
+
+def _attributes(directory: Path) -> tuple[int, int, int]:
+    status = directory.stat()
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
 
 
 def _take_root_attributes(lower: Path, upper: Path) -> None:

@@ -22,7 +22,7 @@ def frozen(cls: type[_T]) -> type[_T]:
     all_names = frozenset(names)
 
     def __init__(self: Any, **values: Any) -> None:
-        if len(values) != len(names):
+        if values.keys() != all_names:
             values = {**defaults, **values}
             if values.keys() != all_names:
                 wrong = ", ".join(sorted(all_names ^ values.keys()))

@@ -223,7 +223,9 @@ def _split_line(line: LogicalLine, start: int, escape: str, *, depth: int) -> Sp
     way = _WAYS.get(keyword)
     trigger, is_json = None, False
     if way is None:
-        keyword, args = name.upper(), [Part("", at, at)]
+        # The upper case of a foreign letter may be that of a known keyword.
+        keyword = name if name.upper() in KEYWORDS else name.upper()
+        args = [Part("", at, at)]
     elif way is _COMMAND:
         args, is_json = _split_command(line, at, end)
     elif way is _PATHS:

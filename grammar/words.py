@@ -160,8 +160,9 @@ class _Scanner:
 
     def run(self) -> str:
         result = self._until("")
-        if self._word:
-            self.words.append("".join(self._word))
+        last = "".join(self._word or ())
+        if last:
+            self.words.append(last)
         return result
 
     # Every method below reads on from self._pos and leaves it after what it has read.

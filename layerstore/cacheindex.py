@@ -195,11 +195,12 @@ def _memo_checksum(kind: str, key: str, value: bytes) -> str:
 
 def _pack_stamps(stamps: dict[str, FileStamp]) -> bytes:
     """Columns: 20,000 files must load in a few milliseconds."""
-    numbers = array("Q", (number for stamp in stamps.values() for number in stamp[:6]))
+    times = array("q", (time for stamp in stamps.values() for time in stamp[3:5]))
+    others = array("Q", (stamp[at] for stamp in stamps.values() for at in (0, 1, 2, 5)))
     digests = "".join(stamp.digest.hex for stamp in stamps.values())
-    names = "\0".join(stamps)
     header = f"{len(stamps)}\n".encode()
-    return b"".join((header, numbers.tobytes(), digests.encode(), os.fsencode(names)))
+    names = os.fsencode("\0".join(stamps))
+    return b"".join((header, times.tobytes(), others.tobytes(), digests.encode(), names))
 
 
 def _unpack_stamps(data: bytes) -> dict[str, FileStamp]:
@@ -207,10 +208,11 @@ def _unpack_stamps(data: bytes) -> dict[str, FileStamp]:
     if not count:
         return {}
     start = data.index(b"\n") + 1
-    numbers = array("Q", data[start : start + count * 48])
-    start += count * 48
-    hexes = data[start : start + count * _HEX].decode()
-    names = os.fsdecode(data[start + count * _HEX :]).split("\0")
+    ends = [start + count * width for width in (16, 48, 48 + _HEX)]
+    times = array("q", data[start : ends[0]])
+    others = array("Q", data[ends[0] : ends[1]])
+    hexes = data[ends[1] : ends[2]].decode()
     digests = [Digest(f"sha256:{hexes[at : at + _HEX]}") for at in range(0, len(hexes), _HEX)]
-    columns = (numbers[offset::6] for offset in range(6))
-    return dict(zip(names, map(FileStamp, *columns, digests), strict=True))
+    dev, ino, size_bytes, mode = (others[offset::4] for offset in range(4))
+    stamps = map(FileStamp, dev, ino, size_bytes, times[::2], times[1::2], mode, digests)
+    return dict(zip(os.fsdecode(data[ends[2] :]).split("\0"), stamps, strict=True))

@@ -26,6 +26,9 @@ DOCUMENT_BYTES_MAX = 4 * 1024 * 1024
 DEPTH_MAX = 32  # nested brackets; an OCI document needs 5
 LAYERS_MAX = 500  # OVL_MAX_STACK of the kernel's overlayfs: more could never be mounted
 _INT64_MAX = 2**63 - 1
+_MEDIA_TYPE_LETTERS = frozenset(
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$&^_.+-"
+)
 
 Pairs = tuple[tuple[str, str], ...]
 Json = Mapping[str, object]
@@ -511,9 +514,14 @@ def _history_json(entry: History) -> dict[str, object]:
 
 
 def _parse_descriptor(reader: Reader) -> Descriptor:
+    media_type = reader.text("mediaType", required=True)
+    if not _is_media_type(media_type):
+        raise reader.error("mediaType", "is no media type")
+    if not all(":" in url for url in reader.texts("urls") or ()):
+        raise reader.error("urls", "has an entry that is no URL")
     platform = reader.child("platform")
     return Descriptor(
-        media_type=reader.text("mediaType", required=True),
+        media_type=media_type,
         digest=Digest.parse(reader.text("digest", required=True)),
         size_bytes=reader.integer("size", required=True),
         annotations=reader.pairs("annotations"),
@@ -524,6 +532,15 @@ def _parse_descriptor(reader: Reader) -> Descriptor:
             architecture=platform.text("architecture", required=True),
             variant=platform.text("variant"),
         ),
+    )
+
+
+def _is_media_type(text: str) -> bool:
+    """Whether `text` is a type and a subtype as RFC 6838, section 4.2, has them."""
+    kind, slash, subtype = text.partition("/")
+    return bool(slash) and all(
+        1 <= len(part) <= 127 and part[0].isalnum() and not set(part) - _MEDIA_TYPE_LETTERS
+        for part in (kind, subtype)
     )
 
 

@@ -726,10 +726,11 @@ class _Unpacker:
         if length > 255:
             if length > self._limits.path_bytes_max:
                 raise _malformed(f"a name of {length} bytes")
-            if max(map(len, raw_name.split(b"/"))) > 255:
-                raise UnsafePathError(
-                    path=name[:80] + "...", reason="a part of it is longer than 255 bytes"
-                )
+            for part in raw_name.split(b"/"):
+                if len(part) > 255 and len(part.removeprefix(b".wh.")) > 255:
+                    raise UnsafePathError(
+                        path=name[:80] + "...", reason="a part of it is longer than 255 bytes"
+                    )
         if "\0" in name:
             raise UnsafePathError(path=name[:200], reason="contains a NUL byte")
         return TreePath(_normal(name, clamp=False))

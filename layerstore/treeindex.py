@@ -193,7 +193,7 @@ class TreeIndex:
         if node.entry.kind == "dir":
             self._remove_beneath(path)
         head, _, name = path.rpartition("/")
-        if self._children is not None:
+        if self._children is not None and head in self._children:
             self._children[head].pop(name, None)
 
     def _remove_beneath(self, path: str) -> None:

@@ -7,6 +7,7 @@ or a word to complete. That is a budget, held by tests/builder/cli/test_startup.
 `lamina --version` and `lamina run` import neither click, lark, zstandard, isal, rich nor sqlite3.
 """
 
+import _signal  # type: ignore[import-not-found]  # `signal` takes 2 ms for its enumerations
 import os
 import sys
 import types
@@ -19,6 +20,7 @@ def main() -> Never:
     """Carry out the command line of this process, and end the process."""
     _fill_standard_descriptors()
     _import_inspect_late()
+    _interrupt_by_signals()
     _end(run(sys.argv[1:]))
 
 
@@ -63,6 +65,17 @@ def _fill_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.open("/dev/null", os.O_RDWR)  # takes the lowest free number, which is fd
+
+
+def _interrupt_by_signals() -> None:
+    """Let SIGTERM and SIGHUP unwind as Ctrl-C does, so that everything is cleaned up."""
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    for number in (_signal.SIGTERM, _signal.SIGHUP):
+        if _signal.getsignal(number) == _signal.SIG_DFL:  # not under nohup
+            _signal.signal(number, interrupt)
 
 
 def _import_inspect_late() -> None:

@@ -4,7 +4,7 @@ As docker's (measured on its client 28.2):
     125  an unknown or bad flag of any command; our own failure in run, create and exec
       1  a wrong number of arguments, an unknown command; our own failure elsewhere
     126  the program of run or exec cannot be executed        127  it is not there
-    130  interrupted (128 + SIGINT)
+    130  interrupted (128 + SIGINT); 143 ended (128 + SIGTERM)
 Otherwise run and exec end with the program's own code, or 128 plus the signal that killed it.
 """
 
@@ -14,8 +14,8 @@ FAILURE = 1
 OWN_FAILURE = 125
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
-INTERRUPTED = 130
 BROKEN_PIPE = 141
+_SIGINT = 2
 
 # commands whose 1 would be taken for the program's own exit code
 _RUNNERS = frozenset({"run", "create", "exec"})
@@ -23,6 +23,7 @@ _RUNNERS = frozenset({"run", "create", "exec"})
 
 def exit_code(error: BaseException, command: str) -> int:
     """The exit code for `error` in `command` (as typed: `run`, `container run`)."""
+    from builder.runner import DetachedError
     from builder.sandbox import ProgramNotExecutableError, ProgramNotFoundError
 
     own = OWN_FAILURE if command.split(" ")[-1] in _RUNNERS else FAILURE
@@ -33,8 +34,10 @@ def exit_code(error: BaseException, command: str) -> int:
             return NOT_FOUND
         case ProgramNotExecutableError():
             return NOT_EXECUTABLE
-        case KeyboardInterrupt():
-            return INTERRUPTED
+        case DetachedError() if own == OWN_FAILURE:
+            return error.code
+        case KeyboardInterrupt():  # its argument, where it has one, is the signal: see cli.main
+            return 128 + (error.args[0] if error.args else _SIGINT)
         case BrokenPipeError():
             return BROKEN_PIPE
         case _:

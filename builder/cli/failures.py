@@ -15,6 +15,7 @@ from builder.cli.exitcodes import exit_code
 from builder.cli.output import printable
 
 BYTES_MAX = 1000
+_EXCERPT_MIN = 40
 
 
 def report(error: BaseException, *, command: str, debug: bool) -> int:
@@ -50,14 +51,11 @@ def describe(error: BaseException) -> str:
         case KeyboardInterrupt():
             return "lamina: interrupted"
         case DockerfileError():
-            return _excerpt(error.render())
-        case BuilderError() if error.excerpt:
-            return _line(error.message, error.hint) + "\n" + _excerpt(error.excerpt)
+            return _cut(_lines(error.render()), BYTES_MAX)
         case BuilderError() | SandboxError() | StoreError() | TemplateError() | UsageError():
-            notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-            return _line(error.message, error.hint) + (notes and "\n" + _excerpt(notes[1:]))
+            return _with_excerpt(_line(error.message, error.hint), error)
         case OSError() if error.strerror:
-            return _line(_system_error(error), "")
+            return _with_excerpt(_line(_system_error(error), ""), error)
         case MemoryError():
             return _line("out of memory", "")
         case _:
@@ -65,22 +63,30 @@ def describe(error: BaseException) -> str:
             return _line(f"internal error: {name}: {error}", "`lamina --debug ...` shows where")
 
 
+def _with_excerpt(text: str, error: BaseException) -> str:
+    """The lines of the Dockerfile that it is about, if any, and then the message."""
+    notes = [getattr(error, "excerpt", ""), *getattr(error, "__notes__", ())]
+    excerpt = _lines("\n".join(note for note in notes if note))
+    room = BYTES_MAX - len(text.encode()) - 1
+    return f"{_cut(excerpt, room)}\n{text}" if excerpt and room > _EXCERPT_MIN else text
+
+
 def _line(message: str, hint: str) -> str:
     text = printable(message)
     if hint:
         text += f" ({printable(hint)})"
-    return _cut("lamina: " + text)
+    return _cut("lamina: " + text, BYTES_MAX)
 
 
-def _excerpt(text: str) -> str:
-    return _cut("\n".join(printable(line) for line in text.rstrip("\n").split("\n")))
+def _lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.rstrip("\n").split("\n"))
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, bytes_max: int) -> str:
     data = text.encode("utf-8", "backslashreplace")
-    if len(data) < BYTES_MAX:
+    if len(data) < bytes_max:
         return data.decode()
-    return data[: BYTES_MAX - 4].decode("utf-8", "ignore") + "..."
+    return data[: bytes_max - 4].decode("utf-8", "ignore") + "..."
 
 
 def _system_error(error: OSError) -> str:

@@ -273,7 +273,7 @@ def info(arguments: Arguments, session: "Session") -> int:
         MemTotal=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         Rootless=os.geteuid() != 0,
         Features=[
-            Struct(Name=each.name, Available=each.available, Reason=each.reason)
+            Struct(Name=each.name, Available=each.is_available, Reason=each.reason)
             for each in report.features
         ],
     )
@@ -295,7 +295,7 @@ def info(arguments: Arguments, session: "Session") -> int:
     line(" Sandbox:")
     for each in report.features:
         why = f" ({printable(each.reason)})" if each.reason else ""
-        line(f"  {each.name}: {'yes' if each.available else 'no'}{why}")
+        line(f"  {each.name}: {'yes' if each.is_available else 'no'}{why}")
     return 0
 
 

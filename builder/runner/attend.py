@@ -7,9 +7,9 @@
 Nothing here knows containers: `exec` attends a program as well.
 """
 
+import _signal  # type: ignore[import-not-found]  # `signal` takes 2 ms for its enumerations
 import os
 import select
-import signal
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,19 +54,19 @@ class SignalProxy:
 
     def __enter__(self) -> "SignalProxy":
         for name in self._PROXIED:
-            self._handle(getattr(signal, f"SIG{name}"), self._forward)
+            self._handle(getattr(_signal, f"SIG{name}"), self._forward)
         if self._resized is not None:
-            self._handle(signal.SIGWINCH, self._resize)
+            self._handle(_signal.SIGWINCH, self._resize)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before:
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
+            _signal.signal(number, handler)
 
     def _handle(self, number: int, handler: "Callable[[int, FrameType | None], None]") -> None:
-        before = signal.signal(number, handler)
-        if before is signal.SIG_IGN:
-            signal.signal(number, before)
+        before = _signal.signal(number, handler)
+        if before is _signal.SIG_IGN:
+            _signal.signal(number, before)
         else:
             self._before.append((number, before))
 

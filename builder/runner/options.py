@@ -5,7 +5,6 @@ container/container_unix.go and daemon/container_operations for the environment.
 """
 
 import os
-import signal
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from builder.runner.runnable import RunnableImage
 from builder.sandbox import DEFAULT_PATH
 
 STOP_TIMEOUT_S = 10
+_SIGTERM = 15
 SHM_BYTES = 64 << 20
 
 
@@ -83,7 +83,7 @@ def record_of(
         mounts=mounts,
         labels=tuple(sorted({**dict(image.labels), **dict(options.labels)}.items())),
         auto_remove=options.auto_remove,
-        stop_signal=signal_number(options.stop_signal or image.stop_signal or "TERM"),
+        stop_signal=_stop_signal(options.stop_signal or image.stop_signal),
         stop_timeout_s=options.stop_timeout_s,
         read_only=options.read_only,
         shm_size_bytes=options.shm_size_bytes,
@@ -329,12 +329,18 @@ def parse_size(text: str) -> int:
     return size
 
 
+def _stop_signal(word: str) -> int:
+    return signal_number(word) if word else _SIGTERM
+
+
 def signal_number(word: str) -> int:
     """`TERM`, `SIGTERM`, `15`, `SIGRTMIN+3`.
 
     Raises:
         ContainerError: there is no such signal.
     """
+    import signal
+
     name = word.upper().removeprefix("SIG")
     base, plus, offset = name.partition("+")
     if name.isdecimal() and 0 < int(name) < signal.NSIG:
@@ -350,6 +356,8 @@ def signal_number(word: str) -> int:
 
 def signal_name(number: int) -> str:
     """`SIGTERM`; the number itself for real-time signals."""
+    import signal
+
     try:
         return signal.Signals(number).name
     except ValueError:

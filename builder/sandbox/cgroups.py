@@ -19,6 +19,7 @@ import itertools
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from builder.sandbox.errors import UnsupportedHostError
 from builder.sandbox.spec import Limits
@@ -47,7 +48,7 @@ class Group:
         for directory in self.directories:
             for _ in range(100):
                 try:
-                    os.rmdir(directory)
+                    Path(directory).rmdir()
                     break
                 except OSError as error:
                     if error.errno != errno.EBUSY:
@@ -157,7 +158,7 @@ def _make_unified(files: dict[str, dict[str, int]]) -> Group:
             _write_limits(directory, *files.values())
         except OSError as error:
             problem = error
-            os.rmdir(directory)
+            Path(directory).rmdir()
             continue
         return Group(directories=(directory,))
     raise problem
@@ -174,7 +175,7 @@ def _make_v1(files: dict[str, dict[str, int]]) -> Group:
             _write_limits(made[-1], limits)
     except OSError:
         for directory in made:
-            os.rmdir(directory)
+            Path(directory).rmdir()
         raise
     return Group(directories=tuple(made))
 
@@ -188,7 +189,7 @@ def _own_paths() -> dict[str, str]:
 
 def _make_directory(base: str) -> str:
     directory = f"{base}/{_PREFIX}{os.getpid()}-{next(_numbers)}"
-    os.mkdir(directory, 0o755)
+    Path(directory).mkdir(0o755)
     return directory
 
 
@@ -214,12 +215,12 @@ def _write(path: str, text: str) -> None:
 
 def _sweep(base: str) -> None:
     """Remove the groups of processes that are gone. One that is still in use stays: EBUSY."""
-    for name in os.listdir(base):
-        words = name.split("-")
-        if not name.startswith(_PREFIX) or len(words) != 3 or not words[1].isdigit():
+    for entry in Path(base).glob(f"{_PREFIX}*"):
+        words = entry.name.split("-")
+        if len(words) != 3 or not words[1].isdigit():
             continue
         if not os.access(f"/proc/{words[1]}", os.F_OK):
             try:
-                os.rmdir(f"{base}/{name}")
+                entry.rmdir()
             except OSError:
                 pass

@@ -3,18 +3,16 @@
 Both differ only in who forks and who reaps; the handshake, and `SandboxRunning`, are the same.
 """
 
-import _signal
 import _socket
 import errno
 import marshal
 import os
-import select
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from builder.sandbox import cgroups, namespaces
+from builder.sandbox import cgroups, namespaces, signals
 from builder.sandbox.cgroups import Group
 from builder.sandbox.errors import (
     ProgramNotExecutableError,
@@ -108,12 +106,12 @@ class SandboxRunning:
     def signal(self, number: int) -> None:
         """Implements `Running`."""
         if not self.is_over:
-            _send(self._program_fd, number)
+            signals.send(self._program_fd, number)
 
     def kill(self) -> None:
         """Implements `Running`."""
         if not self.is_over:
-            _send(self.leader.pidfd, _signal.SIGKILL)
+            signals.send(self.leader.pidfd, signals.SIGKILL)
 
     def wait(self) -> ExitStatus:
         """Implements `Running`."""
@@ -156,6 +154,8 @@ class SandboxRunning:
                 remove_made(upperdir, self._made)
             case PlainRoot(path=path):
                 remove_made(path, self._made)
+            case None:
+                pass
 
     def _receive(self) -> None:
         """Take in what has been reported so far."""
@@ -184,19 +184,14 @@ class SandboxRunning:
                 case "program":
                     self._program_fd, *terminals = descriptors
                     self.terminal_fd = terminals[0] if terminals else None
-
-
-def _send(pidfd: int, number: int) -> None:
-    try:
-        _signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
-        pass
+                case _:
+                    raise AssertionError(f"unknown report {kind!r}")
 
 
 def _exit_status(status: int | None) -> ExitStatus:
     """From a wait status; None is a PID 1 that was killed before it could tell."""
     if status is None:
-        return ExitStatus(signal=_signal.SIGKILL)
+        return ExitStatus(signal=signals.SIGKILL)
     if os.WIFSIGNALED(status):
         return ExitStatus(signal=os.WTERMSIG(status))
     return ExitStatus(code=os.WEXITSTATUS(status))

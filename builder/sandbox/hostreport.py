@@ -8,6 +8,7 @@ imports it from the room.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from builder.sandbox import capabilities, cgroups, idmap, namespaces, seccomp, syscalls
 from builder.sandbox.errors import SandboxError
@@ -106,7 +107,7 @@ def _mount_overlay() -> None:
     syscalls.mount(b"tmpfs", b"/tmp", b"tmpfs", 0)
     os.chdir("/tmp")
     for name in ("lower", "upper", "work", "merged"):
-        os.mkdir(name)
+        Path(name).mkdir()
     options = b"lowerdir=lower,upperdir=upper,workdir=work"
     if not is_root or idmap.in_user_namespace():
         options += b",userxattr"
@@ -119,9 +120,7 @@ def _load_filter() -> None:
 
 
 def _call_openat2() -> None:
-    os.close(
-        syscalls.openat2(syscalls.AT_FDCWD, b".", os.O_PATH, syscalls.RESOLVE_NO_MAGICLINKS)
-    )
+    os.close(syscalls.openat2(syscalls.AT_FDCWD, b".", os.O_PATH, syscalls.RESOLVE_NO_MAGICLINKS))
 
 
 def _user_namespaces() -> Feature:

@@ -72,9 +72,7 @@ def own_maps() -> IdMaps:
     texts = [_read("/etc/subuid"), _read("/etc/subgid")]
     if find_program("newuidmap") is None or find_program("newgidmap") is None:
         texts = ["", ""]
-    return plan_maps(
-        uid=uid, gid=gid, user_name=_user_name(uid), subuid=texts[0], subgid=texts[1]
-    )
+    return plan_maps(uid=uid, gid=gid, user_name=_user_name(uid), subuid=texts[0], subgid=texts[1])
 
 
 def _user_name(uid: int) -> str:

@@ -7,21 +7,19 @@ without a handler, but keeps blocked ones. SIGKILL and SIGSTOP from outside act 
 When it exits, the kernel kills whatever is left in the pid namespace; only then is its end seen.
 """
 
-import _signal
 import os
 
-_CHILD = _signal.SIGCHLD
+from builder.sandbox import signals
 
 
 def mind(program_pid: int) -> int:
     """Reap until the program has ended. Returns its wait status."""
-    signals = _signal.valid_signals()
     while True:
         status = _reap(program_pid)
         if status is not None:
             return status
-        number = _signal.sigwaitinfo(signals).si_signo
-        if number != _CHILD:
+        number = signals.wait_for_any()
+        if number != signals.SIGCHLD:
             try:
                 os.kill(program_pid, number)
             except OSError:  # ended this moment, or a set-uid program that is not ours to signal

@@ -282,10 +282,10 @@ def describe(operation: MountOp) -> str:
             return "make all mounts private"
         case Generate():
             return "mount a tmpfs for generated files"
-        case MountRoot(root=OverlayRoot() as root):
-            return f"mount an overlay of {len(root.lowerdirs)} layers on {root.upperdir}"
         case MountRoot(root=root):
-            return f"bind {root.path} as the root"
+            if isinstance(root, PlainRoot):
+                return f"bind {root.path} as the root"
+            return f"mount an overlay of {len(root.lowerdirs)} layers on {root.upperdir}"
         case MountFilesystem(kind=kind, target=target):
             return f"mount {kind} on {target}"
         case BindDevice(name=name):
@@ -327,7 +327,7 @@ class Stage:
     """
 
     attach: bytes  # path of the attach point
-    workdir_fd: int = -1  # an overlay's, opened before anything covers the attach point
+    covered_fd: int  # the same directory, opened before anything covers it
     root_fd: int = -1
     made: list[str] = field(default_factory=list)
     _generated_fd: int = -1
@@ -337,10 +337,8 @@ class Stage:
     @classmethod
     def of(cls, root: Root) -> "Stage":
         """Where `root` will be built."""
-        if isinstance(root, OverlayRoot):
-            workdir_fd = os.open(root.workdir, _PATH | os.O_DIRECTORY)
-            return cls(attach=os.fsencode(root.workdir), workdir_fd=workdir_fd)
-        return cls(attach=os.fsencode(root.path))
+        path = root.workdir if isinstance(root, OverlayRoot) else root.path
+        return cls(attach=os.fsencode(path), covered_fd=os.open(path, _PATH | os.O_DIRECTORY))
 
     def perform(self, operation: MountOp) -> None:
         """Carry out one operation.
@@ -416,15 +414,14 @@ class Stage:
         match operation.root:
             case OverlayRoot() as root:
                 self._mount_overlay(root, operation)
-            case PlainRoot(path=path):
-                self._bind_root(path, operation)
+            case PlainRoot():
+                self._bind_root(operation)
 
-    def _bind_root(self, path: Path, operation: MountRoot) -> None:
+    def _bind_root(self, operation: MountRoot) -> None:
         # In a user namespace what lies below may be locked to it and must come along.
         recursive = syscalls.AT_RECURSIVE if operation.userxattr else 0
-        tree_fd = syscalls.open_tree(
-            syscalls.AT_FDCWD, os.fsencode(path), syscalls.OPEN_TREE_CLONE | recursive
-        )
+        flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH | recursive
+        tree_fd = syscalls.open_tree(self.covered_fd, b"", flags)
         syscalls.mount_setattr(tree_fd, syscalls.MOUNT_ATTR_NODEV, flags=recursive)
         attach_fd = os.open(self.attach, _PATH | os.O_DIRECTORY)
         syscalls.move_mount(tree_fd, attach_fd)
@@ -435,7 +432,7 @@ class Stage:
     def _mount_overlay(self, root: OverlayRoot, operation: MountRoot) -> None:
         lower_fds = [os.open(path, _PATH | os.O_DIRECTORY) for path in root.lowerdirs]
         upper_fd = os.open(root.upperdir, _PATH | os.O_DIRECTORY)
-        work_fd = self.workdir_fd
+        work_fd = self.covered_fd
         if root.volatile:
             _forget_volatile(work_fd)
         probe_fd = self._probe(lower_fds, upper_fd, root, userxattr=operation.userxattr)

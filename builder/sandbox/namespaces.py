@@ -20,7 +20,6 @@ no_new_privs is off, so it is loaded just before the ids and capabilities are gi
 for those are on its allow list.
 """
 
-import _signal
 import _socket
 import errno
 import marshal
@@ -31,7 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from builder.sandbox import capabilities, cgroups, init, seccomp, syscalls, terminal
+from builder.sandbox import capabilities, cgroups, init, seccomp, signals, syscalls, terminal
 from builder.sandbox.errors import (
     ProgramNotExecutableError,
     ProgramNotFoundError,
@@ -51,7 +50,7 @@ from builder.sandbox.idmap import (
 )
 from builder.sandbox.mounts import Host, Stage, describe, plan
 from builder.sandbox.resolve import make_directories, open_in_root
-from builder.sandbox.spec import OverlayRoot, Program, SandboxSpec
+from builder.sandbox.spec import Program, SandboxSpec
 from builder.sandbox.trampoline import ERRORS_FD, open_trampoline
 from builder.sandbox.users import Ids, find_user
 
@@ -114,15 +113,15 @@ class Started:
 
 def _look_around() -> Host:
     user_namespace = in_user_namespace()
-    cpus = "/sys/devices/system/cpu"
     try:
-        throttled = tuple(
-            name
-            for name in os.listdir(cpus)
-            if name[:3] == "cpu"
-            and name[3:].isdigit()
-            and os.access(f"{cpus}/{name}/thermal_throttle", os.F_OK)
-        )
+        with os.scandir("/sys/devices/system/cpu") as entries:
+            throttled = tuple(
+                entry.name
+                for entry in entries
+                if entry.name[:3] == "cpu"
+                and entry.name[3:].isdigit()
+                and os.access(f"{entry.path}/thermal_throttle", os.F_OK)
+            )
     except OSError:  # no sysfs here; the sandbox's own will have it or not
         throttled = ()
     return Host(
@@ -330,7 +329,7 @@ def _filter_for(program: Program, capability_mask: int) -> bytes | None:
 
 
 def _fork(flags: int, play: "Callable[[], NoReturn]", actor: "_Actor") -> Started:
-    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+    before = signals.block_all()
     try:
         pid, pidfd = syscalls.clone(flags)
         if pid == 0:
@@ -338,7 +337,7 @@ def _fork(flags: int, play: "Callable[[], NoReturn]", actor: "_Actor") -> Starte
     except OSError as error:
         raise _refused(error) from error
     finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+        signals.set_blocked(before)
     return Started(pid=pid, pidfd=pidfd)
 
 
@@ -450,7 +449,7 @@ class _Actor:
         os.setsid()
         self._arrange_descriptors(cwd_fd, terminal_fd, ids)
         os.umask(0o022)
-        _reset_signals()
+        signals.use_defaults_for_ignored()
         if self.program.no_new_privs:
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         if self.home.may_set_groups:
@@ -475,7 +474,7 @@ class _Actor:
             [os.fsencode(word) for word in (path, *self.program.argv)],
             [os.fsencode(pair) for pair in env],
         )
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        signals.set_blocked(set())
         raise syscalls.execveat(_TRAMPOLINE_FD, arguments)
 
     def _become_invisible(self) -> None:
@@ -487,7 +486,7 @@ class _Actor:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
     def _die_with_parent(self, parent_fd: int) -> None:
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _signal.SIGKILL)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signals.SIGKILL)
         poller = select.poll()
         poller.register(parent_fd, select.POLLIN)
         if poller.poll(0):  # it died before we asked
@@ -556,7 +555,8 @@ class _Actor:
     def _arrange_descriptors(self, cwd_fd: int, terminal_fd: int | None, ids: Ids) -> None:
         """0, 1, 2: the program's. 3: errors. 4: trampoline. 5: the executor's pidfd. No others."""
         os.fchdir(cwd_fd)
-        if not os.getcwd().startswith("/"):  # "(unreachable)/...": CVE-2024-21626
+        # "(unreachable)/..." would be outside (CVE-2024-21626). Nothing is imported here: no pathlib.
+        if not os.getcwd().startswith("/"):  # noqa: PTH109
             raise SandboxError(phase=self.phase, message="working directory is outside of the root")
         channels = self.channels
         stdio = (channels.stdin, channels.stdout, channels.stderr)
@@ -615,13 +615,6 @@ def _enter_namespaces(init_pidfd: int) -> None:
         syscalls.setns(init_pidfd, flags | syscalls.CLONE_NEWUSER)
 
 
-def _reset_signals() -> None:
-    """Exec resets handlers but keeps what is ignored: Python ignores SIGPIPE and SIGXFSZ."""
-    for number in _signal.valid_signals():
-        if _signal.getsignal(number) == _signal.SIG_IGN:
-            _signal.signal(number, _signal.SIG_DFL)
-
-
 def _own_stdio(uid: int) -> None:
     """Let the program reopen its own pipes and terminal (/dev/stdout), as runc does.
 
@@ -652,7 +645,7 @@ def _find_executable(argv0: str, env: list[str]) -> str:
             continue
         candidate = f"{directory.rstrip('/')}/{argv0}"
         try:
-            if not stat.S_ISREG(os.stat(candidate).st_mode):
+            if not stat.S_ISREG(os.stat(candidate).st_mode):  # noqa: PTH116 - as above
                 continue
         except OSError:
             continue

@@ -14,7 +14,6 @@ Requests are served one after the other, which costs nothing: a request is one f
 slow happens in the new process.
 """
 
-import _signal
 import _socket
 import gc
 import marshal
@@ -25,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, cast
 
-from builder.sandbox import cgroups, namespaces, seccomp, spec, syscalls
+from builder.sandbox import cgroups, namespaces, seccomp, signals, spec, syscalls
 from builder.sandbox.capabilities import mask
 from builder.sandbox.errors import SandboxError, decode, encode
 from builder.sandbox.executor import Handshake, SandboxRunning
@@ -92,7 +91,7 @@ class ForkServer:
             self._running.clear()
 
     def _launch(
-        self, words: tuple[object, ...], program: Program, stdio: Stdio, extra: tuple[int, ...]
+        self, words: tuple[Any, ...], program: Program, stdio: Stdio, extra: tuple[int, ...]
     ) -> SandboxRunning:
         handshake = Handshake.open()
         channels = handshake.channels(stdio)
@@ -135,7 +134,7 @@ class ForkServer:
         self.close()
 
 
-def to_words(value: object) -> object:
+def to_words(value: Any) -> Any:
     """A specification as tuples, strings and numbers, which `marshal` can carry."""
     if is_dataclass(value):
         return (type(value).__name__, *(to_words(getattr(value, f.name)) for f in fields(value)))
@@ -232,9 +231,8 @@ def _serve(socket_fd: int, caller_pidfd: int) -> NoReturn:
 class _Server:
     def __init__(self, socket_fd: int, caller_pidfd: int) -> None:
         os.setsid()
-        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-        for number in (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT):
-            _signal.signal(number, _signal.SIG_DFL)
+        signals.ignore(signals.SIGINT)
+        signals.use_default(signals.SIGTERM, signals.SIGHUP, signals.SIGQUIT)
         gc.disable()
         self._keep_only(socket_fd, caller_pidfd)
         self._home = Home.open()
@@ -326,9 +324,6 @@ class _Server:
 
     def _end(self) -> None:
         for started, _ in self._started.values():
-            try:
-                _signal.pidfd_send_signal(started.pidfd, _signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            signals.send(started.pidfd, signals.SIGKILL)
         for pidfd in list(self._started):
             self._reap(pidfd)

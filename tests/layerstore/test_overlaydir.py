@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -29,13 +30,13 @@ from layerstore.changeset import (
     Remove,
 )
 from layerstore.digest import Digest
-from layerstore.errors import MalformedDocumentError, StoreBusyError, StoreError, UnsafePathError
+from layerstore.errors import MalformedDocumentError, StoreError, UnsafePathError
 from layerstore.overlaydir import Cursor, changes, remove_tree, survey, write
 from layerstore.tarcodec import pack, unpack
 from layerstore.toc import TocEntry
 from layerstore.treediff import changes as tree_changes
 from layerstore.treeindex import TreeIndex
-from layerstore.treepath import ROOT, TreePath
+from layerstore.treepath import TreePath
 from tests.support import strategies
 from tests.support.conformance import MATERIAL
 from tests.support.rawtar import END, entry, header, pax
@@ -231,8 +232,14 @@ def test_a_later_put_replaces_an_earlier_one(layer: Path) -> None:
     table = write(changeset, layer)
     assert survey(changeset) == table
     assert {row.path: row.kind for row in table if row.kind != "opaque"} == {
-        **{"a": "file", "b": "file", "c": "dir", "c/x": "file", "d": "file"},
-        **{"e/below": "file", "f": "dir", "g": "symlink"},
+        "a": "file",
+        "b": "file",
+        "c": "dir",
+        "c/x": "file",
+        "d": "file",
+        "e/below": "file",
+        "f": "dir",
+        "g": "symlink",
     }
     assert [row.path for row in table if row.kind == "opaque"] == ["c", "e", "f"]
     assert (layer / "a").read_bytes() == b"2"
@@ -463,8 +470,8 @@ def test_a_large_file_that_was_exchanged_is_noticed(layer: Path) -> None:
 
 def test_the_order_of_the_directory_does_not_matter(tmp_path: Path) -> None:
     names = [f"{number:03}" for number in range(100)]
-    first = make_tree(tmp_path / "1", {name: b"x" for name in names})
-    second = make_tree(tmp_path / "2", {name: b"x" for name in reversed(names)})
+    first = make_tree(tmp_path / "1", dict.fromkeys(names, b"x"))
+    second = make_tree(tmp_path / "2", dict.fromkeys(reversed(names), b"x"))
     assert read(changes(first)) == read(changes(second))
 
 
@@ -496,7 +503,7 @@ def test_deep_files_in_bad_order_are_written_in_good_time(deep_path: Path) -> No
     chains = ["/".join([letter] * 2000) for letter in "abc"]
     changeset = [put(f"{chains[number % 3]}/{number}") for number in range(300)]
     started = time.monotonic()
-    write(changeset, deep_path / "x" if False else new_dir(deep_path))
+    write(changeset, new_dir(deep_path))
     assert time.monotonic() - started < 20
 
 
@@ -601,7 +608,7 @@ ESCAPES: dict[str, list[bytes]] = {
     "a link to the root": [
         header("r", kind=b"2", target="/"),
         entry("r/r/r/r/x", b"x"),
-        entry("r/../../../x", b"x") if False else entry("r/y", b"x"),
+        entry("r/y", b"x"),
     ],
     "a link to itself": [header("l", kind=b"2", target="l"), entry("l/x", b"x")],
     "links in a circle": [
@@ -718,9 +725,10 @@ def test_many_links_are_bounded(layer: Path) -> None:
 
 def test_replacing_over_and_over_is_not_quadratic(layer: Path) -> None:
     files = b"".join(entry(f"d/{number}") for number in range(5000))
-    again = b"".join(header("x", kind=b"5") + entry("x/y") + entry("x") for _ in range(2000))
+    again = b"".join(header("x", kind=b"5") + entry("x/y") + entry("x") for _ in range(500))
     started = time.monotonic()
     write(hostile(files + again), layer)
+    survey(hostile(files + again * 20))
     assert time.monotonic() - started < 15
 
 
@@ -736,7 +744,7 @@ def test_a_full_disk_is_reported_as_it_is(layer: Path) -> None:
 
 
 def test_no_descriptor_is_left_open(layer: Path, tmp_path: Path) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = len(list(Path("/proc/self/fd").iterdir()))
     changeset = [put(f"d{number}/e/f") for number in range(300)]
     write(changeset, layer)
     list(changes(layer))
@@ -745,7 +753,7 @@ def test_no_descriptor_is_left_open(layer: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         write([], layer)
     remove_tree(layer)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 # Cases of other projects
@@ -894,29 +902,56 @@ def check(root: Path, expected: Mapping[str, object]) -> None:
             raise ValueError(other)
 
 
-# What umoci tests of its layers, and the test here that asks the same.
+# What umoci tests of its layers (only the names are given), and the test here that asks the same.
+# Left out: its options and media types (documents), and its maps of ids for rootless tars.
 UMOCI = {
-    "TestTranslateOverlayWhiteouts_Char00": "test_removals_are_devices_and_opaque_marks_are_attributes",
-    "TestTranslateOverlayWhiteouts_XattrOpaque": "test_user_attributes_are_used_where_the_mount_uses_them",
-    "TestTranslateOverlayWhiteouts_XattrWhiteout": "test_whiteouts_may_be_attributes_of_empty_files",
-    "TestGenerate": "test_changes_gives_back_what_was_written",
-    "TestGenerateMissingFileError": "test_a_directory_that_does_not_exist_is_an_error",
-    "TestGenerateWrongRootError": "test_a_directory_that_does_not_exist_is_an_error",
-    "TestGenerateInsertWhiteout": "test_removals_are_devices_and_opaque_marks_are_attributes",
-    "TestUnpackEntry_OverlayfsRootfs_Whiteout": "test_removals_are_devices_and_opaque_marks_are_attributes",
-    "TestUnpackEntry_OverlayfsRootfs_OpaqueWhiteout": "test_removals_are_devices_and_opaque_marks_are_attributes",
-    "TestUnpackEntry_OverlayfsRootfs_Whiteout_MissingDirs": "test_removals_make_the_directories_they_need",
-    "TestUnpackEntry_OverlayfsRootfs_Whiteout_Nested": "test_removals_in_an_opaque_directory_leave_no_ghosts",
-    "TestUnpackEntry_OverlayfsRootfs_OpaqueWhiteoutConvert": "test_removals_mean_the_layers_below_wherever_they_stand",
-    "TestUnpackEntrySanitiseScoping": "test_dots_in_a_head_stay_in_the_root",
-    "TestUnpackEntrySymlinkScoping": "test_hostile_layers_stay_inside",
-    "TestUnpackEntryNonDirParent": "test_a_later_put_replaces_an_earlier_one",
-    "TestUnpackEntryParentDir": "test_parents_that_nobody_puts_are_roots_and_not_in_the_table",
-    "TestUnpackEntryWhiteout": "test_removals_mean_the_layers_below_wherever_they_stand",
-    "TestUnpackOpaqueWhiteout": "test_removals_in_an_opaque_directory_leave_no_ghosts",
-    "TestUnpackHardlink": "test_hard_links_may_be_to_links",
-    "TestUnpackEntryMap": "test_owners_can_be_left_alone",
-    "TestIsDirlink": "test_a_link_to_a_directory_is_no_directory",
+    "TestTranslateOverlayWhiteouts_Char00": "removals_are_devices_and_opaque_marks_are_attributes",
+    "TestTranslateOverlayWhiteouts_XattrOpaque": (
+        "user_attributes_are_used_where_the_mount_uses_them"
+    ),
+    "TestTranslateOverlayWhiteouts_XattrWhiteout": "whiteouts_may_be_attributes_of_empty_files",
+    "TestGenerate": "changes_gives_back_what_was_written",
+    "TestGenerateMissingFileError": "a_directory_that_does_not_exist_is_an_error",
+    "TestGenerateWrongRootError": "a_directory_that_does_not_exist_is_an_error",
+    "TestGenerateInsertWhiteout": "removals_and_opaque_marks_come_before_their_siblings",
+    "TestTarGenerateAddFileNormal": "gnu_tar_extracts_exactly_what_we_packed",
+    "TestTarGenerateAddFileDirectory": "gnu_tar_extracts_exactly_what_we_packed",
+    "TestTarGenerateAddFileSymlink": "gnu_tar_extracts_exactly_what_we_packed",
+    "TestTarGenerateAddWhiteout": "removals_and_opaque_marks_come_before_their_siblings",
+    "TestTarGenerateSourceDateEpochClamping": "times_are_whole_seconds_and_clamped",
+    "TestTarGenerateSourceDateEpochPreservesOldTimestamps": "times_are_whole_seconds_and_clamped",
+    "TestTarGenerateWithoutSourceDateEpoch": "times_are_whole_seconds_and_clamped",
+    "TestUnpackEntry_OverlayfsRootfs_Whiteout": (
+        "a_written_layer_hides_what_it_removes_when_mounted"
+    ),
+    "TestUnpackEntry_OverlayfsRootfs_OpaqueWhiteout": (
+        "a_written_layer_hides_what_it_removes_when_mounted"
+    ),
+    "TestUnpackEntry_OverlayfsRootfs_Whiteout_MissingDirs": (
+        "removals_make_the_directories_they_need"
+    ),
+    "TestUnpackEntry_OverlayfsRootfs_Whiteout_Nested": (
+        "removals_in_an_opaque_directory_leave_no_ghosts"
+    ),
+    "TestUnpackEntry_OverlayfsRootfs_OpaqueWhiteoutConvert": (
+        "removals_mean_the_layers_below_wherever_they_stand"
+    ),
+    "TestUnpackEntrySanitiseScoping": "dots_in_a_head_stay_in_the_root",
+    "TestUnpackEntrySymlinkScoping": "hostile_layers_stay_inside",
+    "TestUnpackEntryNonDirParent": "a_later_put_replaces_an_earlier_one",
+    "TestUnpackEntryParentDir": "parents_that_nobody_puts_are_roots_and_not_in_the_table",
+    "TestUnpackEntryWhiteout": "removals_mean_the_layers_below_wherever_they_stand",
+    "TestUnpackOpaqueWhiteout": "removals_in_an_opaque_directory_leave_no_ghosts",
+    "TestUnpackHardlink": "hard_links_may_be_to_links",
+    "TestUnpackEntryMap": "owners_can_be_left_alone",
+    "TestIsDirlink": "a_link_to_a_directory_is_no_directory",
+    "TestUnpackGenerateRoundTrip_ComplexXattr_OverlayfsRootfs": (
+        "changes_gives_back_what_was_written"
+    ),
+    "TestUnpackGenerateRoundTrip_MockedSELinux": "overlayfs_attributes_have_no_effect",
+    "TestDoesXattrMatch": "layers_carry_these_attributes_and_no_others",
+    "TestGetXattrFilter": "layers_carry_these_attributes_and_no_others",
+    "TestOverlayXattrFilter": "private_attributes_are_never_reported",
 }
 
 
@@ -924,14 +959,15 @@ def test_every_layer_test_of_umoci_has_its_like_here() -> None:
     path = MATERIAL / "oci/umoci_layer_cases.json"
     if not path.exists():
         pytest.skip(f"conformance data is not at {path}")
-    cases = json.loads(path.read_text())["cases"]
     named = {
         case["case"]
-        for case in cases
-        if str(case.get("file", "")).startswith("oci/layer/") and "case" in case
+        for case in json.loads(path.read_text())["cases"]
+        if re.match(r"oci/layer/(generate|tar_|xattr)", case.get("file", ""))
+        and case["case"].startswith("Test")
     }
-    assert named <= set(UMOCI)
-    assert all(name in globals() for name in UMOCI.values())
+    assert named == set(UMOCI)
+    here = Path(__file__).read_text() + (Path(__file__).parent / "test_tarcodec.py").read_text()
+    assert all(f"def test_{name}(" in here for name in UMOCI.values())
 
 
 def test_a_directory_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
@@ -943,7 +979,7 @@ def test_a_directory_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError):
         list(changes(tmp_path / "file"))
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(OSError, match="Not a directory|symbolic links"):
+    with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
         write([], tmp_path / "link")
 
 
@@ -983,12 +1019,18 @@ def test_a_link_to_a_directory_is_no_directory(layer: Path) -> None:
 @pytest.mark.needs_userns
 def test_an_ordinary_user_in_a_namespace_can_write_and_read_layers(tmp_path: Path) -> None:
     """Everything that needs rights is done with those of the namespace, or noted."""
-    work = tmp_path / "work"
-    work.mkdir()
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if python is None:
+        pytest.skip("there is no python3 that an ordinary user may start")
+    work = Path(tempfile.mkdtemp())  # pytest's directory is closed to others
+    try:
+        _as_ordinary_user(work, python)
+    finally:
+        remove_tree(work)
+
+
+def _as_ordinary_user(work: Path, python: str) -> None:
     os.chown(work, 65534, 65534)
-    for parent in tmp_path.parents:
-        if parent.stat().st_uid == 0 and parent.stat().st_mode & 0o001 == 0:
-            pytest.skip(f"{parent} cannot be entered by others")
     program = f"""
 import sys
 sys.path.insert(0, {str(Path(overlaydir.__file__).parents[1])!r})
@@ -1001,20 +1043,21 @@ notes = []
 meta = Meta(0o644, 0, 0, 5, (("trusted.x", b"1"), ("user.y", b"2")))
 overlaydir.write(
     [PutDir("d", Meta(0)), Opaque("d"), PutDir("e", Meta(0o755)), Remove("e/gone"),
-     PutFile("d/f", meta, 1, b"x"), PutNode("dev", Meta(0o600), "block", 8, 0), PutHardlink("dev2", "dev"),
-     PutNode("dev", Meta(0o600), "fifo")],
+     PutFile("d/f", meta, 1, b"x"), PutNode("dev", Meta(0o600), "block", 8, 0),
+     PutHardlink("dev2", "dev"), PutNode("dev", Meta(0o600), "fifo")],
     layer, userxattr=True, on_skip=lambda path, why: notes.append(path))
 found = [(type(c).__name__, c.path) for c in overlaydir.changes(layer, userxattr=True)]
 print(notes, found)
 overlaydir.remove_tree(layer)
 print(layer.exists())
 """
-    tmp_path.chmod(0o755)
-    script = tmp_path / "program.py"
+    script = work / "program.py"
     script.write_text(program)
     done = subprocess.run(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "-Urm"]
-        + [shutil.which("python3", path="/usr/bin:/usr/local/bin") or "python3", "-B", str(script)],
+        [
+            *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+            *("unshare", "-Urm", python, "-B", str(script)),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -1045,6 +1088,13 @@ LOWER = {
     "tmp": Dir(0o1777),
 }
 
+CAPABILITY = bytes.fromhex("0100000200200000") + bytes(12)
+
+
+def _set_xattr(path: str, name: str, value: bytes) -> str:
+    return f"python3 -c \"import os; os.setxattr('{path}', '{name}', {value!r})\""
+
+
 STEPS = {
     "nothing": "true",
     "a new file": "echo x > new",
@@ -1058,7 +1108,7 @@ STEPS = {
     "a directory becomes a link": "rm -r data; ln -s etc data",
     "a link becomes a directory": "rm lib; mkdir lib; echo x > lib/x",
     "an emptied directory": "rm -r data; mkdir data",
-    "a refilled directory": "rm -r data; mkdir -p data/sub; echo 4 > data/sub/four; echo 2 > data/two",
+    "a refilled directory": "rm -r data; mkdir -p data/sub; echo 4 > data/sub/4; echo 2 > data/two",
     "rename a file": "mv etc/passwd etc/shadow",
     "rename over a file": "mv data/one data/two",
     "rename a directory": "mv data moved",
@@ -1075,9 +1125,9 @@ STEPS = {
     "chmod of a directory": "chmod 700 data/sub",
     "chown": "chown -R 12:34 data",
     "touch": "touch -d @5 etc/passwd data",
-    "user xattr": "setfattr -n user.a -v b etc/passwd 2>/dev/null || python3 -c \"import os; os.setxattr('etc/passwd', 'user.a', b'b')\"",
-    "xattr of a directory": "python3 -c \"import os; os.setxattr('data', 'user.a', b'b')\"",
-    "a capability": "python3 -c \"import os; os.setxattr('bin/sh', 'security.capability', bytes.fromhex('0100000200200000'+'00'*12))\"",
+    "user xattr": _set_xattr("etc/passwd", "user.a", b"b"),
+    "xattr of a directory": _set_xattr("data", "user.a", b"b"),
+    "a capability": _set_xattr("bin/sh", "security.capability", CAPABILITY),
     "a fifo": "mkfifo etc/fifo; rm fifo",
     "devices": "mknod etc/null c 1 3; mknod etc/loop b 7 0",
     "a socket": "python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('etc/socket')\"",
@@ -1121,7 +1171,8 @@ def test_what_overlayfs_leaves_is_what_happened(tmp_path: Path, name: str) -> No
         if node.entry.path and node.entry.kind == "file":
             assert node.entry.digest == Digest.of(expected[node.entry.path].content)
             assert node.entry.meta.mode == expected[node.entry.path].mode
-    _assert_equal_removals(found, difference, below)
+    below.add_layer(survey(difference))
+    assert _merged(below) == _merged(index)
 
     # And back: the same layer, mounted from what `write` makes of the tar.
     pieces: list[bytes] = []
@@ -1134,22 +1185,8 @@ def test_what_overlayfs_leaves_is_what_happened(tmp_path: Path, name: str) -> No
     assert _whole_seconds(read_tree(shown)) == _whole_seconds(expected)
 
 
-def _assert_equal_removals(
-    by_overlay: list[Change], by_diff: list[Change], below: TreeIndex
-) -> None:
-    """Both ways remove the same, once the kernel's marks on new directories are put aside."""
-
-    def removed(found: list[Change]) -> set[str]:
-        paths = {str(change.path) for change in found if isinstance(change, Remove)}
-        for change in found:
-            if isinstance(change, Opaque):
-                kept = {other.path for other in found if not isinstance(other, Remove | Opaque)}
-                for name in below.children(change.path):
-                    if f"{change.path}/{name}" not in kept:
-                        paths.add(f"{change.path}/{name}")
-        return {path for path in paths if below.get(path) is not None}
-
-    assert removed(by_overlay) == removed(by_diff)
+def _merged(index: TreeIndex) -> list[TocEntry]:
+    return [node.entry._replace(target="") for node in index.walk() if node.entry.path]
 
 
 def _whole_seconds(tree: Mapping[str, object]) -> dict[str, object]:
@@ -1311,9 +1348,9 @@ def test_remove_tree_crosses_no_mount(tmp_path: Path, canary: Path) -> None:
         "    except StoreBusyError as error: print('busy', error.path)\n"
     )
     done = subprocess.run(
-        ["unshare", "--mount", "--propagation=private", "sh", "-c"]
-        + [
-            f"mount --bind {canary} {tree}/m/inner && exec python3 -B {program} {tree} {tree}/m/inner"
+        [
+            *("unshare", "--mount", "--propagation=private", "sh", "-c"),
+            f"cd {tree}; mount --bind {canary} m/inner; exec python3 -B {program} $PWD $PWD/m/inner",
         ],
         capture_output=True,
         text=True,
@@ -1355,8 +1392,8 @@ def test_a_cursor_goes_through_no_link(tmp_path: Path) -> None:
     make_tree(tmp_path / "t", {"l": "d", "d/x": b""})
     with Cursor(os.open(tmp_path / "t", os.O_RDONLY)) as cursor:
         for name in ("l", "d/x"):
-            with pytest.raises(OSError, match="Not a directory|symbolic links"):
+            with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
                 cursor.down(name)
         cursor.down("d")
         os.close(cursor.up())
-        assert os.listdir(cursor.fd) != []
+        assert overlaydir.list_directory(cursor.fd) != []

@@ -18,6 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
+from layerstore import Reference
+
 CONTENT_MAX = 1 << 16  # larger contents are known by digest alone
 
 
@@ -83,7 +85,8 @@ class OciLayout(Layout):
         }
 
     def manifest(self, name: str) -> JSON:
-        return json.loads(self.blob(self.names()[name]).read_bytes())
+        familiar = Reference.parse(name).familiar
+        return json.loads(self.blob(self.names()[familiar]).read_bytes())
 
 
 class DirLayout(Layout):

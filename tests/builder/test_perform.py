@@ -1,0 +1,473 @@
+"""Performing steps: programs through the executor, file changes without one."""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.errors import LoweringError, StepFailedError
+from builder.perform import RUN_PIDS_MAX, network_files, perform
+from builder.sandbox import (
+    FileMount,
+    OverlayRoot,
+    Program,
+    ProgramNotFoundError,
+    SandboxSpec,
+    Stdio,
+)
+from builder.sources import select
+from builder.steps import (
+    CopyFiles,
+    ExecStep,
+    FileStep,
+    InlineFile,
+    MakeDirectory,
+    ScriptFile,
+    Step,
+)
+from layerstore import Layer, Store, StoreError, TocEntry
+from tests.support.executors import FakeExecutor, FakeRunning, no_executor
+from tests.support.layers import bytes_of, make_layer
+from tests.support.sources import DictTree, File, Items, Link
+
+USERS: Items = {
+    "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\nada:x:1000:100::/home/ada:/bin/sh\n",
+    "etc/group": b"root:x:0:\nusers:x:100:\nstaff:x:50:ada\n",
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def executor() -> FakeExecutor:
+    return FakeExecutor()
+
+
+def program(*argv: str, **changes: object) -> ExecStep:
+    fields: dict[str, object] = {
+        "argv": argv,
+        "env": ("A=1",),
+        "cwd": "/",
+        "user": "",
+        "network": "none",
+    }
+    return ExecStep(**(fields | changes))  # type: ignore[arg-type]
+
+
+def script(text: str, **changes: object) -> ExecStep:
+    return program("/bin/sh", "-c", text, **changes)
+
+
+def copying(
+    items: Items,
+    *sources: str,
+    to: str,
+    chown: str | None = None,
+    chmod: str | None = None,
+    unpack: bool = False,
+    inline: tuple[InlineFile, ...] = (),
+) -> FileStep:
+    tree = DictTree(items)
+    selections = tuple(found for name in sources if (found := select(tree, name)) is not None)
+    assert len(selections) == len(sources)
+    return FileStep(
+        action=CopyFiles(
+            selections=selections,
+            inline=inline,
+            destination=to,
+            chown=chown,
+            chmod=chmod,
+            unpack=unpack,
+        )
+    )
+
+
+class Bench:
+    """Performs steps one on top of another."""
+
+    def __init__(self, store: Store, executor: FakeExecutor, base: Items | None = None) -> None:
+        self.store = store
+        self.executor = executor
+        self.layers: tuple[Layer, ...] = (make_layer(store, base),) if base else ()
+        self.output: list[tuple[str, bytes]] = []
+
+    def do(self, step: Step, *, epoch: int | None = None) -> Layer:
+        layer = perform(
+            step,
+            self.layers,
+            store=self.store,
+            executor=self.executor if isinstance(step, ExecStep) else no_executor,
+            output=lambda stream, data: self.output.append((stream, data)),
+            epoch=epoch,
+        )
+        self.layers = (*self.layers, layer)
+        return layer
+
+    def entry(self, path: str) -> TocEntry:
+        node = self.store.layers.tree(self.layers).get(path)
+        assert node is not None, path
+        return node.entry
+
+    def read(self, path: str) -> bytes:
+        tree = self.store.layers.tree(self.layers)
+        node = tree.get(path)
+        assert node is not None, path
+        return bytes_of(self.store.layers.read_file(self.layers, node))
+
+    def owner(self, path: str) -> tuple[int, int]:
+        meta = self.entry(path).meta
+        return meta.uid, meta.gid
+
+
+@pytest.fixture
+def bench(store: Store, executor: FakeExecutor) -> Bench:
+    return Bench(store, executor, USERS)
+
+
+# Programs.
+
+
+def test_a_program_leaves_a_layer(bench: Bench) -> None:
+    layer = bench.do(script("echo hi > /a; rm /etc/group"))
+    assert (layer.files, layer.removed) == (1, 1)
+    assert bench.read("a") == b"hi\n"
+    assert bench.store.layers.tree(bench.layers).get("etc/group") is None
+
+
+def test_a_program_that_changes_nothing_leaves_an_empty_layer(bench: Bench) -> None:
+    assert bench.do(script("true")).is_empty
+
+
+def test_output_is_passed_on_as_it_comes(bench: Bench) -> None:
+    bench.do(script("echo one; echo two"))
+    assert b"".join(data for stream, data in bench.output if stream == "stdout") == b"one\ntwo\n"
+    with pytest.raises(StepFailedError):
+        bench.do(script("fail no such thing"))
+    assert ("stderr", b"no such thing\n") in bench.output
+
+
+def test_a_program_gets_what_the_step_says(bench: Bench) -> None:
+    bench.do(
+        program("true", cwd="/src", user="ada", secret_env=("HTTP_PROXY=secret",), network="host")
+    )
+    (spec,) = bench.executor.specs
+    assert spec.program == Program(
+        argv=("true",), env=("A=1", "HTTP_PROXY=secret"), cwd="/src", user="ada"
+    )
+    assert spec.network == "host"
+    assert spec.hostname
+    assert spec.limits.pids_max == RUN_PIDS_MAX
+    assert isinstance(spec.root, OverlayRoot)
+
+
+def test_standard_input_is_empty_and_nothing_else_is_given(bench: Bench) -> None:
+    seen: list[tuple[bytes, bool, bool]] = []
+
+    class Looking(FakeExecutor):
+        def start(self, spec: SandboxSpec, stdio: Stdio) -> FakeRunning:
+            inheritable = [os.get_inheritable(fd) for fd in (stdio.stdout, stdio.stderr)]
+            seen.append((os.read(stdio.stdin, 10), *inheritable))
+            return FakeRunning(status=super().start(spec, stdio).wait())
+
+    bench.executor = Looking()
+    bench.do(script("true"))
+    assert seen == [(b"", False, False)]
+
+
+def test_scripts_are_shown_and_never_part_of_the_layer(bench: Bench) -> None:
+    text = "#!/bin/sh\necho \udcff\n"
+    layer = bench.do(program("true", scripts=(ScriptFile(target="/dev/pipes/EOF", content=text),)))
+    mount = next(each for each in bench.executor.specs[0].mounts if each.target.startswith("/dev"))
+    assert mount == FileMount(
+        target="/dev/pipes/EOF", content=b"#!/bin/sh\necho \xff\n", mode=0o755, read_only=True
+    )
+    assert layer.is_empty
+
+
+def test_hosts_and_resolver_are_shown_in_every_run(bench: Bench) -> None:
+    bench.do(program("true"))
+    targets = {each.target for each in bench.executor.specs[0].mounts}
+    assert targets == {"/etc/hosts", "/etc/resolv.conf", "/etc/hostname"}
+
+
+def test_without_a_network_nothing_of_the_host_is_shown() -> None:
+    files = {each.target: each.content for each in network_files("none", "box")}
+    assert files["/etc/resolv.conf"] == b""
+    assert files["/etc/hostname"] == b"box\n"
+    assert b"127.0.0.1\tlocalhost" in files["/etc/hosts"]
+    assert b"box" in files["/etc/hosts"]
+
+
+def test_with_the_hosts_network_its_resolver_is_shown() -> None:
+    files = {each.target: each.content for each in network_files("host")}
+    resolver = Path("/etc/resolv.conf")
+    assert files["/etc/resolv.conf"] == (resolver.read_bytes() if resolver.exists() else b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "signal", "said"),
+    [
+        ("exit 3", 3, 0, "did not complete: exit code: 3"),
+        ("false", 1, 0, "exit code: 1"),
+        ("kill 9", 137, 9, "was killed by signal 9"),
+    ],
+)
+def test_a_program_that_fails_is_an_error_that_says_how(
+    bench: Bench, text: str, code: int, signal: int, said: str
+) -> None:
+    with pytest.raises(StepFailedError, match=said) as caught:
+        bench.do(script(f"echo before; {text}"))
+    assert (caught.value.code, caught.value.signal) == (code, signal)
+    assert caught.value.title == f"/bin/sh -c echo before; {text}"
+    assert caught.value.tail == b"before\n"
+
+
+def test_only_the_last_of_much_output_is_kept(bench: Bench) -> None:
+    class Chatty(FakeExecutor):
+        def start(self, spec: SandboxSpec, stdio: Stdio) -> FakeRunning:
+            for number in range(12):
+                os.write(stdio.stdout, b"%04d" % number + b"x" * 4092)
+            return FakeRunning(status=super().start(spec, stdio).wait())
+
+    bench.executor = Chatty()
+    with pytest.raises(StepFailedError) as caught:
+        bench.do(script("exit 1"))
+    assert caught.value.tail.endswith(b"x")
+    assert 16 << 10 <= len(caught.value.tail) <= (16 << 10) + (64 << 10)
+    assert sum(len(data) for _, data in bench.output) == 12 * 4096
+
+
+def test_a_program_that_is_not_there_is_the_sandboxs_error(bench: Bench) -> None:
+    with pytest.raises(ProgramNotFoundError, match="nosuch"):
+        bench.do(program("nosuch"))
+
+
+def test_a_failure_leaves_no_layer_and_no_snapshot(bench: Bench) -> None:
+    before = sorted(path.name for path in bench.store.tmp.rglob("*") if path.name == "upper")
+    with pytest.raises(StepFailedError):
+        bench.do(script("echo > /a; exit 1"))
+    assert (
+        sorted(path.name for path in bench.store.tmp.rglob("*") if path.name == "upper") == before
+    )
+
+
+def test_nothing_outlives_a_step_that_was_interrupted(bench: Bench) -> None:
+    running: list[FakeRunning] = []
+
+    class Remembering(FakeExecutor):
+        def start(self, spec: SandboxSpec, stdio: Stdio) -> FakeRunning:
+            running.append(FakeRunning(status=super().start(spec, stdio).wait()))
+            return running[-1]
+
+    def interrupted(stream: str, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        perform(
+            script("echo x"),
+            bench.layers,
+            store=bench.store,
+            executor=Remembering(),
+            output=interrupted,
+            epoch=None,
+        )
+    assert running[0].killed
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_no_descriptor_is_left_open(bench: Bench) -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
+    bench.do(script("echo x"))
+    with pytest.raises(StepFailedError):
+        bench.do(script("exit 1"))
+    with pytest.raises(ProgramNotFoundError):
+        bench.do(program("nosuch"))
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_times_never_pass_the_epoch(bench: Bench) -> None:
+    bench.do(script("touch /now"), epoch=1_000)
+    assert bench.entry("now").meta.mtime_ns == 1_000 * 10**9
+    bench.do(
+        copying({"f": File(mtime_s=10), "g": File(mtime_s=9_999)}, "f", "g", to="/d/"), epoch=500
+    )
+    assert bench.entry("d/f").meta.mtime_ns == 10 * 10**9
+    assert bench.entry("d/g").meta.mtime_ns == 500 * 10**9
+    assert bench.entry("d").meta.mtime_ns == 500 * 10**9
+
+
+# WORKDIR.
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [
+        ("", (0, 0)),
+        ("ada", (1000, 100)),
+        ("ada:staff", (1000, 50)),
+        ("1234", (1234, 1234)),
+        ("1234:5", (1234, 5)),
+        ("1000", (1000, 1000)),
+    ],
+)
+def test_a_working_directory_belongs_to_its_user(
+    bench: Bench, user: str, expected: tuple[int, int]
+) -> None:
+    bench.do(FileStep(action=MakeDirectory(path="/a/b", user=user)))
+    assert bench.owner("a") == bench.owner("a/b") == expected
+    assert bench.entry("a/b").meta.mode == 0o755
+
+
+def test_an_unknown_user_of_a_working_directory_is_an_error(bench: Bench) -> None:
+    with pytest.raises(LoweringError, match="USER nobody") as caught:
+        bench.do(FileStep(action=MakeDirectory(path="/a", user="nobody")))
+    assert "/etc/passwd" in caught.value.hint
+
+
+def test_a_working_directory_that_exists_is_an_empty_layer(bench: Bench) -> None:
+    assert bench.do(FileStep(action=MakeDirectory(path="/etc", user="ada"))).is_empty
+    assert bench.owner("etc") == (0, 0)
+
+
+# COPY and ADD.
+
+
+@pytest.mark.parametrize(
+    ("chown", "expected"),
+    [
+        (None, (7, 8)),
+        ("ada", (1000, 100)),
+        ("ada:staff", (1000, 50)),
+        ("ada:9", (1000, 9)),
+        ("5", (5, 5)),
+        ("5:staff", (5, 50)),
+        ("0:0", (0, 0)),
+    ],
+)
+def test_names_of_owners_are_looked_up_in_the_image(
+    bench: Bench, chown: str | None, expected: tuple[int, int]
+) -> None:
+    bench.do(copying({"f": File(uid=7, gid=8)}, "f", to="/new/g", chown=chown))
+    assert bench.owner("new/g") == expected
+    assert bench.owner("new") == (expected if chown else (0, 0))
+
+
+@pytest.mark.parametrize("chown", ["eve", "ada:nogroup", "4294967296", "-1", ":"])
+def test_an_unknown_owner_is_an_error_and_never_root(bench: Bench, chown: str) -> None:
+    if chown == ":":
+        pytest.skip("an empty user is user 0, as Docker has it")
+    with pytest.raises(LoweringError, match=f"--chown={chown}"):
+        bench.do(copying({"f": b""}, "f", to="/g", chown=chown))
+
+
+def test_names_of_owners_need_no_passwd_file_where_they_are_numbers(
+    store: Store, executor: FakeExecutor
+) -> None:
+    bench = Bench(store, executor)
+    bench.do(copying({"f": b""}, "f", to="/g", chown="3:4"))
+    assert bench.owner("g") == (3, 4)
+    with pytest.raises(LoweringError, match="--chown=ada"):
+        bench.do(copying({"f": b""}, "f", to="/g", chown="ada"))
+
+
+def test_a_passwd_that_is_a_link_is_read_inside_the_image(
+    store: Store, executor: FakeExecutor
+) -> None:
+    base: Items = {
+        "etc/passwd": Link("/../../data/users"),
+        "data/users": b"eve:x:66:77::/:/bin/sh\n",
+    }
+    bench = Bench(store, executor, base)
+    bench.do(copying({"f": b""}, "f", to="/g", chown="eve"))
+    assert bench.owner("g") == (66, 77)
+    outside = Bench(store, executor, {"etc/passwd": Link("../../../etc/passwd")})
+    with pytest.raises((LoweringError, StoreError)):
+        outside.do(copying({"f": b""}, "f", to="/g", chown="root"))
+
+
+def test_modes_are_laid_over_files(bench: Bench) -> None:
+    bench.do(copying({"f": File(mode=0o644)}, "f", to="/g", chmod="u+x,g="))
+    assert bench.entry("g").meta.mode == 0o704
+    with pytest.raises(LoweringError, match="invalid chmod parameter"):
+        bench.do(copying({"f": b""}, "f", to="/g", chmod="u+q"))
+
+
+def test_several_files_go_into_a_directory(bench: Bench) -> None:
+    bench.do(copying({"f": b"1", "g": b"2"}, "f", "g", to="/d/"))
+    bench.do(copying({"h": b"3", "i": b"4"}, "h", "i", to="/d"))  # it is one by now
+    assert [bench.read(f"d/{name}") for name in "fghi"] == [b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("to", ["/new", "/etc/passwd"])
+def test_several_files_never_go_onto_one_another(bench: Bench, to: str) -> None:
+    with pytest.raises(LoweringError, match="must be a directory and end with a /") as caught:
+        bench.do(copying({"f": b"1", "g": b"2"}, "f", "g", to=to))
+    assert caught.value.hint == f"write {to}/"
+    with pytest.raises(LoweringError, match="must be a directory"):
+        inline = (InlineFile(name="EOF", content=b""),)
+        bench.do(copying({"f": b"1"}, "f", to=to, inline=inline))
+
+
+def test_several_directories_are_merged(bench: Bench) -> None:
+    bench.do(copying({"d/f": b"1", "e/g": b"2", "e/f": b"3"}, "d", "e", to="/new"))
+    assert (bench.read("new/f"), bench.read("new/g")) == (b"3", b"2")
+
+
+def test_nothing_to_copy_is_an_empty_layer(bench: Bench) -> None:
+    assert bench.do(copying({}, to="/new/")).is_empty
+
+
+def test_here_documents_are_written_beside_files(bench: Bench) -> None:
+    inline = (InlineFile(name="EOF", content=b"text"),)
+    bench.do(copying({"f": b"1"}, "f", to="/d/", inline=inline, chown="ada", chmod="0600"))
+    assert bench.read("d/EOF") == b"text"
+    assert bench.owner("d/EOF") == (1000, 100)
+    assert bench.entry("d/EOF").meta.mode == 0o600
+
+
+def tar(**files: bytes) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def test_archives_are_unpacked_by_add_alone(bench: Bench) -> None:
+    archive = tar(inner=b"content", other=os.urandom(100_000))
+    bench.do(copying({"a.tgz": archive}, "a.tgz", to="/add/", unpack=True))
+    bench.do(copying({"a.tgz": archive}, "a.tgz", to="/copy/"))
+    assert bench.read("add/inner") == b"content"
+    assert bench.entry("add/other").size_bytes == 100_000
+    assert bench.read("copy/a.tgz") == archive
+
+
+def test_add_copies_what_is_no_archive(bench: Bench) -> None:
+    bench.do(copying({"a.tgz": b"no archive", "d/f": b"1"}, "a.tgz", "d", to="/x/", unpack=True))
+    assert (bench.read("x/a.tgz"), bench.read("x/f")) == (b"no archive", b"1")
+
+
+def test_names_that_mean_a_removal_are_refused(bench: Bench) -> None:
+    with pytest.raises(StoreError, match=r"\.wh\.passwd"):
+        bench.do(copying({"d/.wh.passwd": b""}, "d", to="/etc"))
+
+
+def test_file_steps_are_the_same_whatever_the_order_of_their_sources(
+    store: Store, executor: FakeExecutor
+) -> None:
+    files: Items = {f"d/{name}": name.encode() for name in "abcdef"}
+    turned: Items = dict(reversed(list(files.items())))
+    layers = [
+        Bench(store, executor).do(copying(items, "d", to="/"), epoch=1) for items in (files, turned)
+    ]
+    assert layers[0].diff_id == layers[1].diff_id

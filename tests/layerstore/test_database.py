@@ -1,0 +1,179 @@
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from layerstore import database
+from layerstore.database import Database, checksum
+from layerstore.errors import StoreBusyError, StoreError
+from tests.support.stores import kill, start
+
+PUT = "INSERT INTO memos (kind, key, value, checksum) VALUES (?, ?, ?, ?)"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "cache.db"
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Database]:
+    opened = Database(path)
+    yield opened
+    opened.close()
+
+
+def keys(database: Database) -> list[object]:
+    return [row[0] for row in database.query("SELECT key FROM memos ORDER BY key")]
+
+
+def test_nothing_is_opened_before_it_is_needed(opened: Database, path: Path) -> None:
+    assert not path.exists()
+    opened.query("SELECT * FROM steps")
+    assert path.exists()
+
+
+def test_it_is_in_wal_mode_and_synced_at_every_commit(opened: Database) -> None:
+    assert opened.query("PRAGMA journal_mode") == [("wal",)]
+    assert opened.query("PRAGMA synchronous") == [(2,)]
+
+
+def test_a_transaction_is_seen_by_others(opened: Database, path: Path) -> None:
+    opened.write([(PUT, ("k", "a", b"", "")), (PUT, ("k", "b", b"", ""))])
+    other = Database(path)
+    assert keys(other) == ["a", "b"]
+    other.close()
+
+
+def test_a_transaction_is_all_or_nothing(opened: Database) -> None:
+    with pytest.raises(StoreError):
+        opened.write([(PUT, ("k", "a", b"", "")), ("INSERT INTO nowhere VALUES (1)", ())])
+    assert keys(opened) == []
+    opened.write([(PUT, ("k", "a", b"", ""))])
+    assert keys(opened) == ["a"]
+
+
+def test_an_error_while_statements_are_made_rolls_back(opened: Database) -> None:
+    def statements() -> Iterator[database.Statement]:
+        yield PUT, ("k", "a", b"", "")
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        opened.write(statements())
+    assert keys(opened) == []
+    opened.write([])
+
+
+def test_a_process_killed_in_a_transaction_leaves_nothing(opened: Database, path: Path) -> None:
+    opened.write([(PUT, ("k", "before", b"", ""))])
+    process = start(
+        """
+import sys
+from pathlib import Path
+from layerstore.database import Database
+database = Database(Path(sys.argv[1]))
+def statements():
+    for number in range(1000):
+        yield "INSERT INTO memos VALUES ('k', ?, ?, '')", (str(number), b"x" * 10000)
+    print("written", flush=True)
+    sys.stdin.read()
+database.write(statements())
+""",
+        path,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"written\n"
+    kill(process)
+
+    assert keys(opened) == ["before"]
+    assert opened.problems(quick=False) == []
+
+
+def test_a_locked_database_is_busy(
+    opened: Database, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_TIMEOUT_S", 0.05)
+    opened.write([])
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    late = Database(path)
+    try:
+        assert keys(late) == [], "readers are not shut out"
+        with pytest.raises(StoreBusyError):
+            late.write([(PUT, ("k", "a", b"", ""))])
+    finally:
+        other.close()
+        late.close()
+
+
+def test_what_is_no_database_is_explained(path: Path) -> None:
+    path.write_bytes(b"this is not SQLite at all, and long enough to be looked at" * 100)
+    broken = Database(path)
+    with pytest.raises(StoreError) as caught:
+        broken.query("SELECT 1")
+    assert str(path) in str(caught.value)
+    assert "only the build cache is lost" in caught.value.hint
+    assert broken.problems(quick=False)
+    broken.close()
+
+
+def test_a_damaged_page_is_found(path: Path) -> None:
+    made = Database(path)
+    made.write((PUT, ("k", str(number), b"x" * 500, "")) for number in range(500))
+    made.close()
+    data = bytearray(path.read_bytes())
+    for at in range(8192, len(data), 4096):
+        data[at : at + 16] = b"\xff" * 16
+    path.write_bytes(data)
+
+    broken = Database(path)
+    assert broken.problems(quick=True)
+    assert broken.problems(quick=False)
+    broken.close()
+
+
+def test_another_version_is_refused(path: Path) -> None:
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA user_version = 99")
+    other.close()
+    with pytest.raises(StoreError, match="another version") as caught:
+        Database(path).query("SELECT 1")
+    assert "only a cache" in caught.value.hint
+
+
+def test_closing_twice_and_using_again_is_fine(opened: Database) -> None:
+    opened.close()
+    opened.write([(PUT, ("k", "a", b"", ""))])
+    opened.close()
+    opened.close()
+    assert keys(opened) == ["a"]
+
+
+def test_two_processes_may_make_it_at_once(path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from layerstore.database import Database
+database = Database(Path(sys.argv[1]))
+for number in range(20):
+    database.write([({PUT!r}, ("k", f"{{sys.argv[2]}} {{number}}", b"", ""))])
+database.close()
+"""
+    processes = [start(program, path, name) for name in "abc"]
+    for process in processes:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err.decode()
+    made = Database(path)
+    assert len(keys(made)) == 60
+    made.close()
+
+
+def test_a_checksum_tells_values_and_their_places_apart() -> None:
+    assert checksum("a", "b") == checksum("a", "b")
+    others = [("a", "c"), ("ab",), ("b", "a"), ("a", b"b"), ("a", "b", None), (1.0,), (1,), ("1",)]
+    assert len({checksum(*values) for values in others} | {checksum("a", "b")}) == len(others) + 1
+
+
+def test_a_checksum_takes_names_that_are_not_utf8() -> None:
+    assert checksum("\udcff") != checksum("\udcfe")
