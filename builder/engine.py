@@ -173,7 +173,8 @@ class _Engine:
                 build_args=self._build_args(),
                 platform=self._platform,
             )
-        state = self._stage_state(self._plan.target)
+        for index in sorted(self._plan.needed):  # in file order: none waits for one below
+            state = self._stage_state(index)
         if self._context is not None:
             self._remember_stamps(self._context)
         return self._seal(state)
@@ -208,8 +209,9 @@ class _Engine:
             if instruction.written.keyword in _WORKING:
                 position += 1
             label = f"[{stage.title} {position}/{total}]"
-            span = stage.from_node.span if number < len(triggers) else instruction.span
-            with _Located(self._request.dockerfile, span):
+            in_trigger = number < len(triggers)
+            span = stage.from_node.span if in_trigger else instruction.span
+            with _Located(self._request.dockerfile, span, in_trigger=in_trigger):
                 state = self._build_instruction(instruction, state, around, label, stage, span)
         return state
 
@@ -519,15 +521,23 @@ class _Engine:
 class _Located:
     """Adds the Dockerfile's lines to an error that passes, once."""
 
-    def __init__(self, dockerfile: Dockerfile, span: Span | None) -> None:
+    def __init__(
+        self, dockerfile: Dockerfile, span: Span | None, *, in_trigger: bool = False
+    ) -> None:
         self._dockerfile = dockerfile
         self._span = span
+        self._in_trigger = in_trigger
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or self._span is None or isinstance(error, DockerfileError):
+        if isinstance(error, DockerfileError):
+            if self._in_trigger and error.source is None:
+                error.span = None  # a place in the trigger's text, which is no line of the file
+            error.place(span=self._span, source=self._dockerfile.source)
+            return
+        if error is None or self._span is None:
             return
         if isinstance(error, BuilderError) and not error.excerpt:
             error.excerpt = excerpt(self._dockerfile, self._span)
@@ -565,6 +575,7 @@ def _state_of_image(image: Image) -> StageState:
 
 
 def rfc3339(seconds: float) -> str:
+    """A moment as image configs have it, RFC 3339 in UTC."""
     moment = datetime.fromtimestamp(seconds, UTC)
     text = moment.strftime("%Y-%m-%dT%H:%M:%S")
     return f"{text}.{moment.microsecond:06d}Z" if moment.microsecond else text + "Z"

@@ -21,12 +21,12 @@ Source: BuildKit solver/llbsolver/file/backend.go and fsutil/copy; Dockerfile re
 
 import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from builder.errors import LoweringError
 from builder.modes import ModeChange
-from builder.sources import Selection, SourceEntry, walk
+from builder.sources import Selection, SourceEntry, resolve, walk
 from builder.steps import InlineFile
 from layerstore import (
     Change,
@@ -39,6 +39,7 @@ from layerstore import (
     TocEntry,
     TreeIndex,
     TreePath,
+    join,
 )
 
 _DIRECTORY_MODE = 0o755
@@ -90,8 +91,7 @@ class FileChanges:
                 f"cannot create the directory '/{resolved}': '/{current}' is not a directory"
             )
         for each in reversed(missing):
-            meta = Meta(_DIRECTORY_MODE, ownership.uid or 0, ownership.gid or 0, self._now_ns)
-            self._put(PutDir(TreePath(each), meta))
+            entry = self._put_directory(TreePath(each), entry, ownership)
         return resolved
 
     def is_directory(self, path: str) -> bool:
@@ -190,7 +190,7 @@ class FileChanges:
         if not path:  # the archive's own root does not change the destination's attributes
             return
         parent, _, name = path.rpartition("/")
-        directory = self._tree.resolve(f"/{base}/{parent}") if parent else base
+        directory = self._beneath(base, parent)
         self.make_directory("/" + directory)
         target = TreePath(f"{directory}/{name}" if directory else name)
         match change:
@@ -200,7 +200,8 @@ class FileChanges:
                     self._remove(target)
                 self._put(PutDir(target, _owned(change.meta, owner, is_dir=True)))
             case PutHardlink():
-                link = self._tree.resolve(f"/{base}/{change.target}", follow_last=False)
+                head, _, last = change.target.rpartition("/")
+                link = join(self._beneath(base, head), last)
                 if link != target:  # GNU tar writes a name given twice as a link to itself
                     self._remove(target)
                     self._put_hardlink(target, link)
@@ -214,6 +215,11 @@ class FileChanges:
                     hint="names that begin with .wh. have a meaning of their own in layers",
                 )
 
+    def _beneath(self, base: TreePath, path: str) -> TreePath:
+        """`path` with its links followed, where `base` is the root, as tar in a chroot sees it."""
+        inside = resolve(_Beneath(self._entry, base), path)
+        return TreePath(f"{base}/{inside}".strip("/"))
+
     def _put_hardlink(self, path: TreePath, target: TreePath) -> None:
         found = self._changes.get(target)
         if isinstance(found, PutHardlink):
@@ -224,6 +230,16 @@ class FileChanges:
         raise LoweringError(
             f"the archive links '/{path}' to '/{target}', which is not in the archive"
         )
+
+    def _put_directory(self, path: TreePath, parent: TocEntry, ownership: Ownership) -> TocEntry:
+        """As mkdir(2): a set-group-ID parent hands down its group and the bit."""
+        handed_down = parent.meta.mode & stat.S_ISGID
+        gid = ownership.gid
+        if gid is None:
+            gid = parent.meta.gid if handed_down else 0
+        meta = Meta(_DIRECTORY_MODE | handed_down, ownership.uid or 0, gid, self._now_ns)
+        self._put(PutDir(path, meta))
+        return TocEntry(path, "dir", meta)
 
     # ---- bookkeeping
 
@@ -294,3 +310,18 @@ def _owned(meta: Meta, owner: Ownership, *, is_dir: bool) -> Meta:
     uid = meta.uid if owner.uid is None else owner.uid
     gid = meta.gid if owner.gid is None else owner.gid
     return Meta(mode, uid, gid, meta.mtime_ns, meta.xattrs)
+
+
+class _Beneath:
+    """A directory of the tree, as a root of its own for `sources.resolve`."""
+
+    def __init__(self, entry: Callable[[str], TocEntry | None], base: TreePath) -> None:
+        self._entry = entry
+        self._base = base
+
+    @property
+    def description(self) -> str:
+        return f"/{self._base}"
+
+    def get(self, path: TreePath) -> TocEntry | None:
+        return self._entry(f"{self._base}/{path}".strip("/"))

@@ -192,7 +192,7 @@ def _perform_files(
     with ExitStack() as cleanup:
         match step.action:
             case MakeDirectory(path=path, user=user):
-                uid, gid = _ids(user, "USER ", layers, tree, store) if user else (0, 0)
+                uid, gid = _ids(user, "USER ", layers, tree, store) if user else (None, None)
                 collected.make_directory(path, Ownership(uid=uid, gid=gid))
             case CopyFiles() as action:
                 ownership = _ownership(action, layers, tree, store)
@@ -205,12 +205,9 @@ def _perform_files(
 def _copy(
     action: CopyFiles, collected: FileChanges, ownership: Ownership, cleanup: ExitStack
 ) -> None:
-    several = len(action.selections) + len(action.inline) > 1
     for selection in action.selections:
         entry = selection.tree.get(selection.path)
         assert entry is not None, "a selection exists"
-        if several and entry.kind != "dir":
-            _need_directory(action.destination, collected)
         if action.unpack and archives.is_archive(selection.tree, entry):
             collected.unpack(
                 archives.members(selection.tree, entry, cleanup), action.destination, ownership
@@ -218,18 +215,7 @@ def _copy(
         else:
             collected.copy(selection, action.destination, ownership)
     for inline in action.inline:
-        if several:
-            _need_directory(action.destination, collected)
         collected.write_file(inline, action.destination, ownership)
-
-
-def _need_directory(destination: str, collected: FileChanges) -> None:
-    """Several files never go onto one another. Differs: BuildKit would keep the last."""
-    if not destination.endswith("/") and not collected.is_directory(destination):
-        raise LoweringError(
-            "with more than one source file the destination must be a directory and end with a /",
-            hint=f"write {destination}/",
-        )
 
 
 def _ownership(

@@ -127,8 +127,8 @@ def _plan_stage(
             hint="give the ARG a default above FROM, or pass --build-arg",
         )
     base: Base
-    if name.lower() in visible and not name.isdigit():
-        base = StageBase(index=visible[name.lower()])
+    if name in visible and not name.isdigit():
+        base = StageBase(index=visible[name])
     elif name == "scratch":
         base = ScratchBase()
     else:

@@ -53,6 +53,26 @@ class SourceEntry:
     link_group: object = None
 
 
+class Linked(Protocol):
+    """What `resolve` looks at: whether something is a link, and where to."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+
+
+class Resolvable(Protocol):
+    """A tree in which links can be followed."""
+
+    @property
+    def description(self) -> str:
+        """What to call it in messages: `the build context`."""
+
+    def get(self, path: TreePath) -> Linked | None:
+        """The entry at `path`, None where nothing is."""
+
+
 class SourceTree(Protocol):
     """A tree to copy from. Paths are exact: no link is followed."""
 
@@ -78,7 +98,7 @@ class Selection:
     """What one source word selected: a file, or a directory with all that is in it.
 
     `name` is the last component as it was asked for, which is the name a file gets in a
-    destination directory; `pivot` is the parent path that `--parents` keeps.
+    destination directory, and empty for a directory; `pivot` is the parent path that `--parents` keeps.
     """
 
     name: str
@@ -94,7 +114,7 @@ class SourceLoopError(BuilderError):
     pass
 
 
-def resolve(tree: SourceTree, path: str) -> TreePath:
+def resolve(tree: Resolvable, path: str) -> TreePath:
     """Follow every link in `path`, the last one too; a missing tail is kept as it is."""
     done: list[str] = []
     pending = [part for part in reversed(path.split("/")) if part not in ("", ".")]
@@ -165,7 +185,9 @@ def select(
     if entry is None:
         return None
     name = path.rstrip("/").rpartition("/")[2]
-    if name in ("", ".", ".."):
+    if entry.kind == "dir":
+        name = ""  # what is in it is copied, whatever it is called
+    elif name in ("", ".", ".."):
         name = resolved.rpartition("/")[2]
     return Selection(
         name=name,

@@ -6,12 +6,14 @@ lark gets tokens, not text: the line-level facts and the splitting are done, so 
 loop over them, and its tables are small. They are kept in a file, because building them takes ten
 times as long as loading: in `tables` if the caller gives a directory, else in `__pycache__`
 beside the grammar, if it can be written. The file's name has a digest of the grammar and of the
-versions of lark and Python, so a stale one is never read; a damaged one is made anew.
+versions of lark and Python, so a stale one is never read; its content begins with its own digest,
+so a damaged one is made anew.
 
-The file is a pickle: `tables` must be a directory that only its owner can write.
+The file is a pickle (lark's format): only its owner may be able to write to `tables`.
 """
 
 import hashlib
+import io
 import os
 import re
 import sys
@@ -254,14 +256,18 @@ def _parser(tables: Path | None) -> lark.Lark:
 
 def _load(tables: Path | None) -> lark.Lark:
     path = _tables_path(tables)
-    if path.exists():
-        return _lark(path)
+    try:
+        kept = path.read_bytes()
+    except OSError:
+        kept = b""
+    if kept and hashlib.sha256(kept[32:]).digest() == kept[:32]:
+        return lark.Lark.load(io.BytesIO(kept[32:]))
     if tables is None and sys.dont_write_bytecode:
-        return _lark(None)
+        return _make()
     try:
         return _build(path)
     except OSError:  # it only costs the next process some time
-        return _lark(None)
+        return _make()
 
 
 def _tables_path(tables: Path | None) -> Path:
@@ -271,17 +277,20 @@ def _tables_path(tables: Path | None) -> Path:
 
 
 def _build(path: Path) -> lark.Lark:
-    # lark writes in place; another process must never see half a file.
+    parser = _make()
+    buffer = io.BytesIO()
+    parser.save(buffer)
+    content = buffer.getvalue()
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        parser = _lark(scratch)
+        scratch.write_bytes(hashlib.sha256(content).digest() + content)
         scratch.rename(path)
     finally:
         scratch.unlink(missing_ok=True)
     return parser
 
 
-def _lark(cache: Path | None) -> lark.Lark:
+def _make() -> lark.Lark:
     return lark.Lark(
         _GRAMMAR.read_text(encoding="utf-8"),
         parser="lalr",
@@ -289,5 +298,4 @@ def _lark(cache: Path | None) -> lark.Lark:
         start=_STARTS,
         maybe_placeholders=False,
         transformer=cast(Any, Assembler()),
-        cache=str(cache) if cache else False,
     )

@@ -27,7 +27,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -145,13 +145,10 @@ def prune(
     return _report(plan, records, freed_bytes)
 
 
-def sweep_dead(store: "Store", paths: Iterable[Path]) -> None:
-    """Remove what processes left that died; `paths` are directories of leases, dead or alive."""
-    dead = [lease for path in paths if (lease := Lease.seize(path, store.lock)) is not None]
-    uses = set[Digest]().union(*(read_uses(lease.path) for lease in dead))
+def sweep_dead(store: "Store", dead: Sequence[Lease]) -> None:
+    """Remove what processes left that died, whose leases have been seized."""
     try:
-        if uses:
-            _sweep_uses(store, uses)
+        _sweep_uses(store, dead)
     except StoreError:
         pass  # damage is for verify to report; opening the store must work nevertheless
     for lease in dead:
@@ -318,11 +315,15 @@ def _plan_sweep(
     return _Plan(entries=kept, dropped=dropped, step_keys=step_keys, diff_ids=diff_ids, paths=paths)
 
 
-def _sweep_uses(store: "Store", uses: set[Digest]) -> None:
+def _sweep_uses(store: "Store", dead: Sequence[Lease]) -> None:
+    """Remove of what `dead` leases held all that nobody else needs."""
+    uses = set[Digest]().union(*(read_uses(lease.path) for lease in dead))
+    if not uses:
+        return
     with store.lock.exclusive():
         entries = store.images.entries()
         needs = _needs_of_containers(store)
-        needs |= _needs_of_leases(store)
+        needs |= _needs_of_leases(store, dead)
         for entry in entries:
             needs |= _needs_of_entry(store, entry)
         needs.layers |= {step.diff_id for step in store.cache.steps()}
@@ -411,12 +412,12 @@ def _walk(store: "Store", entry: Descriptor) -> Iterator[Descriptor]:
         level = inner
 
 
-def _needs_of_leases(store: "Store") -> Needs:
-    """What living processes hold; a digest may be a blob's or a diff_id."""
-    own = store.lease().path.name
+def _needs_of_leases(store: "Store", dead: Sequence[Lease] = ()) -> Needs:
+    """What other living processes hold; a digest may be a blob's or a diff_id."""
+    left_out = {lease.path.name for lease in (store.lease(), *dead)}
     needs = Needs()
     with os.scandir(store.tmp) as entries:
-        paths = [Path(entry.path) for entry in entries if entry.name != own]
+        paths = [Path(entry.path) for entry in entries if entry.name not in left_out]
     for path in paths:
         held = read_uses(path)
         needs.blobs |= held

@@ -269,8 +269,12 @@ def read_all(fd: int, content: bytes, size: int, path: str) -> bytes:
             break
         content += piece
     if len(content) != size:
-        raise StoreError(f"{path!r} changed while it was read", hint="run the step again")
+        raise _changed(path)
     return content
+
+
+def _changed(path: str) -> StoreError:
+    return StoreError(f"{path!r} changed while it was read", hint="run the step again")
 
 
 class Root:
@@ -314,13 +318,16 @@ class LargeFile:
         """Read it from the start."""
         fd = self._root.open_file(self._path)
         try:
-            status = os.fstat(fd)
-            if (status.st_dev, status.st_ino) != (self._status.st_dev, self._status.st_ino):
-                raise StoreError(f"{self._path!r} was replaced while it was read")
+            if _identity(os.fstat(fd)) != _identity(self._status):
+                raise _changed(self._path)
             while piece := os.read(fd, _PIECE_BYTES):
                 yield piece
         finally:
             os.close(fd)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class Cursor:
@@ -675,10 +682,6 @@ def _file_pieces(change: PutFile) -> Iterable[bytes]:
     return (content,) if isinstance(content, bytes) else content()
 
 
-def _wrong_size(path: str) -> StoreError:
-    return StoreError(f"{path!r} changed while it was read", hint="run the step again")
-
-
 class _NoDisk:
     """Nothing is made; contents are only hashed."""
 
@@ -689,7 +692,7 @@ class _NoDisk:
             file_hash.update(piece)
             size += len(piece)
         if size != change.size_bytes:
-            raise _wrong_size(path)
+            raise _changed(path)
         return TocEntry(path, "file", change.meta, size, Digest("sha256:" + file_hash.hexdigest()))
 
     def make_dir(self, parent: _Dir, name: str) -> None: ...
@@ -775,7 +778,7 @@ class _OverlayDisk:
             else:
                 size, digest = _write_sparsely(fd, _file_pieces(change), change.size_bytes, path)
             if size != change.size_bytes:
-                raise _wrong_size(path)
+                raise _changed(path)
             chowned = self._chown and (meta.uid, meta.gid) != self._own_ids
             if chowned:
                 os.fchown(fd, meta.uid, meta.gid)
@@ -961,7 +964,7 @@ def _write_sparsely(
     size = 0
     for piece in pieces:
         if size + len(piece) > size_bytes:
-            raise _wrong_size(path)
+            raise _changed(path)
         file_hash.update(piece)
         _write_piece(fd, piece, size)
         size += len(piece)

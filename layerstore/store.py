@@ -234,14 +234,14 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what dead processes left; one scandir when there is nothing."""
+        own = None if self._lease is None else self._lease.path.name
         with os.scandir(self.tmp) as entries:
-            found = [Path(entry.path) for entry in entries]
-        if self._lease is not None:
-            found = [path for path in found if path != self._lease.path]
-        if found:
+            paths = [Path(entry.path) for entry in entries if entry.name != own]
+        dead = [lease for path in paths if (lease := Lease.seize(path, self.lock)) is not None]
+        if dead:
             from layerstore import collect
 
-            collect.sweep_dead(self, found)
+            collect.sweep_dead(self, dead)
 
 
 def _read(path: Path) -> bytes | None:

@@ -85,7 +85,8 @@ def _paths_to_put(old: "_Tree | None", new: "_Tree") -> set[TreePath]:
         return set(new.inodes)
     put: set[TreePath] = set()
     kept_part_of: set[tuple[TreePath, ...]] = set()  # groups of `old` of which a part is kept
-    for path, inode in new.inodes.items():
+    for path in sorted(new.inodes, key=lambda path: order(path, "file")):
+        inode = new.inodes[path]
         group = new.links.get(path, (path,))
         if path != group[0]:
             continue

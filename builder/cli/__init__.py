@@ -21,10 +21,10 @@ def main() -> Never:
     _fill_standard_descriptors()
     _import_inspect_late()
     _interrupt_by_signals()
-    _end(run(sys.argv[1:]))
+    _end(carry_out(sys.argv[1:]))
 
 
-def run(line: list[str]) -> int:
+def carry_out(line: list[str]) -> int:
     """Carry out one command line; returns the exit code, whatever happens."""
     asked: list[str] = []
     debug = False
@@ -43,7 +43,7 @@ def run(line: list[str]) -> int:
             before = split(GLOBAL, line)
             debug = before.flag("debug")
             if before.flag("version"):
-                return run(["--version"])
+                return carry_out(["--version"])
             asked, rest = find(before.words)
             command = load(asked, rest)
             arguments = split(command, rest)

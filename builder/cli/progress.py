@@ -207,6 +207,7 @@ class Terminal:
         from rich.console import Console
         from rich.live import Live
 
+        self._begin = time.monotonic()
         self._work: dict[int, _Work] = {}
         self._lock = threading.RLock()
         self._ended = threading.Event()
@@ -223,7 +224,6 @@ class Terminal:
             after_in_parent=self._lock.release,
             after_in_child=self._lock.release,
         )
-        self._begin = time.monotonic()
         self._live.start()
         self._thread: threading.Thread = threading.Thread(target=self._redraw, daemon=True)
         self._thread.start()

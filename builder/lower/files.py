@@ -49,9 +49,9 @@ def copy(node: Copy, state: StageState, around: Surroundings) -> Lowered:
         raise UnsupportedFeatureError(feature="COPY --link")
     if node.excludes:
         raise UnsupportedFeatureError(feature="COPY --exclude")
-    tree = around.find_source(node.from_.text if node.from_ is not None else None)
+    source = node.from_.text if node.from_ is not None else None
     words = [expanded(word, state, around) for word in node.sources]
-    return _files_step("COPY", node, words, tree, state, around, unpack=False)
+    return _files_step("COPY", node, words, source, state, around, unpack=False)
 
 
 def add(node: Add, state: StageState, around: Surroundings) -> Lowered:
@@ -71,27 +71,25 @@ def add(node: Add, state: StageState, around: Surroundings) -> Lowered:
                 feature=f"ADD of a remote source ({word.split(':', 1)[0]})",
                 hint="fetch it in a RUN, or put it into the build context",
             )
-    tree = around.find_source(None)
-    return _files_step("ADD", node, words, tree, state, around, unpack=node.unpack is not False)
+    return _files_step("ADD", node, words, None, state, around, unpack=node.unpack is not False)
 
 
 def _files_step(
     keyword: str,
     node: Copy | Add,
     words: list[str],
-    tree: SourceTree,
+    source: str | None,
     state: StageState,
     around: Surroundings,
     *,
     unpack: bool,
 ) -> Lowered:
     destination = expanded(node.destination, state, around)
-    if not destination:
-        raise LoweringError(f"{keyword} requires a destination", hint="the variable is empty")
-    target = destination_path(destination, state.workdir)
+    target = destination_path(destination or ".", state.workdir)
     selections: list[Selection] = []
     notices: list[str] = []
-    for word in words:
+    for word in words:  # here-documents alone need neither context nor stage
+        tree = around.find_source(source)
         if _climbs_out(word):
             taken = _inside(word) or "."
             notices.append(f"{word!r} leads outside of {tree.description}: {taken!r} is taken")

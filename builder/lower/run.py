@@ -8,6 +8,7 @@ dockerfile2llb/convert.go, dispatchRun.
 """
 
 import re
+from collections.abc import Mapping
 
 from builder.errors import LoweringError, UnsupportedFeatureError
 from builder.lower.surroundings import Lowered, Surroundings
@@ -36,11 +37,7 @@ def run(node: Run, state: StageState, around: Surroundings) -> Lowered:
             "RUN --network=host needs host networking for the build",
             hint="build with --network=host",
         )
-    proxies = tuple(
-        f"{name}={value}"
-        for name, value in around.build_args.items()
-        if name in _PROXY_ARGS and name not in environment
-    )
+    proxies = _proxies(around.build_args, environment)
     created_by = "RUN " + " ".join([*_described_args(state), *argv])
     title = "RUN " + " ".join([*node.written.flags, *_words(node)])
     step = ExecStep(
@@ -96,6 +93,16 @@ def _environment(state: StageState) -> dict[str, str]:
     environment = state.environment()
     environment.setdefault("PATH", DEFAULT_PATH)
     return environment
+
+
+def _proxies(build_args: Mapping[str, str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The proxy settings of the build, in both spellings."""
+    values: dict[str, str] = {}
+    for name, value in build_args.items():
+        if name in _PROXY_ARGS:
+            values.setdefault(name.swapcase(), value)
+            values[name] = value
+    return tuple(f"{name}={value}" for name, value in values.items() if name not in environment)
 
 
 def _described_args(state: StageState) -> list[str]:

@@ -453,7 +453,8 @@ class _Actor:
         if self.program.no_new_privs:
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         if self.home.may_set_groups:
-            os.setgroups(ids.groups)
+            # the primary group too, as docker has it: `id` lists it
+            os.setgroups(list(dict.fromkeys((ids.gid, *ids.groups))))
         self.phase = "load the seccomp filter"
         if self.program_filter is not None:
             syscalls.load_seccomp(self.program_filter)

@@ -156,12 +156,16 @@ def test_a_walk_of_a_file_is_empty() -> None:
 
 
 def test_a_selection_has_the_name_it_was_asked_for() -> None:
-    assert selected(TREE, "link").name == "link"
-    assert selected(TREE, "dir/").name == "dir"
+    assert selected(TREE, "dir/one.go").name == "one.go"
     assert selected(TREE, "up").name == "up"
+    assert selected(TREE, "up").path == "a.txt"
+    assert selected(TREE, "link/back").name == "back"
+
+
+def test_the_name_of_a_directory_does_not_matter() -> None:
+    for path in ("link", "dir/", "dir/sub/..", "."):
+        assert selected(TREE, path).name == "", path
     assert selected(TREE, "link").path == "dir"
-    assert selected(TREE, "dir/sub/..").name == "dir"
-    assert selected(TREE, ".").name == ""
 
 
 def test_what_is_not_there_is_not_selected() -> None:

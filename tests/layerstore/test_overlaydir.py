@@ -11,7 +11,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -40,7 +42,19 @@ from layerstore.treepath import TreePath
 from tests.support import strategies
 from tests.support.conformance import MATERIAL
 from tests.support.rawtar import END, entry, header, pax
-from tests.support.trees import Dir, Node, SameFile, apply, data, make_tree, read_tree, tree_of
+from tests.support.trees import (
+    Dir,
+    Item,
+    Node,
+    SameFile,
+    Seen,
+    apply,
+    data,
+    make_tree,
+    perform,
+    read_tree,
+    tree_of,
+)
 
 META = Meta(0o644)
 DIR = Meta(0o755)
@@ -158,7 +172,7 @@ def test_the_order_of_arrival_matters_only_to_hard_links(
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
 def test_modes_do_not_depend_on_the_umask(layer: Path, umask: int) -> None:
     modes = [0o000, 0o644, 0o666, 0o777, 0o4755, 0o7777]
-    changeset = [
+    changeset: list[Change] = [
         *(put(f"file{mode:o}", b"x", Meta(mode)) for mode in modes),
         *(PutNode(TreePath(f"fifo{mode:o}"), Meta(mode), "fifo") for mode in modes),
         *(directory(f"dir{mode:o}", Meta(mode)) for mode in modes),
@@ -198,7 +212,7 @@ def test_posix_acls_are_kept(layer: Path, tmp_path: Path) -> None:
     probe.write_bytes(b"")
     os.setxattr(probe, "system.posix_acl_access", acl)
     meta = Meta(probe.stat().st_mode & 0o7777, 0, 0, 0, (("system.posix_acl_access", acl),))
-    changeset = [put("a", b"x", meta)]
+    changeset: list[Change] = [put("a", b"x", meta)]
     write(changeset, layer)
     assert read(changes(layer)) == changeset
 
@@ -220,7 +234,7 @@ def test_a_directory_put_after_its_content_gets_its_attributes(layer: Path) -> N
 
 
 def test_a_later_put_replaces_an_earlier_one(layer: Path) -> None:
-    changeset = [
+    changeset: list[Change] = [
         *(put("a", b"1"), put("a", b"2")),
         *(directory("b"), put("b/inner/x"), put("b", b"file")),
         *(put("c", b"file"), directory("c"), put("c/x")),
@@ -320,7 +334,13 @@ def test_digests_in_the_table_are_those_of_the_contents(layer: Path) -> None:
 
 @pytest.mark.needs_root
 def test_removals_are_devices_and_opaque_marks_are_attributes(layer: Path) -> None:
-    changeset = [directory("d"), opaque("d"), directory("e"), remove("e/x"), remove("gone")]
+    changeset: list[Change] = [
+        directory("d"),
+        opaque("d"),
+        directory("e"),
+        remove("e/x"),
+        remove("gone"),
+    ]
     write(changeset, layer)
     assert os.getxattr(layer / "d", "trusted.overlay.opaque") == b"y"
     for path in ("e/x", "gone"):
@@ -333,7 +353,14 @@ def test_removals_are_devices_and_opaque_marks_are_attributes(layer: Path) -> No
 @pytest.mark.needs_root
 @pytest.mark.parametrize("order", [1, -1])
 def test_removals_mean_the_layers_below_wherever_they_stand(layer: Path, order: int) -> None:
-    changeset = [remove("a"), put("a", b"x"), remove("d"), put("d/x"), remove("e"), directory("e")]
+    changeset: list[Change] = [
+        remove("a"),
+        put("a", b"x"),
+        remove("d"),
+        put("d/x"),
+        remove("e"),
+        directory("e"),
+    ]
     table = write(changeset[::order], layer)
     assert [(row.path, row.kind) for row in table] == [
         ("a", "file"),
@@ -353,21 +380,21 @@ def test_removals_in_an_opaque_directory_leave_no_ghosts(layer: Path) -> None:
 
 @pytest.mark.needs_root
 def test_an_opaque_root_is_kept(layer: Path) -> None:
-    changeset = [opaque(""), put("a")]
+    changeset: list[Change] = [opaque(""), put("a")]
     assert [row.kind for row in write(changeset, layer)] == ["opaque", "file"]
     assert read(changes(layer)) == changeset
 
 
 @pytest.mark.needs_root
 def test_marks_of_new_directories_can_be_left_out(layer: Path) -> None:
-    changeset = [directory("new"), opaque("new"), directory("old"), opaque("old")]
+    changeset: list[Change] = [directory("new"), opaque("new"), directory("old"), opaque("old")]
     write(changeset, layer)
     found = list(changes(layer, has_lower_dir=lambda path: path == "old"))
     assert found == [directory("new"), directory("old"), opaque("old")]
 
 
 def test_user_attributes_are_used_where_the_mount_uses_them(layer: Path) -> None:
-    changeset = [directory("d"), opaque("d"), directory("e"), remove("e/x")]
+    changeset: list[Change] = [directory("d"), opaque("d"), directory("e"), remove("e/x")]
     write(changeset, layer, userxattr=True)
     assert os.getxattr(layer / "d", "user.overlay.opaque") == b"y"
     assert list(changes(layer, userxattr=True)) == changeset
@@ -464,7 +491,7 @@ def test_a_large_file_that_was_exchanged_is_noticed(layer: Path) -> None:
         data(change.content)
     (layer / "large").unlink()
     (layer / "large").write_bytes(bytes(2 << 20))
-    with pytest.raises(StoreError, match="replaced"):
+    with pytest.raises(StoreError, match="changed"):
         data(change.content)
 
 
@@ -501,7 +528,7 @@ def test_trees_deeper_than_a_path_can_say_are_read_and_written(deep_path: Path) 
 
 def test_deep_files_in_bad_order_are_written_in_good_time(deep_path: Path) -> None:
     chains = ["/".join([letter] * 2000) for letter in "abc"]
-    changeset = [put(f"{chains[number % 3]}/{number}") for number in range(300)]
+    changeset: list[Change] = [put(f"{chains[number % 3]}/{number}") for number in range(300)]
     started = time.monotonic()
     write(changeset, new_dir(deep_path))
     assert time.monotonic() - started < 20
@@ -745,7 +772,7 @@ def test_a_full_disk_is_reported_as_it_is(layer: Path) -> None:
 
 def test_no_descriptor_is_left_open(layer: Path, tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    changeset = [put(f"d{number}/e/f") for number in range(300)]
+    changeset: list[Change] = [put(f"d{number}/e/f") for number in range(300)]
     write(changeset, layer)
     list(changes(layer))
     with pytest.raises(StoreError):
@@ -826,39 +853,9 @@ def test_layers_of_containerd_are_applied_as_containerd_does(
         check(root, case["check"])  # type: ignore[arg-type]
 
 
-def perform(root: Path, op: str, *args: object) -> None:
-    """One operation of containerd's fstest, on a plain tree."""
-    path = root / str(args[-1] if op in ("Symlink", "Link", "Rename") else args[0]).lstrip("/")
-    other = str(args[0])
-    match op:
-        case "CreateDir":
-            path.mkdir(parents=True, exist_ok=True)
-            path.chmod(int(str(args[1])))
-        case "CreateFile":
-            path.write_bytes(str(args[1]).encode())
-            path.chmod(int(str(args[2])))
-        case "Symlink":
-            path.symlink_to(other)
-        case "Link":
-            resolved = _resolve(root, str(path.parent.relative_to(root)))
-            os.link(root / other.lstrip("/"), resolved / path.name)
-        case "Remove":
-            path.unlink()
-        case "RemoveAll":
-            shutil.rmtree(path)
-        case "Chmod":
-            path.chmod(int(str(args[1])))
-        case "Rename":
-            (root / other.lstrip("/")).rename(path)
-        case "CreateSocket":
-            os.mknod(path, stat.S_IFSOCK | int(str(args[1])))
-        case _:
-            raise ValueError(op)
-
-
-def containerd_entry(item: dict[str, str]) -> bytes:
+def containerd_entry(item: Mapping[str, Any]) -> bytes:
     mode = int(item.get("mode", "0777"), 8)
-    xattrs = {f"SCHILY.xattr.{key}": value for key, value in (item.get("xattrs") or {}).items()}  # type: ignore[attr-defined]
+    xattrs = {f"SCHILY.xattr.{key}": value for key, value in (item.get("xattrs") or {}).items()}
     kinds = {"dir": b"5", "file": b"0", "symlink": b"2", "hardlink": b"1"}
     made = header(
         item["name"],
@@ -867,7 +864,7 @@ def containerd_entry(item: dict[str, str]) -> bytes:
         mode=mode,
         size=len(item.get("content", "")),
     )
-    content = item.get("content", "").encode()
+    content: bytes = item.get("content", "").encode()
     return (pax(xattrs) if xattrs else b"") + made + content + bytes(-len(content) % 512)
 
 
@@ -1073,7 +1070,7 @@ print(layer.exists())
 # The kernel's own overlayfs
 
 
-LOWER = {
+LOWER: dict[str, Item] = {
     "etc": Dir(0o755),
     "etc/passwd": b"root\n",
     "etc/deep/er/file": b"deep",
@@ -1189,13 +1186,8 @@ def _merged(index: TreeIndex) -> list[TocEntry]:
     return [node.entry._replace(target="") for node in index.walk() if node.entry.path]
 
 
-def _whole_seconds(tree: Mapping[str, object]) -> dict[str, object]:
-    from dataclasses import replace
-
-    return {
-        path: replace(seen, mtime_ns=seen.mtime_ns // 10**9)  # type: ignore[attr-defined, type-var]
-        for path, seen in tree.items()
-    }
+def _whole_seconds(tree: Mapping[str, Seen]) -> dict[str, Seen]:
+    return {path: replace(seen, mtime_ns=seen.mtime_ns // 10**9) for path, seen in tree.items()}
 
 
 def run_in_overlay(work: Path, script: str) -> Path:
@@ -1294,7 +1286,7 @@ def test_a_written_layer_hides_what_it_removes_when_mounted(tmp_path: Path) -> N
         lower = make_tree(work / "lower", LOWER)
         made = work / "layer"
         made.mkdir()
-        changeset = [
+        changeset: list[Change] = [
             *(directory("data"), opaque("data"), put("data/new")),
             *(directory("etc"), remove("etc/passwd"), remove("fifo")),
         ]
@@ -1350,7 +1342,8 @@ def test_remove_tree_crosses_no_mount(tmp_path: Path, canary: Path) -> None:
     done = subprocess.run(
         [
             *("unshare", "--mount", "--propagation=private", "sh", "-c"),
-            f"cd {tree}; mount --bind {canary} m/inner; exec python3 -B {program} $PWD $PWD/m/inner",
+            f"cd {tree}; mount --bind {canary} m/inner;"
+            f" exec python3 -B {program} $PWD $PWD/m/inner",
         ],
         capture_output=True,
         text=True,

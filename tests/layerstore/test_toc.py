@@ -175,7 +175,7 @@ def test_canonical_restores_what_was_shuffled(
 
 def test_canonical_lets_the_first_path_carry_the_inode() -> None:
     rows = [hardlink("a", "m"), file("m"), hardlink("z", "m"), file("other")]
-    assert canonical(rows) == [file("a"), hardlink("m", "a"), hardlink("z", "a"), file("other")]
+    assert canonical(rows) == [file("a"), hardlink("m", "a"), file("other"), hardlink("z", "a")]
 
 
 def test_links_that_name_nothing_are_left_as_they_are() -> None:

@@ -6,6 +6,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 BUSYBOX = Path("/bin/busybox")
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n"
 GROUP = "root:x:0:\nada:x:1000:\nwheel:x:10:root,ada\nstaff:x:50:ada\n"
@@ -20,6 +22,15 @@ def no_busybox() -> str | None:
         if b"/ld-linux" in file.read(4096):
             return f"{BUSYBOX} is not static (Debian package busybox-static)"
     return None
+
+
+def need_busybox() -> None:
+    """For fixtures: without it the test is skipped, or fails where everything must be checked."""
+    reason = no_busybox()
+    if reason and os.environ.get("LAMINA_MUST_CHECK_ALL", "") not in ("", "0"):
+        pytest.fail(f"this machine must check everything, but {reason}", pytrace=False)
+    if reason:
+        pytest.skip(reason)
 
 
 @cache

@@ -50,7 +50,8 @@ def names() -> st.SearchStrategy[str]:
 def metas(*, whole_seconds: bool = True, xattrs: bool = True) -> st.SearchStrategy[Meta]:
     """Attributes any file may have: the file systems' limits, not the tar's."""
     seconds = st.one_of(
-        st.integers(0, 2_000_000_000), st.sampled_from([-1, 1 - (1 << 31), 1 << 33, 0x37FFFFFFF - 1])
+        st.integers(0, 2_000_000_000),
+        st.sampled_from([-1, 1 - (1 << 31), 1 << 33, 0x37FFFFFFF - 1]),
     )
     times = seconds.map(lambda second: second * SECOND_NS)
     if not whole_seconds:

@@ -4,6 +4,7 @@
     read_tree(root)     path -> Seen: all that a layer should keep of it
     apply(changes, root)    carry out a changeset on a plain tree, the simple way
     tree_of(changes)        the same on nothing, in memory
+    perform(root, "CreateFile", "/a", "content", 0o644)     one operation of containerd's fstest
 
 None of it is hardened, and none of it uses the code under test.
 """
@@ -310,3 +311,32 @@ def _remove(place: Path) -> None:
         shutil.rmtree(place)
     else:
         place.unlink(missing_ok=True)
+
+
+def perform(root: Path, op: str, *args: str | int) -> None:
+    """One operation of containerd's fstest, as shared/conformance/oci/layer_cases.json names it."""
+    first = root / str(args[0]).lstrip("/")
+    last = root / str(args[-1]).lstrip("/")
+    match op:
+        case "CreateDir":
+            first.mkdir(parents=True, exist_ok=True)
+            first.chmod(int(args[1]))
+        case "CreateFile":
+            first.write_bytes(str(args[1]).encode())
+            first.chmod(int(args[2]))
+        case "Symlink":
+            last.symlink_to(str(args[0]))
+        case "Link":
+            os.link(first, last)
+        case "Remove":
+            first.unlink()
+        case "RemoveAll":
+            shutil.rmtree(first)
+        case "Chmod":
+            first.chmod(int(args[1]))
+        case "Rename":
+            first.rename(last)
+        case "CreateSocket":
+            os.mknod(first, stat.S_IFSOCK | int(args[1]))
+        case _:
+            raise ValueError(op)

@@ -1,0 +1,1063 @@
+"""Whole builds: the invariants of builder/engine.py, acted out by a fake executor."""
+
+import io
+import os
+import random
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from builder import record
+from builder.context import ContextTree
+from builder.errors import (
+    BuilderError,
+    ContextError,
+    LoweringError,
+    SourceNotFoundError,
+    StepFailedError,
+    UnknownStageError,
+    UnknownTargetError,
+    UnsupportedFeatureError,
+)
+from builder.events import (
+    Event,
+    ImageSealed,
+    VertexCached,
+    VertexDone,
+    VertexFailed,
+    VertexOutput,
+    VertexStarted,
+)
+from builder.sandbox import ProgramNotFoundError, SandboxSpec
+from grammar import DockerfileError
+from layerstore import NotFoundError, Reference, Store, StoreError
+from tests.support.executors import FakeExecutor, no_executor
+from tests.support.images import EPOCH, Built, dockerfile, make_image, run_build
+from tests.support.sources import Dir, Fifo, File, Hard, Items, Link, Socket, write_files
+from tests.support.stores import findings
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    root = write_files(
+        tmp_path / "context",
+        {"a.txt": b"a", "d/f": b"f", "d/g": File(content=b"g", mode=0o755), "other": b"o"},
+    )
+    time.sleep(0.03)  # old enough for their digests to be remembered
+    return root
+
+
+@pytest.fixture
+def fake() -> FakeExecutor:
+    return FakeExecutor()
+
+
+def rebuilt(store: Store, text: str, fake: FakeExecutor, **more: object) -> tuple[Built, list[str]]:
+    """Build, and say which programs ran."""
+    before = len(fake.scripts)
+    built = run_build(store, text, executor=fake, **more)  # type: ignore[arg-type]
+    return built, fake.scripts[before:]
+
+
+# What comes out.
+
+
+def test_a_build_makes_an_image_with_layers_config_and_history(
+    store: Store, fake: FakeExecutor
+) -> None:
+    text = 'FROM scratch\nENV A=1\nRUN echo hi > /a\nWORKDIR /w\nUSER me\nCMD ["/a"]\n'
+    built = run_build(store, text.replace("USER me\n", ""), executor=fake, tag="hello:1")
+    assert built.read("a") == b"hi\n"
+    assert sorted(built.tree) == ["a", "w"]
+    assert built.config.env[-1] == "A=1"
+    assert (built.config.working_dir, built.config.cmd) == ("/w", ("/a",))
+    assert [(h.created_by, h.empty_layer) for h in built.image.config.history] == [
+        ("ENV A=1", True),
+        ("RUN /bin/sh -c echo hi > /a", False),
+        ("WORKDIR /w", False),
+        ('CMD ["/a"]', True),
+    ]
+    assert len(built.image.layers) == 2
+    assert store.images.resolve("hello:1").descriptor == built.image.descriptor
+
+
+def test_from_scratch_alone_is_an_image_without_layers(store: Store) -> None:
+    built = run_build(store, "FROM scratch\nLABEL a=1\n", executor=no_executor)
+    assert built.image.layers == ()
+    assert built.config.labels == (("a", "1"),)
+    assert built.config.env == (
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    )
+    assert built.config.working_dir == "/"
+
+
+def test_files_of_the_context_are_copied(store: Store, context: Path) -> None:
+    built = run_build(store, "FROM scratch\nCOPY . /app/\n", context=context, executor=no_executor)
+    assert sorted(built.tree) == ["app", "app/a.txt", "app/d", "app/d/f", "app/d/g", "app/other"]
+    assert built.read("app/d/g") == b"g"
+    assert built.tree["app/d/g"].meta.mode == 0o755
+    assert {(entry.meta.uid, entry.meta.gid) for entry in built.tree.values()} == {(0, 0)}
+
+
+def test_every_step_sees_what_the_steps_above_did(store: Store, context: Path) -> None:
+    text = "FROM scratch\nCOPY a.txt /a\nRUN echo b >> /a\nRUN cat /a > /c; rm /a\n"
+    built = run_build(store, text, context=context, executor=FakeExecutor())
+    assert built.read("c") == b"ab\n"
+    assert "a" not in built.tree
+
+
+def test_names_labels_and_the_untagged(store: Store) -> None:
+    text = "FROM scratch\nLABEL a=1 b=1\n"
+    built = run_build(store, text, executor=no_executor, labels={"b": "2", "c": "3"})
+    assert built.config.labels == (("a", "1"), ("b", "2"), ("c", "3"))
+    assert [each.names for each in store.images.list()] == [()]
+    run_build(store, text, executor=no_executor, tag="x:1", labels={"b": "2", "c": "3"})
+    assert [each.names for each in store.images.list()] == [("x:1",)]
+
+
+def test_an_image_is_durable_when_the_build_returns(tmp_path: Path, fake: FakeExecutor) -> None:
+    store = Store.open(tmp_path / "store")
+    built = run_build(store, "FROM scratch\nRUN touch /a\n", executor=fake, tag="x:1")
+    store.close()  # without a flush
+    with Store.open(tmp_path / "store") as again:
+        assert again.images.resolve("x:1").id == built.image.id
+        assert findings(again) == []
+
+
+# Invariant 1: the same again executes nothing and gives the same image.
+
+
+FULL = """FROM scratch AS build
+ARG VERSION=1
+RUN echo $VERSION > /version
+COPY d /src/
+WORKDIR /src
+RUN cat /version > /out
+FROM scratch
+COPY --from=build /out /src/ /app/
+ADD a.txt /app/
+COPY <<EOF /app/doc
+here
+EOF
+ENTRYPOINT ["/app/out"]
+"""
+
+
+def test_second_build_is_all_hits(store: Store, context: Path, fake: FakeExecutor) -> None:
+    first = run_build(store, FULL, context=context, executor=fake)
+    second = run_build(store, FULL, context=context, executor=no_executor)
+    assert set(first.outcomes) == {"executed"}
+    assert set(second.outcomes) == {"cached"}
+    assert second.digest == first.digest
+    assert second.image.id == first.image.id
+
+
+def test_a_cached_build_reads_no_file_of_the_context(
+    store: Store, context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees: list[ContextTree] = []
+
+    class Counted(ContextTree):
+        def close(self) -> None:
+            trees.append(self)
+            super().close()
+
+    monkeypatch.setattr("builder.engine.ContextTree", Counted)
+    text = "FROM scratch\nCOPY . /app/\n"
+    run_build(store, text, context=context, executor=no_executor)
+    run_build(store, text, context=context, executor=no_executor)
+    run_build(store, text + "COPY d /d\n", context=context, executor=no_executor)
+    assert [tree.files_read for tree in trees] == [4, 0, 0]
+
+
+def test_a_cached_build_hits_in_another_process_too(
+    tmp_path: Path, context: Path, fake: FakeExecutor
+) -> None:
+    digests = []
+    for executor in (fake, no_executor):
+        with Store.open(tmp_path / "store") as store:
+            digests.append(run_build(store, FULL, context=context, executor=executor).digest)
+    assert digests[0] == digests[1]
+
+
+def test_a_cached_build_needs_no_snapshot_of_its_layers(
+    store: Store, context: Path, fake: FakeExecutor
+) -> None:
+    run_build(store, FULL, context=context, executor=fake)
+    for layer in store.layers.all():
+        snapshot = store.layers.snapshot_path(layer.diff_id)
+        if snapshot.exists():
+            snapshot.rename(snapshot.with_name("gone-" + snapshot.name))
+    run_build(store, FULL, context=context, executor=no_executor)
+    left = {path.name.split("-")[0] for path in (store.private / "snapshots").iterdir()}
+    assert left <= {"gone", "empty"}
+
+
+def test_comments_spaces_and_unrelated_stages_do_not_miss(
+    store: Store, context: Path, fake: FakeExecutor
+) -> None:
+    first = run_build(store, FULL, context=context, executor=fake)
+    text = FULL.replace("FROM scratch AS build", "FROM scratch AS unrelated\nFROM scratch AS build")
+    text = "# comment\n" + text.replace("RUN cat", "\nRUN    cat")
+    again = run_build(store, text, context=context, executor=no_executor)
+    assert again.digest == first.digest
+
+
+# Invariant 2: an equal result keeps everything below it.
+
+
+def test_a_rewritten_step_with_an_equal_result_runs_alone(store: Store, fake: FakeExecutor) -> None:
+    text = "FROM scratch\nRUN echo hi > /a\nRUN touch /slow\nCOPY <<EOF /doc\nx\nEOF\nCMD x\n"
+    first, ran = rebuilt(store, text, fake)
+    assert len(ran) == 2
+    rewritten = text.replace("echo hi >", "printf 'hi\\n' >")
+    second, ran = rebuilt(store, rewritten, fake)
+    assert ran == ["printf 'hi\\n' > /a"]
+    assert second.outcomes == ["reused", "cached", "cached"]
+    assert second.digest == first.digest
+    third, ran = rebuilt(store, rewritten, fake)
+    assert (ran, third.digest) == ([], first.digest)
+
+
+def test_a_reused_result_is_told_as_one(store: Store, fake: FakeExecutor) -> None:
+    run_build(store, "FROM scratch\nRUN echo hi > /a\n", executor=fake)
+    again = run_build(store, "FROM scratch\nRUN printf 'hi\\n' > /a\n", executor=fake)
+    (done,) = [event for event in again.events if isinstance(event, VertexDone)]
+    assert done.reused
+    assert done.layer == again.image.layers[0].diff_id
+    assert again.result.record.steps[0].outcome == "reused"
+
+
+def test_another_result_runs_everything_below_again(store: Store, fake: FakeExecutor) -> None:
+    text = "FROM scratch\nRUN echo hi > /a\nRUN touch /b\n"
+    first, _ = rebuilt(store, text, fake)
+    second, ran = rebuilt(store, text.replace("hi", "ho"), fake)
+    assert len(ran) == 2
+    assert second.digest != first.digest
+
+
+def test_equal_content_with_another_mode_is_another_result(
+    store: Store, fake: FakeExecutor
+) -> None:
+    text = "FROM scratch\nRUN echo hi > /a; chmod 600 /a\nRUN touch /b\n"
+    rebuilt(store, text, fake)
+    _, ran = rebuilt(store, text.replace("600", "644"), fake)
+    assert len(ran) == 2
+
+
+def test_the_same_result_on_another_parent_is_not_reused(store: Store, fake: FakeExecutor) -> None:
+    rebuilt(store, "FROM scratch\nRUN touch /x\nRUN echo hi > /a\n", fake)
+    built, ran = rebuilt(store, "FROM scratch\nRUN touch /y\nRUN echo hi > /a\n", fake)
+    assert len(ran) == 2
+    assert set(built.outcomes) == {"executed"}
+
+
+def test_without_cache_everything_runs_and_nothing_is_reused(
+    store: Store, fake: FakeExecutor
+) -> None:
+    text = "FROM scratch\nRUN echo hi > /a\nRUN touch /b\n"
+    rebuilt(store, text, fake)
+    built, ran = rebuilt(store, text, fake, no_cache=True)
+    assert len(ran) == 2
+    assert set(built.outcomes) == {"executed"}
+    _, ran = rebuilt(store, text, fake)
+    assert ran == []
+
+
+# Reproducible builds.
+
+
+def test_the_same_epoch_gives_the_same_image_in_fresh_stores(
+    tmp_path: Path, context: Path, fake: FakeExecutor
+) -> None:
+    digests = set()
+    for number, mask in enumerate((0o022, 0o077, 0)):
+        before = os.umask(mask)
+        try:
+            with Store.open(tmp_path / f"store{number}") as store:
+                built = run_build(
+                    store, FULL, context=context, executor=fake, no_cache=True, epoch=EPOCH
+                )
+                digests.add(built.digest)
+                assert built.image.config.created == "2023-11-14T22:13:20Z"
+        finally:
+            os.umask(before)
+        time.sleep(1.1 if number == 0 else 0)
+    assert len(digests) == 1
+
+
+def test_an_epoch_of_its_own_is_a_cache_of_its_own(store: Store, fake: FakeExecutor) -> None:
+    text = "FROM scratch\nRUN touch /a\n"
+    plain, _ = rebuilt(store, text, fake)
+    dated, ran = rebuilt(store, text, fake, epoch=EPOCH)
+    assert len(ran) == 1
+    assert dated.tree["a"].meta.mtime_ns == EPOCH * 10**9
+    other, ran = rebuilt(store, text, fake, epoch=EPOCH + 1)
+    assert len(ran) == 1
+    assert len({plain.digest, dated.digest, other.digest}) == 3
+    again, ran = rebuilt(store, text, fake, epoch=EPOCH)
+    assert (again.digest, ran) == (dated.digest, [])
+
+
+def test_the_order_of_the_directory_does_not_matter(tmp_path: Path) -> None:
+    names = [f"f{number}" for number in range(20)]
+    digests = set()
+    for seed in range(3):
+        random.Random(seed).shuffle(names)
+        root = tmp_path / f"context{seed}"
+        write_files(root, {"d": Dir(), **{f"d/{name}": name.encode() for name in names}})
+        os.utime(root / "d", (1, 1))
+        with Store.open(tmp_path / f"store{seed}") as store:
+            text = "FROM scratch\nCOPY . /\n"
+            built = run_build(store, text, context=root, executor=no_executor, epoch=EPOCH)
+            digests.add(built.digest)
+    assert len(digests) == 1
+
+
+# Invariant 3: failures.
+
+
+def test_a_failed_build_leaves_its_good_steps_and_no_name(
+    tmp_path: Path, fake: FakeExecutor
+) -> None:
+    text = "FROM scratch\nRUN touch /a\nRUN touch /b\nRUN fail no way\nRUN touch /c\n"
+    with (
+        pytest.raises(StepFailedError) as caught,
+        Store.open(tmp_path / "store") as store,
+    ):
+        run_build(store, text, executor=fake, tag="x:1")
+    assert caught.value.tail == b"no way\n"
+    with Store.open(tmp_path / "store") as store:
+        with pytest.raises(NotFoundError):
+            store.images.resolve("x:1")
+        assert store.images.list() == []
+        assert findings(store) == []
+        _, ran = rebuilt(store, text.replace("RUN fail no way\n", ""), fake)
+        assert ran == ["touch /c"]
+
+
+def test_a_failed_build_keeps_the_old_image_under_its_name(
+    store: Store, fake: FakeExecutor
+) -> None:
+    old = run_build(store, "FROM scratch\nRUN touch /a\n", executor=fake, tag="x:1")
+    with pytest.raises(StepFailedError):
+        run_build(store, "FROM scratch\nRUN false\n", executor=fake, tag="x:1")
+    assert store.images.resolve("x:1").id == old.image.id
+
+
+def test_an_interrupted_build_keeps_what_was_done(store: Store) -> None:
+    def interrupt(spec: SandboxSpec) -> None:
+        if "b" in spec.program.argv[-1]:
+            raise KeyboardInterrupt
+
+    text = "FROM scratch\nRUN touch /a\nRUN touch /b\n"
+    broken = FakeExecutor(before=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_build(store, text, executor=broken)
+    assert broken.closed == 1
+    fake = FakeExecutor()
+    rebuilt(store, text, fake)
+    assert fake.scripts == ["touch /b"]
+
+
+def test_a_failed_step_is_not_remembered(store: Store, fake: FakeExecutor) -> None:
+    for _ in range(2):
+        with pytest.raises(StepFailedError):
+            run_build(store, "FROM scratch\nRUN false\n", executor=fake)
+    assert fake.scripts == ["false", "false"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "line"),
+    [
+        ("FROM scratch\n\nRUN exit 3\n", StepFailedError, 3),
+        ("FROM scratch\nRUN true && \\\n  false\nRUN true\n", StepFailedError, 2),
+        ('FROM scratch\nRUN ["nosuch"]\n', ProgramNotFoundError, 2),
+        ("FROM scratch\nCOPY absent /\n", SourceNotFoundError, 2),
+        ("FROM scratch\nEXPOSE http\n", LoweringError, 2),
+        ("FROM nosuch\nRUN true\n", NotFoundError, 1),
+        ("FROM scratch\nRUN --mount=type=cache,target=/x true\n", UnsupportedFeatureError, 2),
+        ("FROM scratch\nCOPY a.txt /x\nWORKDIR /x/y\n", StoreError, 3),
+        ("FROM scratch\nCOPY --chown=nobody a.txt /x\n", LoweringError, 2),
+        ("FROM --platform=plan9/vax scratch\n", UnsupportedFeatureError, 1),
+    ],
+)
+def test_an_error_shows_the_lines_it_happened_in(
+    store: Store, context: Path, text: str, kind: type[Exception], line: int
+) -> None:
+    with pytest.raises(kind) as caught:
+        run_build(store, text, context=context, executor=FakeExecutor())
+    error = caught.value
+    excerpt = error.excerpt if isinstance(error, BuilderError) else error.__notes__[0]
+    assert excerpt.splitlines()[0] == f"Dockerfile:{line}"
+    marked = [row for row in excerpt.splitlines() if ">>>" in row]
+    assert text.splitlines()[line - 1] in marked[0]
+
+
+def test_an_expansion_error_comes_with_its_own_place(store: Store) -> None:
+    with pytest.raises(DockerfileError, match="Dockerfile:2"):
+        run_build(store, 'FROM scratch\nENV A="${B:?needed}"\n', executor=no_executor)
+
+
+# What makes a step miss.
+
+
+def copied(store: Store, context: Path, text: str = "FROM scratch\nCOPY d /d\n") -> str:
+    (outcome,) = run_build(store, text, context=context, executor=no_executor).outcomes
+    return outcome
+
+
+def test_times_owners_and_inodes_of_the_context_do_not_miss(store: Store, context: Path) -> None:
+    copied(store, context)
+    os.utime(context / "d" / "f", (1, 1))
+    assert copied(store, context) == "cached"
+    (context / "d" / "f").write_bytes(b"f")
+    assert copied(store, context) == "cached"
+    (context / "new").write_bytes(b"f")
+    (context / "new").rename(context / "d" / "f")
+    assert copied(store, context) == "cached"
+    if os.geteuid() == 0:
+        os.chown(context / "d" / "f", 1000, 1000)
+        assert copied(store, context) == "cached"
+
+
+@pytest.mark.parametrize("change", ["content", "name", "mode", "new", "gone", "link", "directory"])
+def test_contents_names_and_modes_of_the_context_miss(
+    store: Store, context: Path, change: str
+) -> None:
+    copied(store, context)
+    file = context / "d" / "f"
+    before = file.stat()
+    if change == "content":
+        file.write_bytes(b"F")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    elif change == "name":
+        file.rename(context / "d" / "k")
+    elif change == "mode":
+        file.chmod(0o600)
+    elif change == "new":
+        (context / "d" / "new").touch()
+    elif change == "gone":
+        file.unlink()
+    elif change == "link":
+        file.unlink()
+        file.symlink_to("g")
+    else:
+        (context / "d" / "sub").mkdir()
+    assert copied(store, context) == "executed"
+    assert copied(store, context) == "cached"
+
+
+def test_what_is_beside_the_copied_files_does_not_miss(store: Store, context: Path) -> None:
+    copied(store, context)
+    (context / "other").write_bytes(b"changed")
+    (context / "d2").mkdir()
+    assert copied(store, context) == "cached"
+
+
+def test_a_renamed_file_that_a_wildcard_matches_misses(store: Store, context: Path) -> None:
+    text = "FROM scratch\nCOPY d/* /files/\n"
+    copied(store, context, text)
+    (context / "d" / "f").rename(context / "d" / "f2")
+    assert copied(store, context, text) == "executed"
+
+
+def test_the_same_files_from_another_place_hit(store: Store, tmp_path: Path) -> None:
+    """The key is what is copied; where it lies is only a locator."""
+    one = write_files(tmp_path / "one", {"x/f": b"same", "x": Dir()})
+    two = write_files(tmp_path / "two", {"y/z/f": b"same", "y/z": Dir()})
+    assert copied(store, one, "FROM scratch\nCOPY x /d\n") == "executed"
+    assert copied(store, two, "FROM scratch\nCOPY y/z /d\n") == "cached"
+
+
+def test_args_miss_where_they_are_declared_and_not_above(store: Store, fake: FakeExecutor) -> None:
+    text = "FROM scratch\nRUN touch /above\nARG A=1\nRUN touch /below\n"
+    rebuilt(store, text, fake)
+    _, ran = rebuilt(store, text, fake, build_args={"A": "2"})
+    assert ran == ["touch /below"]
+    _, ran = rebuilt(store, text, fake, build_args={"A": "2", "UNDECLARED": "x"})
+    assert ran == []
+
+
+def test_env_user_workdir_and_shell_are_part_of_what_runs(store: Store, fake: FakeExecutor) -> None:
+    rebuilt(store, "FROM scratch\nRUN touch /a\n", fake)
+    for line in ("ENV A=1", "USER 5", 'SHELL ["/bin/sh", "-c", "echo"]', "WORKDIR /x"):
+        _, ran = rebuilt(store, f"FROM scratch\n{line}\nRUN touch /a\n", fake)
+        assert len(ran) == 1, line
+    for line in ("LABEL a=1", "EXPOSE 80", "CMD x", "VOLUME /v", "HEALTHCHECK NONE"):
+        _, ran = rebuilt(store, f"FROM scratch\n{line}\nRUN touch /a\n", fake)
+        assert ran == [], line
+
+
+def test_an_echo_of_a_changed_here_document_is_not_stale(store: Store, fake: FakeExecutor) -> None:
+    text = "FROM scratch\nRUN <<EOF\necho 1 > /a\nEOF\nCOPY <<EOF /b\none\nEOF\n"
+    first, _ = rebuilt(store, text, fake)
+    second, ran = rebuilt(store, text.replace("echo 1", "echo 2").replace("one", "two"), fake)
+    assert len(ran) == 1
+    assert (first.read("a"), second.read("a")) == (b"1\n", b"2\n")
+    assert (first.read("b"), second.read("b")) == (b"one\n", b"two\n")
+
+
+COMMANDS = st.lists(
+    st.sampled_from(["touch /a", "echo 1 > /a", "rm /a", "echo 2 > /b", "mkdir /d", "true"]),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(left=COMMANDS, right=COMMANDS)
+def test_a_build_with_a_warm_cache_is_the_same_as_with_a_cold_one(
+    tmp_path_factory: pytest.TempPathFactory, left: list[str], right: list[str]
+) -> None:
+    def text(commands: list[str]) -> str:
+        guarded = [c if not c.startswith("rm") else "touch /a && rm /a" for c in commands]
+        lines = [f"RUN {command}\n" for command in guarded if guarded.count("mkdir /d") < 2]
+        return "FROM scratch\n" + "".join(lines)
+
+    fake = FakeExecutor()
+    root = tmp_path_factory.mktemp("stores")
+    with Store.open(root / "warm") as warm, Store.open(root / "cold") as cold:
+        run_build(warm, text(left), executor=fake, epoch=EPOCH)
+        mixed = run_build(warm, text(right), executor=fake, epoch=EPOCH)
+        clean = run_build(cold, text(right), executor=fake, epoch=EPOCH)
+        assert mixed.tree == clean.tree
+        assert [layer.content_digest for layer in mixed.image.layers] == [
+            layer.content_digest for layer in clean.image.layers
+        ]
+
+
+# Damage and loss: a cache is never wrong.
+
+
+def test_a_step_whose_blob_is_gone_is_done_again(tmp_path: Path, fake: FakeExecutor) -> None:
+    text = "FROM scratch\nRUN echo hi > /a\nRUN touch /b\n"
+    with Store.open(tmp_path / "store") as store:
+        built = run_build(store, text, executor=fake, epoch=EPOCH)
+        blob = store.blob_path(built.image.layers[0].descriptor.digest)
+    blob.unlink()
+    with Store.open(tmp_path / "store") as store:
+        again, ran = rebuilt(store, text, fake, epoch=EPOCH)
+        assert ran == ["echo hi > /a"]
+        assert again.digest == built.digest
+        assert blob.exists()
+
+
+def test_a_damaged_blob_is_not_used(tmp_path: Path, fake: FakeExecutor) -> None:
+    text = "FROM scratch\nRUN echo hi > /a\n"
+    with Store.open(tmp_path / "store") as store:
+        built = run_build(store, text, executor=fake, epoch=EPOCH)
+        blob = store.blob_path(built.image.layers[0].descriptor.digest)
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(data)
+    with Store.open(tmp_path / "store") as store:
+        again, ran = rebuilt(store, text, fake, epoch=EPOCH)
+        assert len(ran) == 1
+        assert again.digest == built.digest
+        assert findings(store) == []
+
+
+# The context.
+
+
+def test_the_ignore_file_hides_files_from_every_copy(store: Store, context: Path) -> None:
+    text = "FROM scratch\nCOPY . /app/\n"
+    built = run_build(
+        store, text, context=context, executor=no_executor, ignore="*.txt\nd/*\n!d/g\n"
+    )
+    assert sorted(built.tree) == ["app", "app/d", "app/d/g", "app/other"]
+    with pytest.raises(SourceNotFoundError) as caught:
+        run_build(
+            store,
+            "FROM scratch\nCOPY a.txt /\n",
+            context=context,
+            executor=no_executor,
+            ignore="a*",
+        )
+    assert "dockerignore excludes it" in caught.value.hint
+
+
+def test_a_change_of_an_ignored_file_does_not_miss(store: Store, context: Path) -> None:
+    text = "FROM scratch\nCOPY . /app/\n"
+    for expected in ("executed", "cached"):
+        built = run_build(store, text, context=context, executor=no_executor, ignore="d/f\nother\n")
+        assert built.outcomes == [expected]
+        (context / "d" / "f").write_bytes(b"changed")
+        (context / "other").unlink(missing_ok=True)
+
+
+def test_the_ignore_file_does_not_apply_to_stages(
+    store: Store, context: Path, fake: FakeExecutor
+) -> None:
+    text = "FROM scratch AS s\nRUN touch /a.txt\nFROM scratch\nCOPY --from=s /a.txt /\n"
+    built = run_build(store, text, context=context, executor=fake, ignore="*.txt\n")
+    assert list(built.tree) == ["a.txt"]
+
+
+def test_a_malformed_ignore_file_is_an_error(store: Store, context: Path) -> None:
+    with pytest.raises(ContextError, match=r"\.dockerignore: syntax error in pattern"):
+        run_build(
+            store, "FROM scratch\nCOPY . /\n", context=context, executor=no_executor, ignore="[\n"
+        )
+
+
+def test_links_of_the_context_that_lead_outside_are_links_and_nothing_more(
+    store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    root = write_files(
+        tmp_path / "context",
+        {"up": Link("../secret"), "abs": Link(str(tmp_path / "secret")), "d/dir": Link("/etc")},
+    )
+    built = run_build(store, "FROM scratch\nCOPY . /\n", context=root, executor=no_executor)
+    assert built.tree["up"].target == "../secret"
+    assert built.tree["d/dir"].kind == "symlink"
+    for source in ("up", "abs", "d/dir/passwd", "../secret"):
+        with pytest.raises(SourceNotFoundError):
+            run_build(
+                store, f"FROM scratch\nCOPY {source} /x\n", context=root, executor=no_executor
+            )
+
+
+def test_every_kind_of_file_comes_through(store: Store, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff" + b"n" * 254)
+    root = write_files(
+        tmp_path / "context",
+        {
+            "a": b"linked",
+            "d/b": Hard("a"),
+            "pipe": Fifo(),
+            "socket": Socket(),
+            "empty": Dir(mode=0o1777),
+            name: b"odd name",
+            "setuid": File(mode=0o4755),
+            "line\nbreak": b"",
+        },
+    )
+    built = run_build(store, "FROM scratch\nCOPY . /\n", context=root, executor=no_executor)
+    assert sorted(built.tree) == sorted(
+        ["a", "d", "d/b", "pipe", "empty", name, "setuid", "line\nbreak"]
+    )
+    assert built.tree["d/b"].target == "a"  # one inode, two names
+    assert built.tree["empty"].meta.mode == 0o1777
+    assert built.tree["setuid"].meta.mode == 0o4755
+    again = f"FROM scratch AS s\nCOPY . /\nFROM scratch\nCOPY --from=s / /x\n"
+    moved = run_build(store, again, context=root, executor=no_executor)
+    assert moved.tree["x/d/b"].target == "x/a"
+    assert moved.read("x/" + name) == b"odd name"
+
+
+def test_a_file_that_is_named_like_a_removal_is_an_error(store: Store, tmp_path: Path) -> None:
+    for name in (".wh.passwd", "d/.wh..wh..opq", ".wh."):
+        root = write_files(tmp_path / name.replace("/", "-"), {name: b""})
+        with pytest.raises(StoreError, match=r"\.wh\.") as caught:
+            run_build(store, "FROM scratch\nCOPY . /\n", context=root, executor=no_executor)
+        assert "Dockerfile:2" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("size", [10, 2 << 20])
+def test_a_file_that_changes_after_its_digest_was_taken_is_an_error(
+    store: Store, tmp_path: Path, size: int
+) -> None:
+    """Between the key and the layer: what is remembered must be what was copied."""
+    root = write_files(tmp_path / "context", {"f": b"x" * size})
+    time.sleep(0.03)
+    text = "FROM scratch\nCOPY f /f\n"
+    run_build(store, text, context=root, executor=no_executor)  # now the digest is remembered
+    changing = text.replace("/f\n", "/g\n")
+    events: list[Event] = []
+
+    class Changing(list[Event]):
+        def append(self, event: Event) -> None:
+            if isinstance(event, VertexStarted):
+                (root / "f").write_bytes(b"y" * size)
+            events.append(event)
+
+    with pytest.raises(ContextError, match="'f' changed while it was being read"):
+        run_build(store, changing, context=root, executor=no_executor, events=Changing())
+    built = run_build(store, changing, context=root, executor=no_executor)
+    assert built.read("g") == b"y" * size
+
+
+def test_a_file_that_is_deleted_after_its_digest_was_taken_is_an_error(
+    store: Store, tmp_path: Path
+) -> None:
+    root = write_files(tmp_path / "context", {"d/f": b"x" * (2 << 20)})
+
+    class Deleting(list[Event]):
+        def append(self, event: Event) -> None:
+            if isinstance(event, VertexStarted):
+                (root / "d" / "f").unlink()
+
+    with pytest.raises(ContextError, match="'d/f'"):
+        run_build(
+            store, "FROM scratch\nCOPY . /\n", context=root, executor=no_executor, events=Deleting()
+        )
+    assert store.images.list() == []
+
+
+def test_without_a_context_there_is_nothing_to_copy_from(store: Store, fake: FakeExecutor) -> None:
+    built = (
+        run_build(store, "FROM scratch\nRUN touch /a\nCOPY <<EOF /b\nx\nEOF\n", executor=fake)
+        if False
+        else run_build(store, "FROM scratch\nRUN touch /a\n", executor=fake)
+    )
+    assert list(built.tree) == ["a"]
+    with pytest.raises(ContextError, match="there is no build context"):
+        run_build(store, "FROM scratch\nCOPY a /a\n", executor=no_executor)
+
+
+def test_archives_are_unpacked_by_add(store: Store, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        member = tarfile.TarInfo("bin/tool")
+        member.mode, member.uid, member.size = 0o755, 5, 3
+        archive.addfile(member, io.BytesIO(b"abc"))
+    root = write_files(tmp_path / "context", {"a.tgz": stream.getvalue()})
+    text = "FROM scratch\nADD a.tgz /opt/\nADD --chown=7:8 a.tgz /owned/\nCOPY a.tgz /\n"
+    built = run_build(store, text, context=root, executor=no_executor)
+    assert built.read("opt/bin/tool") == b"abc"
+    assert (built.tree["opt/bin/tool"].meta.mode, built.tree["opt/bin/tool"].meta.uid) == (0o755, 5)
+    assert (built.tree["owned/bin/tool"].meta.uid, built.tree["owned"].meta.uid) == (7, 7)
+    assert built.read("a.tgz") == stream.getvalue()
+
+
+# Invariant 4, and stages in general.
+
+
+def test_stages_that_the_target_does_not_need_are_not_opened(
+    store: Store, fake: FakeExecutor
+) -> None:
+    text = (
+        "FROM nosuch AS unneeded\nRUN touch /a\n"
+        "FROM scratch AS needed\nRUN touch /b\n"
+        "FROM needed AS last\nONBUILD COPY --from=unneeded /a /\nRUN touch /c\n"
+        "FROM scratch\nRUN touch /d\n"
+    )
+    run_build(store, text, executor=fake)
+    assert fake.scripts == ["touch /d"]
+    run_build(store, text, executor=fake, target="last")
+    assert fake.scripts[1:] == ["touch /b", "touch /c"]
+    with pytest.raises(NotFoundError):
+        run_build(store, text, executor=fake, target="unneeded")
+
+
+def test_a_stage_is_built_once_however_often_it_is_used(store: Store, fake: FakeExecutor) -> None:
+    text = (
+        "FROM scratch AS s\nRUN touch /a\nFROM s AS t\nFROM s\n"
+        "COPY --from=s /a /b\nCOPY --from=0 /a /c\nCOPY --from=t /a /d\n"
+    )
+    built = run_build(store, text, executor=fake)
+    assert fake.scripts == ["touch /a"]
+    assert sorted(built.tree) == ["a", "b", "c", "d"]
+
+
+def test_a_stage_takes_over_config_and_args_of_the_one_it_stands_on(
+    store: Store, fake: FakeExecutor
+) -> None:
+    text = (
+        'FROM scratch AS s\nARG A=1\nENV E=2\nUSER me\nWORKDIR /w\nCMD ["c"]\nLABEL l=1\n'
+        'FROM s\nENV F=$A$E\nENTRYPOINT ["e"]\n'
+    )
+    built = run_build(store, text.replace("WORKDIR /w\n", ""), executor=fake)
+    assert built.config.env[-2:] == ("E=2", "F=12")
+    assert (built.config.user, built.config.labels) == ("me", (("l", "1"),))
+    assert (built.config.entrypoint, built.config.cmd) == (("e",), None)
+
+
+def test_copy_from_an_image_of_the_store(store: Store) -> None:
+    make_image(store, "tools:1", {"bin/x": b"1", "gone": b""}, {"bin/y": b"2"})
+    text = "FROM scratch\nCOPY --from=tools:1 /bin /bin\n"
+    built = run_build(store, text, executor=no_executor)
+    assert [built.read(f"bin/{name}") for name in "xy"] == [b"1", b"2"]
+    assert run_build(store, text, executor=no_executor).outcomes == ["cached"]
+
+
+def test_a_copied_stage_is_keyed_by_what_is_copied(store: Store, fake: FakeExecutor) -> None:
+    text = "FROM scratch AS s\nRUN echo 1 > /a; touch /x\nFROM scratch\nCOPY --from=s /a /\n"
+    first, _ = rebuilt(store, text, fake)
+    second, ran = rebuilt(store, text.replace("touch /x", "touch /y"), fake)
+    assert len(ran) == 1
+    assert second.outcomes == ["executed", "cached"]
+    assert second.digest == first.digest
+
+
+def test_more_stages_than_python_can_recurse(store: Store) -> None:
+    text = "FROM scratch AS s0\n" + "".join(
+        f"FROM s{number} AS s{number + 1}\n" for number in range(1500)
+    )
+    assert run_build(store, text, executor=no_executor).image.layers == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "hint"),
+    [
+        ("FROM scratch AS build\nFROM biuld\n", UnknownStageError, "'build'"),
+        ("FROM scratch AS build\nFROM Biuld\n", UnknownStageError, "'build'"),
+        (
+            "FROM scratch AS build\nFROM scratch\nCOPY --from=bild / /\n",
+            UnknownStageError,
+            "'build'",
+        ),
+        ("FROM scratch\nCOPY --from=7 / /\n", UnknownStageError, ""),
+        ("FROM scratch\nCOPY --from=0 / /\n", UnknownStageError, ""),
+        ("FROM nosuch\n", NotFoundError, "bootstrap"),
+        ("FROM scratch\nCOPY --from=nosuch / /\n", NotFoundError, "bootstrap"),
+    ],
+)
+def test_unknown_stages_and_images_are_errors_that_help(
+    store: Store, text: str, kind: type[Exception], hint: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        run_build(store, text, executor=no_executor)
+    assert hint in getattr(caught.value, "hint", "")
+
+
+def test_an_unknown_target_is_an_error(store: Store) -> None:
+    with pytest.raises(UnknownTargetError):
+        run_build(store, "FROM scratch AS build\n", executor=no_executor, target="biuld")
+
+
+# Bases.
+
+
+def test_an_image_is_a_base_with_its_config_layers_and_history(
+    store: Store, fake: FakeExecutor
+) -> None:
+    base = make_image(
+        store,
+        "base:1",
+        {"etc/passwd": b"me:x:5:6::/:/bin/sh\n"},
+        {"b": b"2"},
+        env=("PATH=/own", "A=1"),
+        cmd=("sh",),
+        entrypoint=("e",),
+        user="me",
+        working_dir="/w",
+        labels=(("from", "base"),),
+    )
+    built = run_build(store, "FROM base:1\nRUN touch /c\nENV B=$A\nLABEL x=1\n", executor=fake)
+    assert built.image.layers[:2] == base.layers
+    assert [h.created_by for h in built.image.config.history][:2] == ["layer 0", "layer 1"]
+    assert built.config.env == ("PATH=/own", "A=1", "B=1")
+    assert (built.config.cmd, built.config.entrypoint) == (("sh",), ("e",))
+    assert built.config.labels == (("from", "base"), ("x", "1"))
+    (spec,) = fake.specs
+    assert (spec.program.user, spec.program.cwd) == ("me", "/w")
+
+
+def test_a_base_without_a_path_gets_the_usual_one(store: Store) -> None:
+    make_image(store, "base", {"a": b""}, env=("A=1",))
+    built = run_build(store, "FROM base\nENV P=$PATH:/x\n", executor=no_executor)
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert built.config.env == ("A=1", f"PATH={path}", f"P={path}:/x")
+
+
+def test_a_base_that_changed_runs_everything_and_one_that_only_got_labels_nothing(
+    store: Store, fake: FakeExecutor
+) -> None:
+    text = "FROM base\nRUN touch /x\n"
+    make_image(store, "base", {"a": b"1"})
+    rebuilt(store, text, fake)
+    make_image(store, "base", {"a": b"1"}, labels=(("new", "label"),))
+    _, ran = rebuilt(store, text, fake)
+    assert ran == []
+    make_image(store, "base", {"a": b"2"})
+    _, ran = rebuilt(store, text, fake)
+    assert ran == ["touch /x"]
+
+
+def test_triggers_run_first_in_the_build_that_stands_on_the_image(
+    store: Store, context: Path, fake: FakeExecutor
+) -> None:
+    text = "FROM scratch\nONBUILD COPY a.txt /a\nONBUILD RUN echo more >> /a\nONBUILD ENV T=1\n"
+    base = run_build(store, text, executor=fake, tag="base:1")
+    assert base.config.on_build == ("COPY a.txt /a", "RUN echo more >> /a", "ENV T=1")
+    assert fake.scripts == []
+    built = run_build(store, "FROM base:1\nRUN touch /b\n", context=context, executor=fake)
+    assert fake.scripts == ["echo more >> /a", "touch /b"]
+    assert built.read("a") == b"amore\n"
+    assert built.config.env[-1] == "T=1"
+    assert built.config.on_build == ()
+    run_build(
+        store, "FROM base:1\nRUN touch /b\n", context=context, executor=no_executor, tag="c:1"
+    )
+    grandchild = run_build(store, "FROM c:1\n", executor=no_executor)
+    assert grandchild.tree == built.tree
+
+
+def test_triggers_of_a_stage_fire_in_the_stage_that_stands_on_it(
+    store: Store, fake: FakeExecutor
+) -> None:
+    text = (
+        "FROM scratch AS tools\nRUN touch /tool\n"
+        "FROM scratch AS base\nONBUILD COPY --from=tools /tool /from-trigger\n"
+        "FROM base\nRUN touch /own\n"
+    )
+    built = run_build(store, text, executor=fake)
+    assert sorted(built.tree) == ["from-trigger", "own"]
+
+
+def test_a_trigger_that_fails_points_at_from(store: Store, fake: FakeExecutor) -> None:
+    run_build(store, "FROM scratch\nONBUILD RUN false\n", executor=fake, tag="base:1")
+    with pytest.raises(StepFailedError) as caught:
+        run_build(store, "# one\n\nFROM base:1\n", executor=fake)
+    assert caught.value.excerpt.startswith("Dockerfile:3\n")
+
+
+# Secrets.
+
+
+def test_proxies_reach_programs_and_leave_no_trace(store: Store, fake: FakeExecutor) -> None:
+    secret = "http://user:pa55word@proxy:3128"
+    events: list[Event] = []
+    built = run_build(
+        store,
+        "FROM scratch\nARG A\nRUN echo $A > /a\n",
+        executor=fake,
+        events=events,
+        build_args={"HTTP_PROXY": secret, "https_proxy": secret, "A": "1"},
+    )
+    assert f"HTTP_PROXY={secret}" in fake.specs[0].program.env
+    assert "pa55word" not in str(events) + str(built.image) + str(built.result.record)
+    for path in store.root.rglob("*"):
+        if path.is_file():
+            assert b"pa55word" not in path.read_bytes(), path
+    _, ran = rebuilt(store, "FROM scratch\nARG A\nRUN echo $A > /a\n", fake, build_args={"A": "1"})
+    assert ran == []
+
+
+# Executors, events, records.
+
+
+def test_one_executor_serves_a_build_and_is_closed(store: Store) -> None:
+    made: list[FakeExecutor] = []
+
+    def start() -> FakeExecutor:
+        made.append(FakeExecutor())
+        return made[-1]
+
+    run_build(store, "FROM scratch\nRUN touch /a\nRUN touch /b\n", executor=start)
+    assert [(len(each.specs), each.closed) for each in made] == [(2, 1)]
+    with pytest.raises(StepFailedError):
+        run_build(store, "FROM scratch\nRUN false\n", executor=start)
+    assert made[1].closed == 1
+
+
+def test_events_tell_the_story_in_order(store: Store, context: Path, fake: FakeExecutor) -> None:
+    text = "FROM scratch AS s\nCOPY a.txt /a\nRUN echo said\nENV A=1\n"
+    built = run_build(store, text, context=context, executor=fake, tag="x:1")
+    copy, run = built.image.layers
+    assert [(type(event).__name__, getattr(event, "vertex", 0)) for event in built.events] == [
+        ("VertexStarted", 1),
+        ("VertexDone", 1),
+        ("VertexStarted", 2),
+        ("VertexOutput", 2),
+        ("VertexDone", 2),
+        ("ImageSealed", 0),
+    ]
+    started = [event for event in built.events if isinstance(event, VertexStarted)]
+    assert [(event.title, event.stage, event.line) for event in started] == [
+        ("[s 2/3] COPY a.txt /a", "s", 2),
+        ("[s 3/3] RUN echo said", "s", 3),
+    ]
+    assert [event.layer for event in built.events if isinstance(event, VertexDone)] == [
+        copy.diff_id,
+        run.diff_id,
+    ]
+    assert [event.data for event in built.events if isinstance(event, VertexOutput)] == [b"said\n"]
+    assert built.events[-1] == ImageSealed(
+        image_id=built.image.id, manifest_digest=built.digest, names=("x:1",)
+    )
+    again = run_build(store, text, context=context, executor=no_executor, tag="x:1")
+    cached = [event for event in again.events if isinstance(event, VertexCached)]
+    assert [event.layer for event in cached] == [copy.diff_id, run.diff_id]
+
+
+def test_a_failure_is_told_and_nothing_comes_after_it(store: Store, fake: FakeExecutor) -> None:
+    events: list[Event] = []
+    with pytest.raises(StepFailedError):
+        run_build(store, "FROM scratch\nRUN echo x; exit 4\n", executor=fake, events=events)
+    assert isinstance(events[-1], VertexFailed)
+    assert events[-1].message.endswith("exit code: 4")
+
+
+def test_notices_reach_the_user(store: Store, context: Path) -> None:
+    text = "FROM scratch\nCOPY ../a.txt nothing* /x/\n"
+    built = run_build(store, text, context=context, executor=no_executor)
+    assert built.notices == [
+        "'../a.txt' leads outside of the build context: 'a.txt' is taken",
+        "nothing in the build context matches 'nothing*'",
+    ]
+
+
+def test_every_build_leaves_a_record(store: Store, context: Path, fake: FakeExecutor) -> None:
+    text = "FROM scratch AS s\nENV A=1\nCOPY a.txt /a\nRUN touch /b\n"
+    built = run_build(store, text, context=context, executor=fake, tag="x:1")
+    found = record.of_image(built.image.id, store.private / "builds")
+    assert found == built.result.record
+    assert found is not None
+    assert (found.names, found.dockerfile, found.error) == (("x:1",), "Dockerfile", "")
+    assert found.manifest_digest == built.digest
+    assert [(step.instruction, step.line, step.stage, step.outcome) for step in found.steps] == [
+        ("ENV A=1", 2, "s", "metadata"),
+        ("COPY a.txt /a", 3, "s", "executed"),
+        ("RUN touch /b", 4, "s", "executed"),
+    ]
+    assert [step.layer for step in found.steps[1:]] == [
+        layer.diff_id for layer in built.image.layers
+    ]
+    assert all(step.key.startswith("sha256:") for step in found.steps[1:])
+
+
+def test_a_failed_build_leaves_a_record_of_how_far_it_came(
+    store: Store, fake: FakeExecutor
+) -> None:
+    with pytest.raises(StepFailedError):
+        run_build(store, "FROM scratch\nRUN touch /a\nRUN exit 9\n", executor=fake)
+    (found,) = record.read_all(store.private / "builds")
+    assert found.image_id == ""
+    assert found.error.endswith("exit code: 9")
+    assert [step.instruction for step in found.steps] == ["RUN touch /a"]
+
+
+def test_nothing_is_left_in_the_store_but_what_it_is_made_of(
+    store: Store, context: Path, fake: FakeExecutor
+) -> None:
+    run_build(store, FULL, context=context, executor=fake)
+    with pytest.raises(StepFailedError):
+        run_build(store, "FROM scratch\nRUN false\n", executor=fake)
+    assert not [path for path in store.tmp.rglob("*") if path.name in ("upper", "work")]
+    assert findings(store) == []
+
+
+def test_no_descriptor_is_left_open(store: Store, context: Path, fake: FakeExecutor) -> None:
+    run_build(store, FULL, context=context, executor=fake)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    run_build(store, FULL, context=context, executor=fake, no_cache=True)
+    with pytest.raises(SourceNotFoundError):
+        run_build(store, "FROM scratch\nCOPY nope /\n", context=context, executor=fake)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_request_names_nothing_that_the_build_could_change(store: Store) -> None:
+    parsed = dockerfile("FROM scratch\nENV A=1\n")
+    copy = dockerfile("FROM scratch\nENV A=1\n")
+    run_build(store, "FROM scratch\nENV A=1\n", executor=no_executor)
+    assert parsed == copy
+    assert Reference.parse("x").familiar == "x:latest"
