@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import grammar
 from builder.errors import ContextError, UnsupportedFeatureError
 from grammar import Dockerfile, fingerprint, parse
 from layerstore import CacheIndex, Digest
@@ -96,13 +97,8 @@ class _TreeUnpickler(pickle.Unpickler):
     """Makes nothing but nodes of the syntax tree."""
 
     def find_class(self, module_name: str, global_name: str) -> object:
-        import grammar.nodes
-        import grammar.source
-
-        if module_name in ("grammar.nodes", "grammar.source"):
-            found = getattr(grammar.nodes, global_name, None) or getattr(
-                grammar.source, global_name, None
-            )
+        if module_name in ("grammar.nodes", "grammar.source") and global_name in grammar.__all__:
+            found = getattr(grammar, global_name)
             if isinstance(found, type):
                 return found
         raise pickle.UnpicklingError(f"{module_name}.{global_name} is no part of a syntax tree")

@@ -192,7 +192,9 @@ def _perform_files(
     with ExitStack() as cleanup:
         match step.action:
             case MakeDirectory(path=path, user=user):
-                uid, gid = _ids(user, "USER ", layers, tree, store) if user else (None, None)
+                uid, gid = None, None
+                if user and tree.get(tree.resolve(path)) is None:
+                    uid, gid = _ids(user, "USER ", layers, tree, store)
                 collected.make_directory(path, Ownership(uid=uid, gid=gid))
             case CopyFiles() as action:
                 ownership = _ownership(action, layers, tree, store)

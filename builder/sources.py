@@ -98,7 +98,8 @@ class Selection:
     """What one source word selected: a file, or a directory with all that is in it.
 
     `name` is the last component as it was asked for, which is the name a file gets in a
-    destination directory, and empty for a directory; `pivot` is the parent path that `--parents` keeps.
+    destination directory, and empty for a directory; `pivot` is the parent path that `--parents`
+    keeps.
     """
 
     name: str

@@ -160,7 +160,7 @@ def _excerpt(lines: tuple[str, ...], span: Span) -> list[str]:
     if not 1 <= span.start_line <= len(lines):
         return []
     first = max(1, span.start_line - _LINES_BEFORE)
-    end_line = min(span.end_line, len(lines))
+    end_line = min(max(span.start_line, span.end_line), len(lines))
     shown = list(range(first, end_line + 1))
     if len(shown) > _LINES_SHOWN_MAX:
         shown = shown[: _LINES_SHOWN_MAX - 1]

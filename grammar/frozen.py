@@ -1,6 +1,6 @@
 """`@frozen`: what `@dataclass(frozen=True, slots=True, kw_only=True)` gives, without its price.
 
-dataclasses compiles half a dozen functions for each class, and there are forty here: 15 ms at each
+dataclasses compiles half a dozen functions for each class, and there are 33 here: 15 ms at each
 start, 0.7 ms with this (python -X importtime). Nothing is compiled
 here: the functions are closures over the names of the fields. Type checkers see a dataclass.
 

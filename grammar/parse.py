@@ -209,13 +209,13 @@ def _explain(token: _Token, expected: set[str], splits: list[Split], start: str)
 
 
 def _unknown_instruction(one: Split) -> DockerfileError:
-    name = one.keyword
+    name = one.written.spelling
     hint = "instructions are " + ", ".join(sorted(KEYWORDS))
     if name and not name[0].isalpha():
         hint = "to continue the line above, end that one with the escape character"
     return UnknownInstructionError(
         name=name[:40],
-        nearest=nearest(name, KEYWORDS),
+        nearest=nearest(one.keyword, KEYWORDS),
         span=one.line.span(one.start, one.start + len(name)),
         source=one.line.source,
         hint=hint,

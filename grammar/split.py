@@ -380,7 +380,6 @@ def _json_strings(line: LogicalLine, at: int, end: int) -> list[Part] | None:
     other: tuple[int, int] | None = None
     closers: list[str] = []
     expect = "value"
-    first = at
     while True:
         token = _JSON.match(text, at, end)
         if token is None:
@@ -428,9 +427,7 @@ def _json_strings(line: LogicalLine, at: int, end: int) -> list[Part] | None:
         raise line.error(
             "a JSON array may have nothing but strings here",
             *other,
-            hint=f"write each element in double quotes: {text[first:at]}"
-            if at - first < 60
-            else "write each element in double quotes",
+            hint="put every element in double quotes",
         )
     return strings
 

@@ -87,6 +87,8 @@ def _line(written: Written) -> str:
     elif written.is_json:
         kind = args[:1] if written.keyword == "HEALTHCHECK" else []
         args = [*kind, "[" + ", ".join(_json(arg) for arg in args[len(kind) :]) + "]"]
+    elif len(args) > 1 and args[0].startswith("[") and args[-1].endswith("]"):
+        args = ["\f".join(args)]  # a blank that no JSON has: this was none, and must stay so
     args = [arg for arg in args if arg]
     flags = [_flag(flag) for flag in written.flags]
     if args and args[0].startswith("--"):

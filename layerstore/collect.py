@@ -285,7 +285,8 @@ def _plan_sweep(
     def may_go(digest: Digest) -> bool:
         return only is None or digest in only
 
-    ours: set[Digest] = set()  # blobs that this program wrote or read, surely no one's first half
+    # Blobs that were part of something: surely not what another tool has begun to write.
+    ours = {Digest(row[0]) for row in store.database.query("SELECT digest FROM removed")}
     for entry in dropped:
         ours |= _needs_of_entry(store, entry).blobs
     diff_ids = []
@@ -340,6 +341,9 @@ def _carry_out(store: "Store", plan: _Plan) -> Path:
         ("DELETE FROM steps WHERE key = ?", (key,)) for key in plan.step_keys
     ]
     statements += [("DELETE FROM layers WHERE diff_id = ?", (d,)) for d in plan.diff_ids]
+    statements += [
+        ("DELETE FROM removed WHERE digest = ?", (f"sha256:{path.name}",)) for path in plan.paths
+    ]
     if statements:
         store.database.write(statements)
     store.layers.forget(plan.diff_ids)

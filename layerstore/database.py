@@ -1,6 +1,7 @@
 """`lamina/cache.db`: what is derived from blobs, and remembered so that nothing is read twice.
 
-Rows for layers (what a blob holds), steps (which key made which layer), file digests and memos.
+Rows for layers (what a blob holds), steps (which key made which layer), file digests and memos;
+and documents of removed images, which prune need not take for another tool's unfinished work.
 Losing it costs time, never an image: index.json and the blobs are the truth.
 
 SQLite in WAL mode, synchronous=FULL, opened at first use. Each row carries a checksum: SQLite has
@@ -35,6 +36,7 @@ CREATE TABLE IF NOT EXISTS steps (
 CREATE INDEX IF NOT EXISTS steps_by_content ON steps (parent, content_digest, variant);
 CREATE TABLE IF NOT EXISTS memos (
     kind TEXT, key TEXT, value BLOB, checksum TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS removed (digest TEXT PRIMARY KEY) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
 

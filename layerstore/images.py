@@ -19,6 +19,7 @@ from pathlib import Path
 
 from layerstore import descriptor as media
 from layerstore.blobs import BlobStore, fsync, get, put
+from layerstore.database import Statement
 from layerstore.descriptor import Descriptor, Platform
 from layerstore.digest import Digest
 from layerstore.documents import DOCUMENT_BYTES_MAX, History, ImageConfig, Index, Manifest
@@ -98,6 +99,7 @@ class ImageStore:
         self._new_tmp_path = new_tmp_path
         self._hold = hold
         self._edits: list[Edit] = []
+        self._removed: set[Digest] = set()
 
     def seal(
         self,
@@ -152,7 +154,11 @@ class ImageStore:
             NotFoundError: there is none.
             StoreError: a prefix fits several.
         """
-        return self.open(self._find(name, self.entries()))
+        while True:
+            entry = self._find(name, self.entries())
+            self._hold((entry.digest,))
+            if entry in self.entries():  # held and listed: nobody can collect it now
+                return self.open(entry)
 
     def open(self, descriptor: Descriptor) -> Image:
         """Read the image of a manifest, or the host's of a multi-platform index.
@@ -225,6 +231,9 @@ class ImageStore:
                 () if reference is None else (reference.familiar,)
             )
         records = [self._record(entry, tuple(sorted(found))) for entry, found in names.items()]
+        if any(record.problem for record in records):  # removed meanwhile, or damaged?
+            listed = {entry.digest for entry in self.entries()}
+            records = [r for r in records if not r.problem or r.manifest_digest in listed]
         return sorted(records, key=lambda record: record.created, reverse=True)
 
     def tag(self, image: Image, reference: Reference) -> None:
@@ -255,6 +264,7 @@ class ImageStore:
             )
         }
         self._edits.append(lambda entries: [entry for entry in entries if entry.digest not in gone])
+        self._removed |= gone | {image.descriptor.digest, image.id}
 
     def note_untagged(self, image: Image) -> None:
         """List `image` although it has no name."""
@@ -276,8 +286,14 @@ class ImageStore:
             entries = edit(entries)
         return entries
 
+    def pending_statements(self) -> Iterator[Statement]:
+        """What a flush has to write to the database."""
+        for digest in self._removed:
+            yield "INSERT OR IGNORE INTO removed (digest) VALUES (?)", (digest,)
+
     def flush(self) -> None:
         """Apply the pending edits to index.json. Everything they lead to must be durable."""
+        self._removed = set()
         if not self._edits:
             return
         with self._lock.exclusive():
@@ -292,6 +308,7 @@ class ImageStore:
     def discard_edits(self) -> None:
         """Forget the pending edits."""
         self._edits = []
+        self._removed = set()
 
     def _find(self, name: str, entries: Sequence[Descriptor]) -> Descriptor:
         found = _by_digest(name, entries) or _by_name(name, entries)

@@ -348,7 +348,7 @@ class LayerStore:
 
     def _add(self, layer: Layer, entries: "Sequence[TocEntry]") -> Layer:
         """Make the layer known; the one that is there stays, if its blob is good."""
-        self._hold((layer.diff_id, layer.descriptor.digest))
+        self._hold((layer.diff_id, layer.descriptor.digest))  # a blob of `index` is not held yet
         known = self.find(layer.diff_id)
         if known is not None and known.descriptor.digest != layer.descriptor.digest:
             if is_intact(self._blobs, known.descriptor.digest):

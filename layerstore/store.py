@@ -79,7 +79,9 @@ class Store:
         self.lock = StoreLock(self.private / "lock")
         self.database = Database(self.private / "cache.db")
         self._lease: Lease | None = None
-        self.blobs = DirectoryBlobs(root / "blobs" / "sha256", lambda: self._new_tmp_path("blob"))
+        self.blobs = DirectoryBlobs(
+            root / "blobs" / "sha256", lambda: self._new_tmp_path("blob"), self._hold
+        )
         self.layers = LayerStore(
             private=self.private,
             blobs=self.blobs,
@@ -120,7 +122,11 @@ class Store:
         """Make everything done so far durable and visible. Nothing was before."""
         self.blobs.sync()
         self.layers.sync()
-        statements = [*self.layers.pending_statements(), *self.cache.pending_statements()]
+        statements = [
+            *self.layers.pending_statements(),
+            *self.cache.pending_statements(),
+            *self.images.pending_statements(),
+        ]
         if statements:
             self.database.write(statements)
             self.layers.flushed()

@@ -280,12 +280,11 @@ class _Packer:
             case PutFile():
                 self._add_file(change)
             case PutDir():
-                self._header(path, "dir", change.meta)
-                self._record(TocEntry(path, "dir", self._layer_meta(change.meta)[0]))
+                meta = self._header(path, "dir", change.meta)
+                self._record(TocEntry(path, "dir", meta))
             case PutSymlink():
-                link_meta = _link_meta(change.meta)
-                self._header(path, "symlink", link_meta, target=os.fsencode(change.target))
-                meta = self._layer_meta(link_meta)[0]
+                target = os.fsencode(change.target)
+                meta = self._header(path, "symlink", _link_meta(change.meta), target=target)
                 self._record(TocEntry(path, "symlink", meta, target=change.target))
             case PutHardlink():
                 inode = self._put.get(change.target)
@@ -297,8 +296,7 @@ class _Packer:
                 if change.kind == "char" and change.major == change.minor == 0:
                     raise UnsafePathError(path=path, reason="a 0:0 device is overlayfs's removal")
                 device = b"%07o\0%07o\0" % (change.major, change.minor)
-                self._header(path, change.kind, change.meta, device=device)
-                meta = self._layer_meta(change.meta)[0]
+                meta = self._header(path, change.kind, change.meta, device=device)
                 self._record(
                     TocEntry(path, change.kind, meta, major=change.major, minor=change.minor)
                 )
@@ -346,7 +344,7 @@ class _Packer:
     def _add_file(self, change: PutFile) -> None:
         content = change.content
         size = change.size_bytes
-        self._header(change.path, "file", change.meta, size=size)
+        meta = self._header(change.path, "file", change.meta, size=size)
         if isinstance(content, bytes):
             if len(content) != size:
                 raise _changed(change.path)
@@ -359,7 +357,6 @@ class _Packer:
         else:
             digest = self._copy(change.path, content(), size)
             self._emit(_PADDING[size % BLOCK_BYTES])
-        meta = self._layer_meta(change.meta)[0]
         self._record(TocEntry(change.path, "file", meta, size, Digest("sha256:" + digest)))
 
     def _copy(self, path: str, pieces: Iterable[bytes], size: int) -> str:
@@ -384,7 +381,8 @@ class _Packer:
         size: int = 0,
         target: bytes = b"",
         device: bytes = b"",
-    ) -> None:
+    ) -> Meta:
+        """Write the header; return the attributes that it could say."""
         layer_meta, owner, mtime, meta_sum = self._layer_meta(meta)
         name = os.fsencode(path) if path else b"."
         if kind == "dir":
@@ -398,8 +396,9 @@ class _Packer:
             parts = (name.ljust(100, b"\0"), owner, length, mtime, b"%06o\0 " % checksum, rest)
             self._pending.append(b"".join(parts))
             self._pending_bytes += BLOCK_BYTES
-            return
+            return layer_meta
         self._emit(_long_header(name, kind, layer_meta, size, target, device))
+        return layer_meta
 
     def _layer_meta(self, meta: Meta) -> tuple[Meta, bytes, bytes, int]:
         """`meta` with the time a layer keeps; its header fields; their sum (-1: not in ustar)."""

@@ -21,6 +21,7 @@ def build(arguments: Arguments, session: "Session") -> int:
     from builder import BuildRequest, parse_remembered, read_inputs
     from builder import build as build_image
     from builder.cli.progress import Shown, choose
+    from builder.sandbox import ForkServer
     from layerstore import Reference
 
     names = tuple(Reference.parse(name) for name in arguments.values("tag"))
@@ -47,8 +48,13 @@ def build(arguments: Arguments, session: "Session") -> int:
             source_date_epoch=epoch,
         )
         style = "quiet" if is_quiet else "json" if style == "rawjson" else style
+        # The live view draws from a thread, and after the first thread nothing is forked any more.
+        is_live = style in ("auto", "tty") and sys.stderr.isatty()
+        server = ForkServer() if is_live else None
         with Shown(choose(style, sys.stderr, dict(os.environ))) as report:
-            result = build_image(request, store, report)
+            result = build_image(
+                request, store, report, start_executor=lambda: server or ForkServer()
+            )
     image_id = result.image.id
     iidfile = arguments.value("iidfile")
     if iidfile is not None:

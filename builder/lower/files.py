@@ -88,8 +88,9 @@ def _files_step(
     target = destination_path(destination or ".", state.workdir)
     selections: list[Selection] = []
     notices: list[str] = []
-    for word in words:  # here-documents alone need neither context nor stage
-        tree = around.find_source(source)
+    tree = around.find_source(source) if words else None  # here-documents alone need none
+    for word in words:
+        assert tree is not None, "there are words"
         if _climbs_out(word):
             taken = _inside(word) or "."
             notices.append(f"{word!r} leads outside of {tree.description}: {taken!r} is taken")

@@ -323,10 +323,10 @@ def parse_size(text: str) -> int:
     """
     number = text.strip().lower().removesuffix("b").removesuffix("i")
     power = "kmgtp".find(number[-1]) + 1 if number else 0
-    size = int(float(number[:-1] if power else number) * 1024**power)
-    if size < 0:
-        raise ValueError(text)
-    return size
+    digits = number[:-1] if power else number
+    if not digits.replace(".", "", 1).isdecimal():
+        raise ValueError(f"{text!r} is no size")
+    return int(float(digits) * 1024**power)
 
 
 def _stop_signal(word: str) -> int:

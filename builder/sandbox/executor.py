@@ -7,6 +7,7 @@ import _socket
 import errno
 import marshal
 import os
+import select
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -95,6 +96,7 @@ class SandboxRunning:
     group: Group | None = None
     terminal_fd: int | None = None
     is_over: bool = False
+    collected: int | None = None  # the leader's wait status, where it is a child of this process
     _program_fd: int = -1
     _made: tuple[str, ...] = ()
     _raw_status: int | None = None
@@ -140,8 +142,8 @@ class SandboxRunning:
         reaped = self.reap(self)
         self.is_over = True
         self._receive()
-        if self._raw_status is None:
-            self._raw_status = reaped
+        if self._raw_status is None and self.root is None:
+            self._raw_status = reaped  # that of PID 1 is nobody's: it tells the program's itself
         os.close(self.leader.pidfd)
         if self._program_fd >= 0:
             os.close(self._program_fd)
@@ -157,10 +159,23 @@ class SandboxRunning:
             case None:
                 pass
 
-    def _receive(self) -> None:
+    @property
+    def is_alive(self) -> bool:
+        """Whether the leader, a child of this process, has still to be collected."""
+        return not self.is_over and self.collected is None
+
+    def collect(self) -> None:
+        """Reap the leader, which has ended."""
+        _, self.collected = os.waitpid(self.leader.pid, 0)
+
+    def receive_all(self) -> None:
+        """Take in reports until nobody holds the other end any more."""
+        self._receive(0)
+
+    def _receive(self, flags: int = _socket.MSG_DONTWAIT) -> None:
         """Take in what has been reported so far."""
         size = _socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX)
-        flags = _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
+        flags |= _socket.MSG_CMSG_CLOEXEC
         while True:
             try:
                 data, ancillary, _, _ = self.handshake.report.recvmsg(
@@ -238,7 +253,7 @@ class LocalExecutor:
             leader=started,
             handshake=handshake,
             argv0=spec.program.argv[0],
-            reap=_reap_child,
+            reap=self._reap,
             root=spec.root,
             group=group,
         )
@@ -267,7 +282,7 @@ class LocalExecutor:
             leader=started,
             handshake=handshake,
             argv0=program.argv[0],
-            reap=_reap_child,
+            reap=self._reap,
         )
         return self._confirm(running)
 
@@ -287,6 +302,25 @@ class LocalExecutor:
         self._running.append(running)
         return running
 
+    def _reap(self, running: SandboxRunning) -> int | None:
+        """Wait for a leader, and reap joined programs of its sandbox meanwhile.
+
+        A pid namespace is not gone, and its PID 1 stays, until everything in it has been reaped.
+        """
+        guests = {
+            guest.fileno(): guest
+            for guest in self._running
+            if guest.init_pid == running.init_pid and guest is not running and guest.is_alive
+        }
+        poller = select.poll()
+        for fd in (running.fileno(), *guests):
+            poller.register(fd, select.POLLIN)
+        while running.is_alive:
+            for fd, _ in poller.poll():
+                poller.unregister(fd)
+                guests.get(fd, running).collect()
+        return running.collected
+
     def _get_home(self) -> Home:
         if self._home is None:
             self._home = Home.open()
@@ -302,9 +336,3 @@ class LocalExecutor:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _reap_child(running: SandboxRunning) -> int | None:
-    _, status = os.waitpid(running.leader.pid, 0)
-    killed_init = running.root is not None and os.WIFSIGNALED(status)
-    return None if killed_init else status

@@ -29,6 +29,7 @@ read-only paths); Documentation/filesystems/overlayfs.rst.
 import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -182,12 +183,27 @@ MountOp = (
 )
 
 
-def plan(spec: SandboxSpec, host: Host) -> list[MountOp]:
-    """What has to be mounted, in order. Pure."""
+def plan(
+    spec: SandboxSpec,
+    host: Host,
+    is_directory: Callable[[BindMount], bool] | None = None,
+) -> list[MountOp]:
+    """What has to be mounted, in order. Pure, but for a look at the sources of bind mounts.
+
+    Args:
+        is_directory: looks instead.
+    """
+    look = is_directory or source_is_directory
     # As in Docker, a mount on /a comes before one on /a/b, whoever was written first.
     mounts = sorted(spec.mounts, key=lambda mount: len(_parts(mount.target)))
     targets = [(top, True) for top in _OWN_TOPS]
-    targets += [(mount.target, _is_directory(mount)) for mount in mounts]
+    targets += [
+        (
+            mount.target,
+            look(mount) if isinstance(mount, BindMount) else isinstance(mount, TmpfsMount),
+        )
+        for mount in mounts
+    ]
     operations: list[MountOp] = [Detach()]
     if any(isinstance(mount, FileMount) for mount in mounts):
         operations.append(Generate())
@@ -262,17 +278,6 @@ def _plan_devices(spec: SandboxSpec, host: Host) -> list[MountOp]:
         MountFilesystem(kind="tmpfs", target="/dev/shm", flags=_NOTHING, options=shm, make=True),
         MountFilesystem(kind="mqueue", target="/dev/mqueue", flags=_NOTHING, make=True),
     ]
-
-
-def _is_directory(mount: Mount) -> bool:
-    match mount:
-        case TmpfsMount():
-            return True
-        case FileMount():
-            return False
-        case BindMount():
-            # A source beneath is only known when it is opened; what is missing is made then.
-            return mount.source_beneath != "" or mount.source.is_dir()
 
 
 def describe(operation: MountOp) -> str:
@@ -856,6 +861,15 @@ def _bind_sys(target_fd: int) -> None:
     read_only = _DEVICE_ATTRIBUTES | syscalls.MOUNT_ATTR_NODEV
     _bind(source_fd, target_fd, read_only, recursive=True)
     os.close(source_fd)
+
+
+def source_is_directory(mount: BindMount) -> bool:
+    """What the target of a bind mount has to be."""
+    fd = _open_source(mount)
+    try:
+        return stat.S_ISDIR(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
 
 
 def _open_source(mount: BindMount) -> int:

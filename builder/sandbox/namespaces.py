@@ -556,7 +556,7 @@ class _Actor:
     def _arrange_descriptors(self, cwd_fd: int, terminal_fd: int | None, ids: Ids) -> None:
         """0, 1, 2: the program's. 3: errors. 4: trampoline. 5: the executor's pidfd. No others."""
         os.fchdir(cwd_fd)
-        # "(unreachable)/..." would be outside (CVE-2024-21626). Nothing is imported here: no pathlib.
+        # "(unreachable)/..." is outside (CVE-2024-21626). No pathlib: nothing is imported here.
         if not os.getcwd().startswith("/"):  # noqa: PTH109
             raise SandboxError(phase=self.phase, message="working directory is outside of the root")
         channels = self.channels

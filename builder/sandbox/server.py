@@ -22,7 +22,7 @@ import select
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NamedTuple, NoReturn, Self, cast
 
 from builder.sandbox import cgroups, namespaces, seccomp, signals, spec, syscalls
 from builder.sandbox.capabilities import mask
@@ -206,14 +206,8 @@ def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
 
 
 def _await_end(running: SandboxRunning) -> int | None:
-    """The server reaps; here one only waits. A joined program's status comes by the report."""
-    poller = select.poll()
-    poller.register(running.leader.pidfd, select.POLLIN)
-    poller.poll()
-    if running.root is None:
-        poller = select.poll()
-        poller.register(running.handshake.report.fileno(), select.POLLIN)
-        poller.poll()
+    """The server reaps, then lets go of its copy of the report socket, the last one."""
+    running.receive_all()
     return None
 
 
@@ -228,6 +222,12 @@ def _serve(socket_fd: int, caller_pidfd: int) -> NoReturn:
         os._exit(0)
 
 
+class _Child(NamedTuple):
+    started: Started
+    report_fd: int  # held until the child is reaped
+    is_joined: bool
+
+
 class _Server:
     def __init__(self, socket_fd: int, caller_pidfd: int) -> None:
         os.setsid()
@@ -236,7 +236,7 @@ class _Server:
         gc.disable()
         self._keep_only(socket_fd, caller_pidfd)
         self._home = Home.open()
-        self._started: dict[int, tuple[Started, int | None]] = {}  # by pidfd; report of a join
+        self._started: dict[int, _Child] = {}  # by pidfd
         self._poller = select.poll()
         self._poller.register(self._socket.fileno(), select.POLLIN)
         self._poller.register(self._caller_pidfd, select.POLLIN)
@@ -271,30 +271,31 @@ class _Server:
             return False
         body, descriptors = request
         try:
-            started, report_fd = self._launch(body, descriptors)
+            child = self._launch(body, descriptors)
         except Exception as error:  # noqa: BLE001  (an answer must come, whatever happened)
             for fd in descriptors:
                 os.close(fd)
             self._socket.send(encode(error, "ask the fork server"))
             return True
         for fd in descriptors:
-            if fd != report_fd:
+            if fd != child.report_fd:
                 os.close(fd)
-        self._started[started.pidfd] = (started, report_fd)
-        self._poller.register(started.pidfd, select.POLLIN)
-        reply = started.pid.to_bytes(8, "little")
-        self._socket.sendmsg([reply], [_rights((started.pidfd,))])
+        pid, pidfd = child.started.pid, child.started.pidfd
+        self._started[pidfd] = child
+        self._poller.register(pidfd, select.POLLIN)
+        self._socket.sendmsg([pid.to_bytes(8, "little")], [_rights((pidfd,))])
         return True
 
-    def _launch(self, body: bytes, descriptors: list[int]) -> tuple[Started, int | None]:
+    def _launch(self, body: bytes, descriptors: list[int]) -> _Child:
         kind, words, groups = marshal.loads(body)
         value = from_words(words)
         stdin, stdout, stderr, errors, report, *extra = descriptors
         channels = Channels(stdin=stdin, stdout=stdout, stderr=stderr, errors=errors, report=report)
         if kind == "start":
-            return namespaces.launch(value, channels, self._home, groups=groups), None
-        started = namespaces.launch_join(extra[0], value, channels, self._home, groups=groups)
-        return started, report
+            started = namespaces.launch(value, channels, self._home, groups=groups)
+        else:
+            started = namespaces.launch_join(extra[0], value, channels, self._home, groups=groups)
+        return _Child(started, report, kind == "join")
 
     def _receive(self) -> tuple[bytes, list[int]] | None:
         size = _socket.CMSG_SPACE(4 * _REQUEST_DESCRIPTORS_MAX)
@@ -314,16 +315,16 @@ class _Server:
         return b"".join(parts), _descriptors(ancillary)
 
     def _reap(self, pidfd: int) -> None:
-        started, report_fd = self._started.pop(pidfd)
+        child = self._started.pop(pidfd)
         self._poller.unregister(pidfd)
-        _, status = os.waitpid(started.pid, 0)
+        _, status = os.waitpid(child.started.pid, 0)
         os.close(pidfd)
-        if report_fd is not None:
-            namespaces.report_status(report_fd, status)
-            os.close(report_fd)
+        if child.is_joined:
+            namespaces.report_status(child.report_fd, status)
+        os.close(child.report_fd)
 
     def _end(self) -> None:
-        for started, _ in self._started.values():
-            signals.send(started.pidfd, signals.SIGKILL)
+        for pidfd in self._started:
+            signals.send(pidfd, signals.SIGKILL)
         for pidfd in list(self._started):
             self._reap(pidfd)

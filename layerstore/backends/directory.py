@@ -8,7 +8,7 @@ pays for one fsync each, at its end.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,12 +28,23 @@ _BUFFER_BYTES = 256 * 1024
 
 
 class DirectoryBlobs:
-    """A BlobStore in a directory; `new_tmp_path` names files on the same file system."""
+    """A BlobStore in a directory.
 
-    def __init__(self, directory: Path, new_tmp_path: Callable[[], Path]) -> None:
+    Args:
+        new_tmp_path: names files on the same file system.
+        hold: keeps a blob from being collected while this process lives.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        new_tmp_path: Callable[[], Path],
+        hold: Callable[[Iterable[Digest]], None],
+    ) -> None:
         self._directory = directory
         self._prefix = f"{directory}/"
         self._new_tmp_path = new_tmp_path
+        self._hold = hold
         self._pending: dict[Digest, BlobFile] = {}
         self._directory_changed = False
 
@@ -73,6 +84,7 @@ class DirectoryBlobs:
         if file.digest in self._pending:
             file.path.unlink()
             return False
+        self._hold((file.digest,))  # before looking: what is there now must stay
         if os.path.lexists(self._prefix + file.digest.hex) and is_intact(self, file.digest):
             file.path.unlink()
             self._directory_changed = True  # another process may have renamed it just now

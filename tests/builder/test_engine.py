@@ -38,7 +38,7 @@ from grammar import DockerfileError
 from layerstore import NotFoundError, Reference, Store, StoreError
 from tests.support.executors import FakeExecutor, no_executor
 from tests.support.images import EPOCH, Built, dockerfile, make_image, run_build
-from tests.support.sources import Dir, Fifo, File, Hard, Items, Link, Socket, write_files
+from tests.support.sources import Dir, Fifo, File, Hard, Link, Socket, write_files
 from tests.support.stores import findings
 
 
@@ -405,9 +405,23 @@ def test_an_error_shows_the_lines_it_happened_in(
     assert text.splitlines()[line - 1] in marked[0]
 
 
-def test_an_expansion_error_comes_with_its_own_place(store: Store) -> None:
-    with pytest.raises(DockerfileError, match="Dockerfile:2"):
-        run_build(store, 'FROM scratch\nENV A="${B:?needed}"\n', executor=no_executor)
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('FROM scratch\nENV A="${B:?needed}"\n', 'ENV A="${B:?needed}"'),
+        ('ARG A="${B:?needed}"\nFROM scratch\n', 'ARG A="${B:?needed}"'),
+        ("# comment\n\nFROM trigger\n", "FROM trigger"),
+    ],
+)
+def test_an_expansion_error_comes_with_its_place(store: Store, text: str, shown: str) -> None:
+    trigger = 'FROM scratch\nONBUILD ENV A="${B:?needed}"\n'
+    run_build(store, trigger, executor=no_executor, tag="trigger")
+    with pytest.raises(DockerfileError, match=r"Dockerfile:\d.*B: needed") as caught:
+        run_build(store, text, executor=no_executor)
+    (marked,) = [
+        line for line in caught.value.render().splitlines() if shown in line and "|" in line
+    ]
+    assert marked
 
 
 # What makes a step miss.
@@ -656,7 +670,7 @@ def test_every_kind_of_file_comes_through(store: Store, tmp_path: Path) -> None:
     assert built.tree["d/b"].target == "a"  # one inode, two names
     assert built.tree["empty"].meta.mode == 0o1777
     assert built.tree["setuid"].meta.mode == 0o4755
-    again = f"FROM scratch AS s\nCOPY . /\nFROM scratch\nCOPY --from=s / /x\n"
+    again = "FROM scratch AS s\nCOPY . /\nFROM scratch\nCOPY --from=s / /x\n"
     moved = run_build(store, again, context=root, executor=no_executor)
     assert moved.tree["x/d/b"].target == "x/a"
     assert moved.read("x/" + name) == b"odd name"
@@ -712,12 +726,8 @@ def test_a_file_that_is_deleted_after_its_digest_was_taken_is_an_error(
 
 
 def test_without_a_context_there_is_nothing_to_copy_from(store: Store, fake: FakeExecutor) -> None:
-    built = (
-        run_build(store, "FROM scratch\nRUN touch /a\nCOPY <<EOF /b\nx\nEOF\n", executor=fake)
-        if False
-        else run_build(store, "FROM scratch\nRUN touch /a\n", executor=fake)
-    )
-    assert list(built.tree) == ["a"]
+    text = "FROM scratch\nRUN touch /a\nCOPY <<EOF /b\nx\nEOF\nADD <<EOF /c\nx\nEOF\n"
+    assert sorted(run_build(store, text, executor=fake).tree) == ["a", "b", "c"]
     with pytest.raises(ContextError, match="there is no build context"):
         run_build(store, "FROM scratch\nCOPY a /a\n", executor=no_executor)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.errors import LoweringError
+from builder.errors import BuilderError, LoweringError
 from builder.fileops import FileChanges, Ownership
 from builder.modes import parse_mode
 from builder.sources import Selection, select
@@ -113,6 +113,16 @@ def test_a_directory_that_exists_changes_nothing() -> None:
     assert bench.collected.make_directory("/app/sub") == "app/sub"
     assert bench.collected.make_directory("/") == ""
     assert bench.changes() == {}
+
+
+def test_new_directories_inherit_the_group_of_a_set_group_id_parent() -> None:
+    """As mkdir(2) does, whoever makes them."""
+    bench = Bench({"home": Dir(mode=0o2755, gid=50)})
+    bench.collected.make_directory("/home/a/b")
+    bench.collected.make_directory("/home/c", Ownership(uid=1, gid=2))
+    metas = {path: meta_of(change) for path, change in bench.changes().items()}
+    assert (metas["home/a/b"].mode, metas["home/a/b"].gid) == (0o2755, 50)
+    assert (metas["home/c"].mode, metas["home/c"].uid, metas["home/c"].gid) == (0o2755, 1, 2)
 
 
 def test_new_directories_belong_to_the_owner_and_old_ones_do_not() -> None:
@@ -460,6 +470,15 @@ def test_parents_that_the_archive_lacks_are_roots() -> None:
     ]
 
 
+def test_links_of_an_archive_start_where_it_is_unpacked() -> None:
+    """As for tar in a chroot of the destination: `/` and `..` stop there."""
+    bench = Bench()
+    members = (symlink("up", "../../../etc"), put("up/x"), symlink("abs", "/usr"), put("abs/y"))
+    bench.unpack(*members, to="/app")
+    assert {"app/etc/x", "app/usr/y"} <= set(bench.changes())
+    assert not {"etc/x", "usr/y"} & set(bench.changes())
+
+
 def test_members_go_through_links_of_the_image_and_of_the_archive_but_never_out() -> None:
     bench = Bench()
     bench.unpack(put("lib/f"), symlink("esc", "../../../../etc"), put("esc/g"), put("out/h"))
@@ -566,7 +585,7 @@ def test_any_archive_gives_changes_that_a_layer_can_be_made_of(
     bench = Bench(dict(safe))
     try:
         bench.unpack(*members, to="/x")
-    except (LoweringError, StoreError):
+    except (BuilderError, StoreError):
         return
     changes = bench.changes()
     paths = packed(changes)

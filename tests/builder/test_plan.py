@@ -39,10 +39,11 @@ def test_a_base_is_nothing_an_image_or_a_stage_above() -> None:
     ]
 
 
-def test_stage_names_do_not_care_for_case() -> None:
-    made = planned("FROM scratch AS Build\nFROM BUILD\n")
-    assert bases(made)[1] == StageBase(index=0)
+def test_stage_names_are_lower_case_and_a_base_must_be_written_so() -> None:
+    """As in BuildKit: `FROM BUILD` is an image, whose name is then refused."""
+    made = planned("FROM scratch AS Build\nFROM build\nFROM BUILD\n")
     assert made.stages[0].name == "build"
+    assert bases(made)[1:] == [StageBase(index=0), ImageBase(name="BUILD")]
 
 
 def test_a_number_as_base_is_an_image() -> None:

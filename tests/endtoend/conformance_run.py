@@ -29,7 +29,8 @@ Outcome = Literal["pass", "refused", "fail"]
 JSON = Any
 
 # What a refusal looks like; the group is the feature.
-_REFUSED = re.compile(r"(.*) is not supported by this version of lamina")
+_REFUSED = re.compile(r"(?:lamina: )?(.*) is not supported by this version of lamina")
+_IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._/-]*(:[0-9A-Za-z._-]+)?")
 
 # Cases that we answer otherwise on purpose: name -> why.
 EXCEPTIONS: dict[str, str] = {}
@@ -69,7 +70,9 @@ class Runner:
 
     def _step(self, step: JSON, work: Path, names: list[str | None]) -> tuple[str, list[str]]:
         work.mkdir()
-        name = step.get("tag") or f"case-step-{len(names)}"
+        name = step.get("tag", "").replace("{{REGISTRY}}", "registry.invalid")
+        if not _IMAGE_NAME.fullmatch(name):  # none, or another tool's way to name an archive
+            name = f"case-step-{len(names)}"
         with _server(step) as server:
             words = conformance.build_arguments(step, work, server)
             done = self.lamina(
@@ -80,7 +83,7 @@ class Runner:
             )
         refused = _REFUSED.search(done.stderr)
         if done.returncode != 0 and refused:
-            return refused[1].rpartition("Error: ")[2].strip(), []
+            return refused[1], []
         reference = step["reference"]
         ok = done.returncode == 0
         names.append(_full(name) if ok else None)

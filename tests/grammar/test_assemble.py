@@ -70,7 +70,7 @@ def test_from_has_an_image_a_platform_and_an_alias() -> None:
     assert found.alias == "build-1.x_y"
     assert base("FROM as").image.text == "as"
     assert base("FROM as AS b").alias == "b"
-    assert base("FROM a").alias is base("FROM a").platform is None
+    assert (base("FROM a").alias, base("FROM a").platform) == (None, None)
 
 
 # RUN
@@ -85,13 +85,14 @@ def test_run_is_a_shell_form_or_an_exec_form() -> None:
 
 def test_run_has_mounts_in_the_order_written() -> None:
     run = node(
-        Run, 'RUN --mount=type=cache,Target=/a,ro --mount=type=bind,"source=a,b",from=c$ make'
+        Run,
+        "RUN --mount=type=cache,Target=/a,ro --mount=type=bind,'\"source=a,b\"',from=c$ make",
     )
     assert [mount.options for mount in run.mounts] == [
         (("type", "cache"), ("target", "/a"), ("ro", None)),
         (("type", "bind"), ("source", "a,b"), ("from", "c$")),
     ]
-    assert run.mounts[0].span == Span(start_line=2, start_column=13, end_line=2, end_column=36)
+    assert run.mounts[0].span == Span(start_line=2, start_column=13, end_line=2, end_column=35)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_run_has_mounts_in_the_order_written() -> None:
         ("a=b=c", (("a", "b=c"),)),
         ("a,,b", (("a", None), ("", None), ("b", None))),
         ("a,", (("a", None), ("", None))),
-        ("'\"a\"\"b\"'", (('a"b', None),)),
+        ('\'"a""b"\'', (('a"b', None),)),
         ("'\"a,b\",c'", (("a,b", None), ("c", None))),
     ],
 )
@@ -351,16 +352,34 @@ def test_durations_are_those_of_go(duration: str, nanoseconds: int) -> None:
 
 @pytest.mark.parametrize(
     "duration",
-    ["1", "s", ".s", "1x", "1 s", "1s2", "-1s", "1us", "999us", "+", "-", "1e3s", "1d", "١s"]
-    + ["9223372037s", "99999999999999999999s", "1s" + "0" * 5000 + "x"],
+    [
+        "1",
+        "s",
+        ".s",
+        "1x",
+        "1 s",
+        "1s2",
+        "-1s",
+        "1us",
+        "999us",
+        "+",
+        "-",
+        "1e3s",
+        "1d",
+        "١s",
+        "9223372037s",
+        "99999999999999999999s",
+        "1s" + "0" * 5000 + "x",
+    ],
 )
 def test_other_durations_are_refused(duration: str) -> None:
-    assert "--timeout must be" in refused(f"HEALTHCHECK '--timeout={duration}' CMD a").message[:40] or (
-        "has no flag" in refused(f"HEALTHCHECK '--timeout={duration}' CMD a").message
-    )
+    error = refused(f"HEALTHCHECK --timeout='{duration}' CMD a")
+    assert error.message.startswith("--timeout must be")
 
 
-@pytest.mark.parametrize(("retries", "number"), [("3", 3), ("+3", 3), ("003", 3), ("-0", 0), ("", 0)])
+@pytest.mark.parametrize(
+    ("retries", "number"), [("3", 3), ("+3", 3), ("003", 3), ("-0", 0), ("", 0)]
+)
 def test_retries_are_a_number(retries: str, number: int) -> None:
     assert node(Healthcheck, f"HEALTHCHECK --retries={retries} CMD a").retries == number
 

@@ -54,7 +54,7 @@ def dockerfiles() -> Iterator[tuple[str, bytes, Json]]:
 
 
 DOCKERFILES = [pytest.param(text, reference, id=name) for name, text, reference in dockerfiles()]
-READABLE = [case for case in DOCKERFILES if case.values[1]["parse_ok"]]  # type: ignore[index,call-overload]
+READABLE = [case for case in DOCKERFILES if case.values[1]["parse_ok"]]  # type: ignore[index]
 
 
 def table(*kinds: str) -> list[Any]:

@@ -114,9 +114,7 @@ def test_nothing_of_the_file_reaches_the_terminal_unescaped() -> None:
 def test_any_span_of_any_text_can_be_rendered(
     text: str, line: int, column: int, end_line: int, end_column: int
 ) -> None:
-    place = Span(
-        start_line=line, start_column=column, end_line=end_line, end_column=end_column
-    )
+    place = Span(start_line=line, start_column=column, end_line=end_line, end_column=end_column)
     error = DockerfileError(text, span=place, source=source(*text.split("\n")), hint=text)
     assert all(char.isprintable() or char == "\n" for char in error.render())
     assert "\n" not in str(error)

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +47,9 @@ def test_carriage_returns_are_removed_from_lines_and_kept_for_heredocs() -> None
     assert raw == ["FROM x\r", "RUN y\r"]
 
 
-@pytest.mark.parametrize(("text", "count"), [("", 0), ("a", 1), ("a\n", 1), ("a\n\n", 2), ("\n", 1)])
+@pytest.mark.parametrize(
+    ("text", "count"), [("", 0), ("a", 1), ("a\n", 1), ("a\n\n", 2), ("\n", 1)]
+)
 def test_the_last_line_needs_no_newline(text: str, count: int) -> None:
     assert len(decode(text, name="n")[0].lines) == count
 
@@ -88,7 +92,8 @@ def test_directives_are_read_from_the_top() -> None:
 
 
 @pytest.mark.parametrize(
-    "above", ["\n", "# a comment\n", "FROM x\n", "# unknown=directive\n", "#escape\n", "# escape=\n"]
+    "above",
+    ["\n", "# a comment\n", "FROM x\n", "# unknown=directive\n", "#escape\n", "# escape=\n"],
 )
 def test_a_line_that_is_no_directive_ends_them(above: str) -> None:
     assert directives_of(f"{above}# escape=`\n") == Directives(
@@ -199,7 +204,7 @@ def test_every_character_of_a_logical_line_is_found_where_its_span_says(text: st
 @given(st.text("ab #\\\n", max_size=60))
 def test_lines_come_in_order_and_do_not_overlap(text: str) -> None:
     found = lines_of(text)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         assert before.end_line < after.start_line
 
 

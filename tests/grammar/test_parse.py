@@ -115,9 +115,9 @@ def test_a_wrong_instruction_is_explained(text: str, message: str, hint: str) ->
     [
         ("FROM a\nRNU b", "RNU", "RUN"),
         ("FORM a", "FORM", "FROM"),
-        ("FROM a\nentrypiont b", "ENTRYPIONT", "ENTRYPOINT"),
+        ("FROM a\nentrypiont b", "entrypiont", "ENTRYPOINT"),
         ("FROM a\nONBUILD CPOY b c", "CPOY", "COPY"),
-        ("FROM a\napt-get install b", "APT-GET", ""),
+        ("FROM a\napt-get install b", "apt-get", ""),
         ("FROM a\n&& b", "&&", ""),
     ],
 )
@@ -211,10 +211,44 @@ def test_what_is_no_trigger_is_refused(text: str, message: str) -> None:
 
 PIECES = st.sampled_from(
     [
-        *"FROM RUN COPY ADD ENV ARG LABEL CMD SHELL HEALTHCHECK ONBUILD VOLUME EXPOSE USER".split(),
-        *["--from=a", "--mount=type=b,c", "--chown='d e'", "--link", "--interval=1s", "--", "--x=$y"],
+        *[
+            "FROM",
+            "RUN",
+            "COPY",
+            "ADD",
+            "ENV",
+            "ARG",
+            "LABEL",
+            "CMD",
+            "SHELL",
+            "HEALTHCHECK",
+            "ONBUILD",
+            "VOLUME",
+            "EXPOSE",
+            "USER",
+        ],
+        *[
+            "--from=a",
+            "--mount=type=b,c",
+            "--chown='d e'",
+            "--link",
+            "--interval=1s",
+            "--",
+            "--x=$y",
+        ],
         *["\n", "\n\n", " \\\n", "\\\\\n", "\n# c\n", "\n# escape=`\n", "`\n", "\r\n", "\ufeff"],
-        *["<<EOF", "<<-'E F'", "\nEOF\n", "\n\tE F\n", "<< A", "3<<<", "as", "AS b", "NONE", "none"],
+        *[
+            "<<EOF",
+            "<<-'E F'",
+            "\nEOF\n",
+            "\n\tE F\n",
+            "<< A",
+            "3<<<",
+            "as",
+            "AS b",
+            "NONE",
+            "none",
+        ],
         *['["a", "b"]', '["a"', "[1]", "[", "{}", '"', "'", "\\", "$", "${a:-b}", "a=b", "=", "a"],
         *["\x00", "\x1b[31m", "\u202e", "é", "\udc80", "\u2028", "\x85", "\v", "  ", "\t"],
     ]
@@ -257,7 +291,7 @@ def check(text: bytes | str) -> None:
                 assert 1 <= one.span.start_line <= one.span.end_line <= lines
 
 
-BIG = 1 << 20
+BIG = 1 << 19
 
 
 @pytest.mark.parametrize(
@@ -267,7 +301,7 @@ BIG = 1 << 20
         pytest.param(b"FROM x\n" * (BIG // 40), id="stages"),
         pytest.param(b"FROM x\n" + b"# a\n" * (BIG // 4), id="comments"),
         pytest.param(b"FROM x\nRUN a" + b" \\\n b" * (BIG // 5), id="continuations"),
-        pytest.param(b"FROM x\nENV" + b" a='b'\"c\\\"\"\\\n" * (BIG // 13), id="pairs"),
+        pytest.param(b"FROM x\nENV" + b' a=\'b\'"c\\""\\\n' * (BIG // 13), id="pairs"),
         pytest.param(b"FROM x\nARG" + b" a\\\n" * (BIG // 12), id="words"),
         pytest.param(b"FROM x\nCOPY" + b" --exclude=a\\\n" * (BIG // 14) + b" b c", id="flags"),
         pytest.param(b"FROM x\nCMD " + b"[\\\n" * (BIG // 3), id="brackets"),
@@ -349,12 +383,15 @@ def test_warm_makes_the_directory(tables: Path) -> None:
 
 
 def test_several_processes_may_make_the_tables_at_once(tables: Path) -> None:
-    code = f"from pathlib import Path; from grammar import parse; parse('FROM a', tables=Path({str(tables)!r}))"
+    code = "import pathlib, grammar, sys; grammar.parse('FROM a', tables=pathlib.Path(sys.argv[1]))"
     environment = {**os.environ, "PYTHONPATH": str(Path(grammar.__file__).parents[1])}
-    running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(4)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(tables)], env=environment)
+        for _ in range(4)
+    ]
     assert [process.wait() for process in running] == [0, 0, 0, 0]
     assert len(list(tables.iterdir())) == 1
 
 
 def forget(tables: Path) -> None:
-    sys.modules["grammar.parse"]._parsers.pop(tables, None)  # type: ignore[attr-defined]
+    sys.modules["grammar.parse"]._parsers.pop(tables, None)

@@ -21,7 +21,10 @@ def one_of(text: str) -> Split:
 
 @pytest.mark.parametrize("spelling", ["run", "Run", "RUN", "rUn"])
 def test_a_keyword_may_be_spelled_in_any_case(spelling: str) -> None:
-    assert (written(f"{spelling} a").keyword, written(f"{spelling} a").spelling) == ("RUN", spelling)
+    assert (written(f"{spelling} a").keyword, written(f"{spelling} a").spelling) == (
+        "RUN",
+        spelling,
+    )
 
 
 def test_an_unknown_keyword_has_one_empty_argument() -> None:
@@ -310,7 +313,8 @@ def test_a_heredoc_may_follow_a_continuation() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["RUN", "COPY --chown=me", "ADD", "ONBUILD RUN", "onbuild copy", "run --mount=type=tmpfs"]
+    "text",
+    ["RUN", "COPY --chown=me", "ADD", "ONBUILD RUN", "onbuild copy", "run --mount=type=tmpfs"],
 )
 def test_these_instructions_take_heredocs(text: str) -> None:
     assert len(written(f"{text} <<EOF /x\nbody\nEOF").heredocs) == 1

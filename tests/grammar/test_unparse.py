@@ -42,6 +42,7 @@ from grammar import (
         ("RUN <<A\nx\nA", "RUN <<A\nx\nA"),
         ("COPY <<A <<-B /c\nx\nA\n\ty\n\tB", "COPY <<A <<-B /c\nx\nA\n\ty\nB"),
         ("RUN a\\\f", "RUN a\\\f"),
+        ('COPY ["a",\v"b"]', 'COPY ["a",\f"b"]'),
     ],
 )
 def test_the_canonical_text_of_an_instruction(text: str, canonical: str) -> None:
@@ -64,7 +65,9 @@ WORDS = st.text("ab=$'\"\\ -[],<#é`", min_size=1, max_size=8)
 
 
 @given(
-    st.sampled_from(["RUN", "COPY", "ADD", "ENV", "ARG", "LABEL", "CMD", "VOLUME", "EXPOSE", "USER"]),
+    st.sampled_from(
+        ["RUN", "COPY", "ADD", "ENV", "ARG", "LABEL", "CMD", "VOLUME", "EXPOSE", "USER"]
+    ),
     st.lists(WORDS, max_size=5),
     st.sampled_from("\\`"),
 )
@@ -129,7 +132,9 @@ def test_a_whole_file_as_json() -> None:
     assert as_json(parse_written(text)) == expected
 
 
-def instruction(keyword: str, args: list[object], start: int, end: int | None = None) -> dict[str, object]:
+def instruction(
+    keyword: str, args: list[object], start: int, end: int | None = None
+) -> dict[str, object]:
     return {
         "keyword": keyword,
         "flags": [],

@@ -419,9 +419,7 @@ def test_a_damaged_image_can_be_replaced(store: Store) -> None:
 def test_entries_named_by_ref_name_alone_are_found(store: Store) -> None:
     image = make_image(store, "app", {"a": b"1"})
     for text in ("hello", "hello:1", "registry.example/hello:1"):
-        write_index(
-            store, replace(image.descriptor, annotations=((media.REF_NAME, text),))
-        )
+        write_index(store, replace(image.descriptor, annotations=((media.REF_NAME, text),)))
         assert store.images.resolve(text) == image
 
 

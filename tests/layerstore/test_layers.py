@@ -70,9 +70,7 @@ def blob_of(changes: list[Change], kind: Compression = "gzip") -> tuple[bytes, D
 
 
 def describe(data: bytes, kind: Compression = "gzip") -> Descriptor:
-    return Descriptor(
-        media_type=media_type(kind), digest=Digest.of(data), size_bytes=len(data)
-    )
+    return Descriptor(media_type=media_type(kind), digest=Digest.of(data), size_bytes=len(data))
 
 
 def bytes_of(content: Content) -> bytes:
@@ -87,9 +85,7 @@ def test_a_committed_layer_knows_its_sizes_and_counts(store: Store) -> None:
     assert layer.size_bytes == 3_000_004
     assert (layer.files, layer.dirs, layer.removed) == (3, 1, 1)
     assert not layer.is_empty
-    tar = gzip.decompress(
-        b"".join(store.blobs.open(layer.descriptor.digest).pieces())
-    )
+    tar = gzip.decompress(b"".join(store.blobs.open(layer.descriptor.digest).pieces()))
     assert len(tar) == layer.tar_size_bytes
     assert Digest.of(tar) == layer.diff_id
     assert layer.descriptor.size_bytes == store.blobs.size_bytes(layer.descriptor.digest)
@@ -253,16 +249,12 @@ def test_bytes_after_the_end_of_the_tar_belong_to_the_diff_id(store: Store) -> N
     tar = io.BytesIO()
     pack(puts({"a": b"1"}), tar.write)
     padded = tar.getvalue() + bytes(10240)
-    layer = store.layers.adopt(
-        io.BytesIO(padded), describe(padded, "none"), Digest.of(padded)
-    )
+    layer = store.layers.adopt(io.BytesIO(padded), describe(padded, "none"), Digest.of(padded))
     assert layer.tar_size_bytes == len(padded)
     assert b"".join(store.layers.tar_pieces(layer)) == padded
 
 
-def adopt_error(
-    store: Store, data: bytes, descriptor: Descriptor, diff_id: Digest
-) -> StoreError:
+def adopt_error(store: Store, data: bytes, descriptor: Descriptor, diff_id: Digest) -> StoreError:
     with pytest.raises(StoreError) as caught:
         store.layers.adopt(io.BytesIO(data), descriptor, diff_id)
     store.flush()
@@ -570,9 +562,7 @@ def test_there_is_always_a_lowerdir(store: Store) -> None:
 
 def test_of_equal_layers_only_the_topmost_is_stacked(store: Store) -> None:
     one, two = make_layer(store, {"a": b"1"}), make_layer(store, {"a": b"2"})
-    assert store.layers.lowerdirs([one, two, one]) == tuple(
-        map(store.layers.checkout, (one, two))
-    )
+    assert store.layers.lowerdirs([one, two, one]) == tuple(map(store.layers.checkout, (one, two)))
 
 
 def test_the_tree_shows_the_stack(store: Store) -> None:

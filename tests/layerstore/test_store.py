@@ -89,9 +89,7 @@ def test_a_missing_parent_is_made(tmp_path: Path) -> None:
         assert store.root == tmp_path / "a" / "b"
 
 
-def test_a_relative_root_is_made_absolute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Store.open(Path("here")) as store:
         assert store.root == tmp_path / "here"
@@ -353,9 +351,10 @@ def test_listing_images_holds_nothing(store: Store) -> None:
     make_image(store, "app", {"a": b"1"})
     with Store.open(store.root) as other:
         other.images.list()
-        assert not list((store.private / "tmp").glob("*/uses")) or read_uses(
-            other.lease().path
-        ) == set()
+        assert (
+            not list((store.private / "tmp").glob("*/uses"))
+            or read_uses(other.lease().path) == set()
+        )
 
 
 # ---- death
@@ -411,7 +410,7 @@ def duration_s(root: Path) -> float:
 def test_verify_is_clean_after_kill(store_root: Path) -> None:
     taken_s = duration_s(store_root)
     chance = random.Random(5)
-    for number in range(12):
+    for number in range(8):
         process = start(WORK, store_root, f"{number}")
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"
@@ -427,7 +426,7 @@ def test_verify_is_clean_after_kill(store_root: Path) -> None:
 
 
 @pytest.mark.needs_root
-@pytest.mark.parametrize("flushes", [0, 1, 3])
+@pytest.mark.parametrize("flushes", [0, 1, 2])
 def test_open_sweeps_what_the_dead_left(store_root: Path, flushes: int) -> None:
     Store.open(store_root).close()
     before = tree(store_root)

@@ -88,14 +88,14 @@ def names_in(tar: bytes) -> list[str]:
 # pack and unpack are inverse
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(strategies.changesets(with_root=True))
 def test_unpack_gives_back_what_was_packed(changes: list[Change]) -> None:
     tar, _ = packed(changes)
     assert unpacked(tar) == changes
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(strategies.changesets(), st.randoms(use_true_random=False))
 def test_the_order_of_the_changes_does_not_matter(
     changes: list[Change], shuffler: random.Random
@@ -106,7 +106,7 @@ def test_the_order_of_the_changes_does_not_matter(
     assert packed(shuffled) == (tar, result)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(strategies.changesets())
 def test_the_result_says_what_was_written(changes: list[Change]) -> None:
     tar, result = packed(InOrder(iter(changes)))
@@ -115,7 +115,7 @@ def test_the_result_says_what_was_written(changes: list[Change]) -> None:
     assert result.toc == survey(unpack(io.BytesIO(tar)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(strategies.changesets())
 def test_python_reads_the_same_names_and_contents(changes: list[Change]) -> None:
     tar, result = packed(changes)
@@ -882,7 +882,7 @@ def test_malformed_tars_give_typed_errors_in_no_time(name: str) -> None:
     assert time.monotonic() - started < 2
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_damage_anywhere_gives_typed_errors_or_other_changes(draw: st.DataObject) -> None:
     tar = bytearray(packed(ODD_CHANGES)[0])

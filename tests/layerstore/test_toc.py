@@ -51,7 +51,7 @@ ONE_OF_EACH = [
 # At rest
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(strategies.tocs())
 def test_what_is_dumped_is_loaded(entries: list[TocEntry]) -> None:
     assert load(dump(entries)) == entries
@@ -163,7 +163,7 @@ def test_no_two_entries_have_the_same_place() -> None:
     assert len({order(*row) for row in rows}) == len(rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(strategies.tocs(), st.randoms(use_true_random=False))
 def test_canonical_restores_what_was_shuffled(
     entries: list[TocEntry], shuffler: random.Random
@@ -186,7 +186,7 @@ def test_links_that_name_nothing_are_left_as_they_are() -> None:
 # Content digest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(strategies.changesets(), st.randoms(use_true_random=False), st.integers(0, 2**31))
 def test_times_and_order_do_not_change_the_content_digest(
     changes: list[Change], shuffler: random.Random, second: int

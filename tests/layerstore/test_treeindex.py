@@ -311,7 +311,7 @@ def test_a_file_on_the_way_is_an_error(path: str) -> None:
         stacked(LINKS).resolve(path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(["..", ".", "", "a", "b", "l", "m", "n"]), min_size=1, max_size=8))
 def test_resolving_agrees_with_the_kernel(parts: list[str]) -> None:
     """The kernel resolves beneath a chroot; here, beneath a tree whose links stay inside."""
@@ -341,7 +341,7 @@ def _leaves(parts: list[str]) -> bool:
 
 
 @pytest.mark.needs_root
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(strategies.changesets(), min_size=1, max_size=3))
 def test_it_shows_what_applying_the_layers_gives(layers: list[list[Change]]) -> None:
     index = TreeIndex()

@@ -315,8 +315,8 @@ def _identity(op: JSON, layout: OciLayout, name: str, key: str = "path") -> obje
 def _observed(op: JSON, *, layout: OciLayout, name: str, lamina: Lamina) -> Any:
     kind = op["op"]
     if kind.startswith("run_out"):
-        done = lamina("run", *(op.get("opts") or ["--rm"]), name, *op["cmd"], check=False)
-        return done.stdout
+        options = [word for word in op.get("opts") or [] if word != "--rm"]
+        return lamina("run", "--rm", *options, name, *op["cmd"], check=False).stdout
     if kind.startswith("docker_config"):
         path = "." + ".".join(map(str, op["path"]))
         form = f"{{{{json {path}}}}}" if kind == "docker_config_eq" else f"{{{{{path}}}}}"

@@ -204,7 +204,7 @@ def with_terminal(spec: SandboxSpec, rows: int, columns: int) -> SandboxSpec:
 
 def read_terminal(fd: int) -> bytes:
     """Everything until the other side is gone (EIO)."""
-    parts = []
+    parts: list[bytes] = []
     while True:
         try:
             part = os.read(fd, 1 << 16)

@@ -104,7 +104,12 @@ def test_proxies_reach_the_program_and_nothing_else() -> None:
     stage = Stage(build_args={"HTTPS_PROXY": secret, "no_proxy": "local", "OTHER": "x"})
     lowered = stage.run("ENV X=$HTTPS_PROXY\nRUN true")
     step = exec_step(lowered)
-    assert step.secret_env == (f"HTTPS_PROXY={secret}", "no_proxy=local")
+    assert set(step.secret_env) == {
+        f"HTTPS_PROXY={secret}",
+        f"https_proxy={secret}",
+        "NO_PROXY=local",
+        "no_proxy=local",
+    }
     key = key_document(step, parent=None, platform="linux/amd64", epoch=None)
     for told in (key.decode(), lowered.created_by, step.title, str(step.env), str(stage.config)):
         assert "password" not in told
@@ -113,8 +118,14 @@ def test_proxies_reach_the_program_and_nothing_else() -> None:
 def test_a_proxy_that_the_dockerfile_asks_for_is_an_arg_like_any_other() -> None:
     stage = Stage(build_args={"HTTP_PROXY": "http://proxy"})
     step = exec_step(stage.run("ARG HTTP_PROXY\nRUN true"))
-    assert step.secret_env == ()
+    assert step.secret_env == ("http_proxy=http://proxy",)
     assert "HTTP_PROXY=http://proxy" in step.env
+
+
+def test_each_spelling_of_a_proxy_keeps_its_own_value() -> None:
+    stage = Stage(build_args={"http_proxy": "http://lower", "HTTP_PROXY": "http://upper"})
+    step = exec_step(stage.run("RUN true"))
+    assert set(step.secret_env) == {"http_proxy=http://lower", "HTTP_PROXY=http://upper"}
 
 
 # Networks.

@@ -34,7 +34,7 @@ def blobs(directory: Path, tmp: Path) -> DirectoryBlobs:
 
 
 def open_blobs(directory: Path, tmp: Path) -> DirectoryBlobs:
-    return DirectoryBlobs(directory, lambda: tmp / os.urandom(8).hex())
+    return DirectoryBlobs(directory, lambda: tmp / os.urandom(8).hex(), lambda _: None)
 
 
 def open_fds() -> set[int]:
