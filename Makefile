@@ -29,6 +29,7 @@ $(STAMP): | $(VENV)/ready
 	@rm -rf build lamina.egg-info $(VENV)/installed-*
 	@$(BIN)/python -m pip install -qq --no-build-isolation '.[test]'
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib
+	@cd $(VENV) && bin/python -c 'import grammar; grammar.warm()'
 	@rm -rf build lamina.egg-info
 	@touch $@
 

@@ -21,7 +21,7 @@ say() { printf '\n%s\n' "$*"; }
 
 say "A base image, made of this machine's own packages:"
 show lamina bootstrap busybox
-say "A multi-stage Dockerfile, built:"
+say "A Dockerfile that wastes some room, built:"
 show lamina build --progress plain -t demo "$samples/12-waste"
 say "The same again: nothing has changed, so nothing is executed:"
 show lamina build --progress plain -t demo "$samples/12-waste"

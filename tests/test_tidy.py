@@ -21,6 +21,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "grammar": (),
     "layerstore": (),
     "builder": ("grammar", "layerstore", "builder.sandbox", "builder.lower"),
+    "builder.__main__": ("builder.cli",),
     "builder.lower": ("grammar", "layerstore", "builder", "builder.sandbox"),
     "builder.sandbox": (),
     "builder.runner": ("layerstore", "builder", "builder.sandbox"),
@@ -50,12 +51,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "click": ("builder/cli/",),
     "rich": ("builder/cli/",),
     "ctypes": ("builder/sandbox/syscalls.py",),
-    "fcntl": (
-        "layerstore/locks.py",
-        "builder/sandbox/terminal.py",  # TIOCSWINSZ is an ioctl
-        "builder/runner/liveness.py",  # a container lives as long as its lock is held
-        "builder/runner/runnable.py",  # read before the store is opened: `run` opens none
-    ),
+    # Locks of the store, and of containers, which are no part of it.
+    "fcntl": ("layerstore/locks.py", "builder/runner/liveness.py", "builder/runner/runnable.py"),
     "termios": ("builder/sandbox/terminal.py", "builder/cli/"),  # raw mode of the user's terminal
     # Programs of the host are run to make base images, and for nothing else.
     "subprocess": ("builder/bootstrap.py",),

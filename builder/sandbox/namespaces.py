@@ -84,6 +84,7 @@ class Home:
 
     pidfd: int  # of this process: a child asks it whether it is still there
     trampoline_fd: int
+    init_fd: int
     command_line: tuple[int, int]
     host: Host
     may_set_groups: bool
@@ -93,6 +94,7 @@ class Home:
         return cls(
             pidfd=os.pidfd_open(os.getpid()),
             trampoline_fd=open_trampoline(),
+            init_fd=init.open_init(),
             command_line=syscalls.command_line_range(),
             host=_look_around(),
             may_set_groups=may_set_groups(),
@@ -101,6 +103,7 @@ class Home:
     def close(self) -> None:
         os.close(self.pidfd)
         os.close(self.trampoline_fd)
+        os.close(self.init_fd)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

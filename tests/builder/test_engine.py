@@ -33,12 +33,13 @@ from builder.events import (
     VertexOutput,
     VertexStarted,
 )
-from builder.sandbox import ProgramNotFoundError, SandboxSpec
+from builder.sandbox import ForkServer, ProgramNotFoundError, SandboxSpec
 from grammar import DockerfileError
 from layerstore import NotFoundError, Reference, Store, StoreError
 from tests.support.executors import FakeExecutor, no_executor
 from tests.support.images import EPOCH, Built, dockerfile, make_image, run_build
-from tests.support.sources import Dir, Fifo, File, Hard, Link, Socket, write_files
+from tests.support.rootfs import BUSYBOX, GROUP, PASSWD, no_busybox
+from tests.support.sources import Dir, Fifo, File, Hard, Items, Link, Socket, write_files
 from tests.support.stores import findings
 
 
@@ -418,10 +419,7 @@ def test_an_expansion_error_comes_with_its_place(store: Store, text: str, shown:
     run_build(store, trigger, executor=no_executor, tag="trigger")
     with pytest.raises(DockerfileError, match=r"Dockerfile:\d.*B: needed") as caught:
         run_build(store, text, executor=no_executor)
-    (marked,) = [
-        line for line in caught.value.render().splitlines() if shown in line and "|" in line
-    ]
-    assert marked
+    assert [line for line in caught.value.render().splitlines() if "|" in line and shown in line]
 
 
 # What makes a step miss.
@@ -1071,3 +1069,172 @@ def test_a_request_names_nothing_that_the_build_could_change(store: Store) -> No
     run_build(store, "FROM scratch\nENV A=1\n", executor=no_executor)
     assert parsed == copy
     assert Reference.parse("x").familiar == "x:latest"
+
+
+# The same with the real sandbox.
+
+
+@pytest.fixture
+def box(store: Store) -> Store:
+    """A store with the image `box`: a static busybox and users."""
+    reason = no_busybox()
+    if reason:
+        pytest.skip(reason)
+    applets = "sh cat chmod echo head id ln ls mkdir mkfifo printf pwd rm sleep stat touch true"
+    files: Items = {
+        "bin/busybox": File(content=BUSYBOX.read_bytes(), mode=0o755),
+        **{f"bin/{name}": Link("busybox") for name in applets.split()},
+        "etc/passwd": PASSWD.encode(),
+        "etc/group": GROUP.encode(),
+        "etc/hosts": b"the image's own\n",
+        "tmp": Dir(mode=0o1777),
+        "data/old": b"old",
+        "data/dir/f": b"f",
+    }
+    make_image(store, "box", files, env=("PATH=/bin",), cmd=("sh",))
+    return store
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_overlay
+class TestRealSandbox:
+    """What only the kernel can show."""
+
+    def test_programs_of_the_image_run_and_leave_what_they_did(self, box: Store) -> None:
+        text = """FROM box
+RUN echo hi > /a && rm /data/old && rm -r /data/dir && mkdir /data/dir && touch /data/dir/new
+RUN ln /a /b && ln -s a /c && mkfifo /p && mkdir -p /new/deep && chmod 2755 /new
+RUN ["/bin/printf", "%s", "exec $HOME"]
+"""
+        built = run_build(box, text)
+        assert built.output == b"exec $HOME"
+        tree = built.tree
+        assert "data/old" not in tree
+        assert [path for path in tree if path.startswith("data/dir/")] == ["data/dir/new"]
+        assert (tree["c"].kind, tree["c"].target, tree["p"].kind) == ("symlink", "a", "fifo")
+        assert tree["b"].target == "a"
+        assert tree["new"].meta.mode == 0o2755
+        assert run_build(box, text, executor=no_executor).digest == built.digest
+        assert findings(box) == []
+
+    def test_nothing_of_the_sandbox_gets_into_a_layer(self, box: Store) -> None:
+        text = "FROM box\nRUN cat /etc/hosts && ls /dev /proc /sys > /tmp/x; rm /tmp/x\n"
+        built = run_build(box, text)
+        assert b"the image's own" not in built.output
+        assert b"localhost" in built.output
+        layer = built.image.layers[-1]
+        assert [entry.path for entry in box.layers.toc(layer)] == ["tmp"]
+        assert built.read("etc/hosts") == b"the image's own\n"
+
+    def test_user_directory_and_environment_are_those_of_the_stage(self, box: Store) -> None:
+        text = """FROM box
+ARG V=1
+ENV E=two
+RUN echo $V $E $PATH
+USER ada
+WORKDIR /home/ada/src
+RUN id -u && id -g && pwd && echo $HOME && touch own
+USER 4321:5
+RUN id -u; id -g
+"""
+        built = run_build(box, text, build_args={"V": "given"})
+        assert built.output == (b"given two /bin\n1000\n1000\n/home/ada/src\n/home/ada\n4321\n5\n")
+        for path in ("home/ada/src", "home/ada/src/own"):
+            assert (built.tree[path].meta.uid, built.tree[path].meta.gid) == (1000, 1000)
+
+    def test_here_documents_are_scripts_and_programs(self, box: Store) -> None:
+        text = """FROM box
+RUN <<EOF
+echo one
+echo two > /two
+EOF
+RUN <<TOOL
+#!/bin/cat
+shown
+TOOL
+RUN cat <<A > /a && cat <<B >> /a
+1
+A
+2
+B
+"""
+        built = run_build(box, text)
+        assert built.output == b"one\n#!/bin/cat\nshown\n"
+        assert (built.read("two"), built.read("a")) == (b"two\n", b"1\n2\n")
+        assert not [path for path in built.tree if "pipes" in path]
+
+    def test_a_failed_program_shows_its_last_output_and_its_code(self, box: Store) -> None:
+        with pytest.raises(StepFailedError) as caught:
+            run_build(box, "FROM box\nRUN echo before; echo why >&2; exit 42\n", tag="x:1")
+        assert caught.value.code == 42
+        assert sorted(caught.value.tail.splitlines()) == [b"before", b"why"]
+        with pytest.raises(StepFailedError) as caught:
+            run_build(box, "FROM box\nRUN kill -9 $$\n")
+        assert (caught.value.code, caught.value.signal) == (137, 9)
+        with pytest.raises(ProgramNotFoundError):
+            run_build(box, 'FROM box\nRUN ["/nosuch"]\n')
+
+    def test_much_output_on_both_streams_comes_through(self, box: Store) -> None:
+        script = "head -c 300000 /dev/zero; head -c 200000 /dev/zero >&2"
+        built = run_build(box, f"FROM box\nRUN {script}\n")
+        assert len(built.output) == 500_000
+
+    def test_a_rewritten_step_with_an_equal_result_runs_alone(self, box: Store) -> None:
+        text = "FROM box\nRUN echo hi > /a\nRUN sleep 0.2; touch /slow\n"
+        first = run_build(box, text)
+        second = run_build(box, text.replace("echo hi >", "printf 'hi\\n' >"))
+        assert second.outcomes == ["reused", "cached"]
+        assert second.digest == first.digest
+
+    def test_the_same_epoch_gives_the_same_image(self, box: Store) -> None:
+        text = """FROM box
+RUN mkdir -p /d/e && echo x > /d/e/f && ln /d/e/f /d/g && rm -r /data
+WORKDIR /w
+COPY --from=box /bin/busybox /etc /copied/
+"""
+        digests = {run_build(box, text, no_cache=True, epoch=EPOCH).digest for _ in range(2)}
+        assert len(digests) == 1
+
+    def test_the_fake_executor_leaves_what_the_kernel_leaves(self, box: Store) -> None:
+        """What all other tests of this file stand on."""
+        script = (
+            "echo hi > /a; mkdir -p /new/deep; touch /new/deep/f; rm /data/old; rm -r /data/dir; "
+            "mkdir /data/dir; touch /data/dir/g; ln -s a /link; ln /a /hard; chmod 700 /data; "
+            "echo more >> /etc/group; true"
+        )
+        contents = []
+        for executor in (ForkServer, FakeExecutor()):
+            built = run_build(box, f"FROM box\nRUN {script}\n", executor=executor, no_cache=True)
+            contents.append(built.image.layers[-1].content_digest)
+        assert contents[0] == contents[1]
+
+    def test_names_that_mean_a_removal_are_refused(self, box: Store) -> None:
+        with pytest.raises(StoreError, match=r"\.wh\.x") as caught:
+            run_build(box, "FROM box\nRUN touch /.wh.x\n", tag="x:1")
+        assert "Dockerfile:2" in caught.value.__notes__[0]
+
+    def test_a_root_directory_that_was_changed_stays_so(self, box: Store) -> None:
+        text = "FROM box\nRUN chmod 711 /\nWORKDIR /w\nRUN stat -c %a /\nRUN chmod 755 /\n"
+        built = run_build(box, text + "RUN stat -c %a /\n")
+        assert built.output == b"711\n755\n"
+
+    def test_a_layer_that_lost_its_directory_is_unpacked_again(self, box: Store) -> None:
+        text = "FROM box\nRUN rm -r /data && mkdir /data && echo 1 > /data/x\n"
+        run_build(box, text)
+        for path in (box.private / "snapshots").iterdir():
+            path.rename(box.tmp / f"gone-{path.name}")
+        built = run_build(box, text + "RUN ls /data; cat /data/x\n")
+        assert built.output == b"x\n1\n"
+        assert built.outcomes == ["cached", "executed"]
+
+    def test_an_interrupt_ends_the_program(self, box: Store) -> None:
+        class Interrupting(list[Event]):
+            def append(self, event: Event) -> None:
+                if isinstance(event, VertexOutput):
+                    raise KeyboardInterrupt
+
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            run_build(box, "FROM box\nRUN echo go; sleep 60\n", events=Interrupting())
+        assert time.monotonic() - started < 20
+        assert findings(box) == []

@@ -127,7 +127,7 @@ def test_a_dockerfile_has_a_bounded_size(tmp_path: Path) -> None:
     large = b"#" * (DOCKERFILE_MAX_BYTES + 1)
     for given in ({"file": None, "stdin": b""}, {"file": "-", "stdin": large}):
         with pytest.raises(BuilderError, match="larger than 16 MiB"):
-            inputs_of(tmp_path, {"Dockerfile": large}, **given)  # type: ignore[arg-type]
+            inputs_of(tmp_path, {"Dockerfile": large}, **given)
 
 
 # Parsing once.

@@ -172,8 +172,8 @@ def test_standard_input_is_empty_and_nothing_else_is_given(bench: Bench) -> None
 
     class Looking(FakeExecutor):
         def start(self, spec: SandboxSpec, stdio: Stdio) -> FakeRunning:
-            inheritable = [os.get_inheritable(fd) for fd in (stdio.stdout, stdio.stderr)]
-            seen.append((os.read(stdio.stdin, 10), *inheritable))
+            out, err = (os.get_inheritable(fd) for fd in (stdio.stdout, stdio.stderr))
+            seen.append((os.read(stdio.stdin, 10), out, err))
             return FakeRunning(status=super().start(spec, stdio).wait())
 
     bench.executor = Looking()

@@ -27,7 +27,10 @@ def make_directory(tmp_path: Path) -> tuple[BlobStore, Damage]:
         path.unlink()
         path.write_bytes(data)
 
-    return DirectoryBlobs(tmp_path / "blobs", lambda: tmp_path / "tmp" / f"{next(names)}"), damage
+    def new_tmp_path() -> Path:
+        return tmp_path / "tmp" / f"{next(names)}"
+
+    return DirectoryBlobs(tmp_path / "blobs", new_tmp_path, lambda _: None), damage
 
 
 def make_memory(_: Path) -> tuple[BlobStore, Damage]:

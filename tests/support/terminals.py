@@ -33,7 +33,7 @@ class Typist:
             start_new_session=True,
         )
 
-    def type(self, data: bytes) -> None:
+    def enter(self, data: bytes) -> None:
         os.write(self._master, data)
 
     def wait_for(self, data: bytes, timeout_s: float = 20) -> None:

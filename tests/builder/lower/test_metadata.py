@@ -310,12 +310,13 @@ def test_a_healthcheck_has_its_command_and_times() -> None:
 
 def test_a_healthcheck_may_be_a_program_or_none() -> None:
     stage = Stage()
-    stage.run('HEALTHCHECK CMD ["check", "it"]')
-    assert stage.config.healthcheck is not None
-    assert stage.config.healthcheck.test == ("CMD", "check", "it")
-    stage.run("HEALTHCHECK NONE")
-    assert stage.config.healthcheck is not None
-    assert stage.config.healthcheck.test == ("NONE",)
+    for written, expected in (
+        ('CMD ["check", "it"]', ("CMD", "check", "it")),
+        ("NONE", ("NONE",)),
+    ):
+        stage.run(f"HEALTHCHECK {written}")
+        assert stage.config.healthcheck is not None
+        assert stage.config.healthcheck.test == expected
 
 
 # All of them.

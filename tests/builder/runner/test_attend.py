@@ -97,13 +97,23 @@ def pipe() -> Iterator[tuple[int, int]]:
             pass
 
 
+def later(fd: int, data: bytes) -> None:
+    """Write in a moment, and close."""
+
+    def act() -> None:
+        os.write(fd, data)
+        os.close(fd)
+
+    threading.Timer(0.05, act).start()
+
+
 def test_pumping_goes_on_until_both_streams_end(tmp_path: Path) -> None:
     log = LogWriter(tmp_path / "log")
     with pipe() as (out, to_out), pipe() as (err, to_err), pipe() as (seen, stdout):
         os.write(to_out, b"out\n")
         os.write(to_err, b"err\n")
         os.close(to_out)
-        threading.Timer(0.05, lambda: (os.write(to_err, b"late\n"), os.close(to_err))).start()
+        later(to_err, b"late\n")
         pump({out: "stdout", err: "stderr"}, Streams(None, stdout, None, log=log))
         assert os.read(seen, 100) == b"out\n"
     log.close()
@@ -119,7 +129,7 @@ def test_a_reader_that_goes_away_does_not_stop_the_program_or_its_log(tmp_path: 
     with pipe() as (out, to_out), pipe() as (seen, stdout):
         os.close(seen)
         os.write(to_out, b"one\n")
-        threading.Timer(0.05, lambda: (os.write(to_out, b"two\n"), os.close(to_out))).start()
+        later(to_out, b"two\n")
         pump({out: "stdout"}, Streams(None, stdout, None, log=log))
     log.close()
     assert [entry.text for entry in read_log(tmp_path / "log")] == ["one\n", "two\n"]
@@ -212,10 +222,10 @@ def lamina_box(box: Commands) -> Lamina:
 def test_an_interactive_shell_works(lamina_box: Lamina, options: tuple[str, ...]) -> None:
     with Typist(lamina_box, "run", *options, "box", "sh") as typist:
         typist.wait_for(b"# ")
-        typist.type(b"echo $((6 * 7)) $TERM; tty\r")
+        typist.enter(b"echo $((6 * 7)) $TERM; tty\r")
         typist.wait_for(b"42 xterm")
         typist.wait_for(b"/dev/")
-        typist.type(b"exit 5\r")
+        typist.enter(b"exit 5\r")
         assert typist.end() == 5
         assert typist.is_restored
 
@@ -225,7 +235,7 @@ def test_control_c_reaches_the_program_and_not_us(lamina_box: Lamina) -> None:
     script = "trap 'echo caught; exit 9' INT; echo ready; while true; do sleep 0.1; done"
     with Typist(lamina_box, "run", "-it", "--rm", "box", "sh", "-c", script) as typist:
         typist.wait_for(b"ready")
-        typist.type(b"\x03")
+        typist.enter(b"\x03")
         typist.wait_for(b"caught")
         assert typist.end() == 9
         assert typist.is_restored
@@ -241,7 +251,7 @@ def test_the_size_of_the_terminal_reaches_the_program_at_once_and_later(
         typist.wait_for(b"31 101")
         typist.resize(40, 120)
         typist.wait_for(b"40 120")
-        typist.type(b"\x03")
+        typist.enter(b"\x03")
         assert typist.end() == 130
 
 
@@ -260,7 +270,7 @@ def test_exec_has_a_terminal_too(lamina_box: Lamina) -> None:
     lamina_box("run", "-d", "--name", "web", "box", "sleep", "60")
     with Typist(lamina_box, "exec", "-it", "web", "sh", size=(17, 71)) as typist:
         typist.wait_for(b"# ")
-        typist.type(b"stty size; exit 4\r")
+        typist.enter(b"stty size; exit 4\r")
         typist.wait_for(b"17 71")
         assert typist.end() == 4
         assert typist.is_restored
