@@ -196,7 +196,7 @@ def _memo_checksum(kind: str, key: str, value: bytes) -> str:
 def _pack_stamps(stamps: dict[str, FileStamp]) -> bytes:
     """Columns: 20,000 files must load in a few milliseconds."""
     times = array("q", (time for stamp in stamps.values() for time in stamp[3:5]))
-    others = array("Q", (stamp[at] for stamp in stamps.values() for at in (0, 1, 2, 5)))
+    others = array("Q", (number for stamp in stamps.values() for number in (*stamp[:3], stamp[5])))
     digests = "".join(stamp.digest.hex for stamp in stamps.values())
     header = f"{len(stamps)}\n".encode()
     names = os.fsencode("\0".join(stamps))

@@ -443,6 +443,17 @@ class _Dir:
         return TreePath(f"{self.path}/{name}" if self.path else name)
 
 
+def _is_beneath(directory: _Dir, node: "_Dir | TocEntry | None") -> bool:
+    """Whether `directory` is `node`, or in it."""
+    if isinstance(node, _Dir):
+        above: _Dir | None = directory
+        while above is not None:
+            if above is node:
+                return True
+            above = above.parent
+    return False
+
+
 _HOPS_MAX = 40  # as the kernel's MAXSYMLINKS
 _LINK_STEPS_MAX = 2_000_000  # components of link targets walked for one layer
 _IMPLIED_BYTES_MAX = 256 * 1024 * 1024  # of the paths of implied directories
@@ -527,10 +538,14 @@ class _Layer:
             raise UnsafePathError(path=change.target, reason="no file can be called that")
         source = self._known.get(head) or self._directory(head)
         inode = source.entries.get(target_name)
-        if inode is None or isinstance(inode, _Dir):
+        if (
+            inode is None
+            or isinstance(inode, _Dir)
+            or _is_beneath(source, parent.entries.get(name))
+        ):
             raise MalformedDocumentError(
                 context="layer",
-                problem=f"hard link {change.path!r} names {change.target!r}, "
+                problem=f"hard link {change.path[:200]!r} names {change.target[:200]!r}, "
                 "which the same layer does not hold",
             )
         if source is parent and target_name == name:

@@ -16,7 +16,7 @@ Nothing is repaired, and nothing is reported that is merely not needed (garbage 
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,14 +64,15 @@ def verify_store(store: "Store", *, quick: bool = False) -> Iterator[Finding]:
     yield from _check_layout(store)
     yield from _check_database(store, quick=quick)
     known = _layers(store)
-    good: set[Digest] = set()
     if not quick:
-        yield from _check_blobs(store, known, good)
-    yield from _check_layers(store, known, good, quick=quick)
+        yield from _check_blobs(store, known)
+    for layer in known.values():
+        found = list(_check_layer(store, layer, quick=quick))
+        if found and _is_known(store, layer):
+            yield from found
     yield from _check_images(store)
     yield from _check_containers(store)
-    if not quick:
-        yield from _check_checkouts(store, known)
+    yield from _check_empty_checkout(store)
 
 
 def _check_layout(store: "Store") -> Iterator[Finding]:
@@ -114,9 +115,7 @@ def _layers(store: "Store") -> dict[Digest, Layer]:
         return {}
 
 
-def _check_blobs(
-    store: "Store", known: dict[Digest, Layer], good: set[Digest]
-) -> Iterator[Finding]:
+def _check_blobs(store: "Store", known: dict[Digest, Layer]) -> Iterator[Finding]:
     """All blobs but those of known layers, which are read when their layer is checked."""
     of_layers = {layer.descriptor.digest for layer in known.values()}
     for digest in sorted(store.blobs.digests()):
@@ -125,56 +124,46 @@ def _check_blobs(
         try:
             with store.blobs.open(digest) as reader:
                 reader.drain()
-            good.add(digest)
-        except NotFoundError:
+        except NotFoundError:  # just removed
             continue
         except (StoreError, OSError) as error:
             yield _finding("blob", digest, error)
 
 
-def _check_layers(
-    store: "Store", known: dict[Digest, Layer], good: set[Digest], *, quick: bool
-) -> Iterator[Finding]:
-    for layer in known.values():
-        try:
-            found = store.blobs.size_bytes(layer.descriptor.digest)
-            if found != layer.descriptor.size_bytes:
-                yield Finding(
-                    kind="blob",
-                    key=layer.descriptor.digest,
-                    problem=f"has {found} bytes, not {layer.descriptor.size_bytes}",
-                    hint=HEAL_HINT,
-                )
-            elif not quick:
-                yield from _check_layer(store, layer)
-                good.add(layer.descriptor.digest)
-        except NotFoundError:
-            if _still_known(store, layer):
-                yield Finding(
-                    kind="layer",
-                    key=layer.diff_id,
-                    problem=f"its blob {layer.descriptor.digest} is missing",
-                    hint=HEAL_HINT,
-                )
-        except (StoreError, OSError) as error:
-            yield _finding("blob", layer.descriptor.digest, error)
+def _check_layer(store: "Store", layer: Layer, *, quick: bool) -> Iterator[Finding]:
+    digest = layer.descriptor.digest
+    entries = None
+    try:
+        size_bytes = store.blobs.size_bytes(digest)
+        if size_bytes != layer.descriptor.size_bytes:
+            problem = f"has {size_bytes} bytes, not {layer.descriptor.size_bytes}"
+            yield Finding(kind="blob", key=digest, problem=problem, hint=HEAL_HINT)
+        elif not quick:
+            found, entries = store.layers.reread(layer)
+            yield from _compare_row(layer, found)
+            yield from _compare_toc(store, layer, entries)
+    except NotFoundError:
+        problem = f"its blob {digest} is missing"
+        yield Finding(kind="layer", key=layer.diff_id, problem=problem, hint=HEAL_HINT)
+    except (StoreError, OSError) as error:
+        yield _finding("blob", digest, error)
+    if not quick:
+        yield from _check_checkout(store, layer, entries)
 
 
-def _check_layer(store: "Store", layer: Layer) -> Iterator[Finding]:
+def _compare_row(expected: Layer, found: Layer) -> Iterator[Finding]:
+    for name in ("size_bytes", "tar_size_bytes", "content_digest", "files", "dirs", "removed"):
+        says, actual = getattr(expected, name), getattr(found, name)
+        if says != actual:
+            problem = f"says {name} {says}, which is {actual}"
+            yield Finding(kind="layer row", key=expected.diff_id, problem=problem)
+
+
+def _compare_toc(store: "Store", layer: Layer, entries: "Sequence[TocEntry]") -> Iterator[Finding]:
     from layerstore import toc
 
-    found, entries = store.layers.reread(layer)
-    for name in ("size_bytes", "tar_size_bytes", "content_digest", "files", "dirs", "removed"):
-        expected, actual = getattr(layer, name), getattr(found, name)
-        if expected != actual:
-            yield Finding(
-                kind="layer row",
-                key=layer.diff_id,
-                problem=f"says {name} {expected}, which is {actual}",
-            )
-    path = store.layers.toc_path(layer.diff_id)
     try:
-        same = toc.load(path.read_bytes()) == entries
+        same = toc.load(store.layers.toc_path(layer.diff_id).read_bytes()) == entries
         problem = "" if same else "is not that of the layer"
     except FileNotFoundError:
         return  # made again when needed
@@ -184,14 +173,29 @@ def _check_layer(store: "Store", layer: Layer) -> Iterator[Finding]:
         yield Finding(kind="table of contents", key=layer.diff_id, problem=problem, hint=_GONE_HINT)
 
 
+def _check_checkout(
+    store: "Store", layer: Layer, entries: "Sequence[TocEntry] | None"
+) -> Iterator[Finding]:
+    """Compare the checkout with `entries`; None: with the table of contents, the next best."""
+    path = store.layers.snapshot_path(layer.diff_id)
+    if not path.exists():
+        return
+    try:
+        problem = _compare(store.layers.toc(layer) if entries is None else entries, path)
+    except (StoreError, OSError) as error:
+        problem = _text(error)
+    if problem and path.exists():
+        yield Finding(kind="checkout", key=layer.diff_id, problem=problem, hint=_GONE_HINT)
+
+
 def _check_images(store: "Store") -> Iterator[Finding]:
     try:
-        entries = read_index(store.root).manifests
+        for entry in dict.fromkeys(read_index(store.root).manifests):
+            found = list(_check_entry(store, entry))
+            if found and entry in read_index(store.root).manifests:
+                yield from found
     except StoreError as error:
         yield _finding("file", "index.json", error)
-        return
-    for entry in dict.fromkeys(entries):
-        yield from _check_entry(store, entry)
 
 
 def _check_entry(store: "Store", entry: Descriptor) -> Iterator[Finding]:
@@ -206,9 +210,8 @@ def _check_entry(store: "Store", entry: Descriptor) -> Iterator[Finding]:
             yield from _check_image(store, entry)
         elif not store.blobs.has(entry.digest):
             yield Finding(kind="blob", key=entry.digest, problem="is missing")
-    except StoreError as error:
-        if entry in read_index(store.root).manifests:
-            yield _finding("image", entry.digest, error)
+    except (StoreError, OSError) as error:
+        yield _finding("image", entry.digest, error)
 
 
 def _check_image(store: "Store", entry: Descriptor) -> Iterator[Finding]:
@@ -244,36 +247,20 @@ def _is_layer(store: "Store", descriptor: Descriptor, diff_id: Digest) -> bool:
 
 def _check_containers(store: "Store") -> Iterator[Finding]:
     for container in containers(store):
+        known = store.layers.find_all(container.layers)
+        problems = [f"its layer {d} is missing" for d in container.layers if d not in known]
         digest = container.manifest_digest
         if digest is not None and not store.blobs.has(digest):
-            yield Finding(
-                kind="container", key=container.id, problem=f"its image {digest} is missing"
-            )
-        known = store.layers.find_all(container.layers)
-        for diff_id in container.layers:
-            if diff_id not in known:
-                yield Finding(
-                    kind="container", key=container.id, problem=f"its layer {diff_id} is missing"
-                )
+            problems.append(f"its image {digest} is missing")
+        if problems and (store.private / "containers" / container.id).exists():
+            for problem in problems:
+                yield Finding(kind="container", key=container.id, problem=problem)
 
 
-def _check_checkouts(store: "Store", known: dict[Digest, Layer]) -> Iterator[Finding]:
-    by_name = {diff_id.hex[:32]: layer for diff_id, layer in known.items()}
-    directory = store.private / "snapshots"
-    for name in sorted(os.listdir(directory)):  # noqa: PTH208
-        layer = by_name.get(name)
-        if layer is None:
-            if name == EMPTY_SNAPSHOT and os.listdir(directory / name):  # noqa: PTH208
-                yield Finding(kind="checkout", key=name, problem="is not empty", hint=_GONE_HINT)
-            continue
-        try:
-            problem = _compare(store.layers.toc(layer), directory / name)
-        except FileNotFoundError:
-            continue
-        except (StoreError, OSError) as error:
-            problem = _text(error)
-        if problem:
-            yield Finding(kind="checkout", key=layer.diff_id, problem=problem, hint=_GONE_HINT)
+def _check_empty_checkout(store: "Store") -> Iterator[Finding]:
+    path = store.private / "snapshots" / EMPTY_SNAPSHOT
+    if path.is_dir() and next(path.iterdir(), None) is not None:
+        yield Finding(kind="checkout", key=path.name, problem="is not empty", hint=_GONE_HINT)
 
 
 def _compare(expected: "Iterable[TocEntry]", directory: Path) -> str:
@@ -314,8 +301,8 @@ def _by_path(entries: "Iterable[TocEntry]") -> "dict[tuple[str, str], TocEntry]"
     return found
 
 
-def _still_known(store: "Store", layer: Layer) -> bool:
-    """Whether the row is there now: another process may have pruned it with its blob."""
+def _is_known(store: "Store", layer: Layer) -> bool:
+    """Whether the row is there now: another process may have pruned the layer meanwhile."""
     return layer.diff_id in store.layers.find_all([layer.diff_id])
 
 

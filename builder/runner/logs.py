@@ -46,10 +46,15 @@ class LogWriter:
         self._pending[stream] = rest
         self._write(stream, pieces)
 
-    def close(self) -> None:
-        """Write lines that never ended, and close the file."""
+    def end_lines(self) -> None:
+        """Write what never came to an end of line: the program has ended."""
         for stream, rest in self._pending.items():
             self._write(stream, [rest] if rest else [])
+            self._pending[stream] = b""
+
+    def close(self) -> None:
+        """Write the rest, and close the file."""
+        self.end_lines()
         os.close(self._fd)
 
     def _write(self, stream: str, pieces: list[bytes]) -> None:

@@ -93,7 +93,10 @@ def _run(root: Path, container_id: str, lock_fd: str, started: Callable[[], None
         stdin, _kept_open = os.pipe2(os.O_CLOEXEC)
     log = LogWriter(containers.log_path(container_id))
     streams = Streams(stdin=stdin, stdout=None, stderr=None, log=log)
-    start.run(root, record, hold, streams, started=lambda _: started())
+    try:
+        start.run(root, record, hold, streams, started=lambda _: started())
+    finally:
+        log.close()
 
 
 def _exec(root: Path, container_id: str, program: str, started: Callable[[], None]) -> None:

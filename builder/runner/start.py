@@ -182,11 +182,15 @@ class _Minder:
                     os.close(master)
             elif self._readers:
                 pump(self._readers, self._streams)
-            return running.wait()
+            status = running.wait()
         except BaseException:
             running.kill()
             running.wait()
             raise
+        finally:
+            if self._streams.log is not None:
+                self._streams.log.end_lines()
+        return status
 
     def _stdio(self, null: int, ours: list[int], cleanup: ExitStack) -> Stdio:
         """The program's descriptors; those to be closed after the start go to `ours`."""

@@ -19,8 +19,8 @@ class SandboxError(Exception):
     """A phase of our own failed. `errno` is 0 where no system call is to blame."""
 
     def __init__(self, *, phase: str, errno: int = 0, message: str = "", hint: str = "") -> None:
-        reason = message or os.strerror(errno)
-        super().__init__(f"{phase}: {reason}" if phase else reason)
+        self.reason = message or os.strerror(errno)
+        super().__init__(f"{phase}: {self.reason}" if phase else self.reason)
         self.phase = phase
         self.errno = errno
         self.message = str(self)
@@ -46,9 +46,10 @@ class ProgramError(SandboxError):
     """`argv0` could not be executed."""
 
     def __init__(self, *, argv0: str, errno: int, message: str = "", hint: str = "") -> None:
-        message = f"{argv0!r}: {message or os.strerror(errno).lower()}"
-        super().__init__(phase="execute", errno=errno, message=message, hint=hint)
+        reason = message or os.strerror(errno).lower()
+        super().__init__(phase="execute", errno=errno, message=f"{argv0!r}: {reason}", hint=hint)
         self.argv0 = argv0
+        self.reason = reason
 
 
 class ProgramNotFoundError(ProgramError):
@@ -63,25 +64,22 @@ def encode(error: BaseException, phase: str) -> bytes:
     """Turn whatever stopped a forked process into one record; `phase` is where it was."""
     match error:
         case ProgramError():
-            kind = type(error).__name__
-            fields = (error.argv0, error.errno, error.message.split(": ", 2)[2], error.hint)
-            return marshal.dumps((kind, *fields))
+            subject = error.argv0
         case UnknownUserError():
-            return marshal.dumps(("UnknownUserError", error.user, 0, error.reason, error.hint))
+            subject = error.user
         case UnsupportedHostError():
-            kind = "UnsupportedHostError"
-            return marshal.dumps((kind, error.feature, error.errno, error.reason, error.hint))
+            subject = error.feature
         case SandboxError():
-            message = error.message.removeprefix(f"{error.phase}: ")
-            return marshal.dumps(("SandboxError", error.phase, error.errno, message, error.hint))
+            subject = error.phase
         case OSError():
-            message = error.strerror or str(error)
-            if isinstance(error.filename, (str, bytes)):
-                message = f"{os.fsdecode(error.filename)}: {message}"
-            return marshal.dumps(("SandboxError", phase, error.errno or 0, message, ""))
+            reason = error.strerror or str(error)
+            if isinstance(error.filename, str):
+                reason = f"{error.filename}: {reason}"
+            return marshal.dumps(("SandboxError", phase, error.errno or 0, reason, ""))
         case _:
-            message = f"{type(error).__name__}: {error}"
-            return marshal.dumps(("SandboxError", phase, 0, message, ""))
+            reason = f"{type(error).__name__}: {error}"
+            return marshal.dumps(("SandboxError", phase, 0, reason, ""))
+    return marshal.dumps((type(error).__name__, subject, error.errno, error.reason, error.hint))
 
 
 def decode(record: bytes) -> SandboxError:

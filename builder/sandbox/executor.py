@@ -35,6 +35,7 @@ from builder.sandbox.spec import (
 
 _MESSAGE_MAX_BYTES = 64 << 10
 _DESCRIPTORS_MAX = 4
+_STATUS_BYTES = 4  # a wait status; all other messages are longer
 
 
 @dataclass(slots=True, kw_only=True)
@@ -185,6 +186,9 @@ class SandboxRunning:
                 return
             if not data:
                 return
+            if len(data) == _STATUS_BYTES:
+                self._raw_status = int.from_bytes(data, "little")
+                continue
             kind, value = marshal.loads(data)
             descriptors = [
                 int.from_bytes(packed[at : at + 4], "little")
@@ -192,8 +196,6 @@ class SandboxRunning:
                 for at in range(0, len(packed) - 3, 4)
             ]
             match kind:
-                case "status":
-                    self._raw_status = value
                 case "made":
                     self._made = value
                 case "program":

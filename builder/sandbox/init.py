@@ -9,7 +9,7 @@ It is called as  ["lamina-init"]  with
     process 2       the program: PID 1 forks once, so its child has the next number
     all signals     blocked. They are waited for one by one: none can be lost between two steps, and
                     those of the host arrive at all (the kernel drops signals for a PID 1 without a
-                    handler, but keeps blocked ones). SIGKILL and SIGSTOP from outside act as always.
+                    handler, but keeps blocked ones). SIGKILL and SIGSTOP from outside still act.
 
 The words of `CODE` were assembled from the mnemonics beside them; test_native.py does it again
 where binutils are installed.

@@ -4,7 +4,7 @@
        |                                        |  mounts, pivot_root       |  stdio, filter, ids,
        |  <-- errors pipe: nothing at all, or   |  hostname, loopback       |  trampoline, execve
        |      one record (errors.encode), or    |  capability bounds        |
-       |      4 bytes of errno from execve      |  init.mind                |
+       |      4 bytes of errno from execve      |  becomes init (native)    |  waits for that
        |  <-- report socket: descriptors, made stubs, at last the status    |
 
     executor ----- clone ----> helper (setns) ---- clone(CLONE_PARENT) ----> program      (join)
@@ -54,7 +54,7 @@ from builder.sandbox.spec import Program, SandboxSpec
 from builder.sandbox.trampoline import ERRORS_FD, open_trampoline
 from builder.sandbox.users import Ids, find_user
 
-_TITLE = b"lamina-init"
+_TITLE = init.ARGV[0]
 _PASSWD_MAX_BYTES = 4 << 20
 _CAP_KILL = capabilities.mask(frozenset({"CAP_KILL"}))
 _RECORD_MAX_BYTES = 64 << 10
@@ -407,16 +407,16 @@ class _Actor:
         stage.enter()
         self._limit(self.capability_mask)
         self.phase = "fork the program"
+        executed_fd, executing_fd = os.pipe2(os.O_CLOEXEC)
         pid, pidfd = syscalls.clone(0)
         if pid == 0:
             self.made = ()
-            self.be_program(ids, cwd_fd, peer_fd)
+            os.close(executing_fd)
+            self.be_program(ids, cwd_fd, peer_fd, lambda: _await_end(_WATCHED_FD), executed_fd)
+        assert pid == init.PROGRAM_PID, "PID 1 has forked but once"
         passed = [pidfd] if master_fd is None else [pidfd, master_fd]
         self._tell(marshal.dumps(("program", self.made)), passed)
-        self._let_go()
-        status = init.mind(pid)
-        report_status(ERRORS_FD, status)
-        os._exit(0)
+        self._become_native(executing_fd)
 
     def be_helper(self, init_pidfd: int, groups: tuple[str, ...], answer_fd: int) -> NoReturn:
         """Enter a sandbox and fork the program into it, as a child of the executor."""
@@ -438,19 +438,31 @@ class _Actor:
         pid, pidfd = syscalls.clone(syscalls.CLONE_PARENT)
         if pid == 0:
             self.errors_fd = self.channels.errors
-            self.be_program(ids, cwd_fd, peer_fd, dies_with_parent=True)
+            self.be_program(
+                ids, cwd_fd, peer_fd, lambda: self._die_with(_WATCHED_FD), self.home.pidfd
+            )
         passed = [pidfd] if master_fd is None else [pidfd, master_fd]
         self._tell(marshal.dumps(("program", ())), passed)
         send(answer_fd, pid.to_bytes(4, "little"), [pidfd])
         os._exit(0)
 
     def be_program(
-        self, ids: Ids, cwd_fd: int, terminal_fd: int | None, *, dies_with_parent: bool = False
+        self,
+        ids: Ids,
+        cwd_fd: int,
+        terminal_fd: int | None,
+        before: Callable[[], None],
+        watched_fd: int,
     ) -> NoReturn:
-        """Give up everything that is not the program's, then become it."""
+        """Give up everything that is not the program's, then become it.
+
+        `before` is called when all is given up; it finds `watched_fd` as _WATCHED_FD.
+        """
         self.phase = "prepare the program"
         os.setsid()
-        self._arrange_descriptors(cwd_fd, terminal_fd, ids)
+        self._arrange_descriptors(cwd_fd, terminal_fd, watched_fd)
+        if ids.uid:
+            _own_stdio(ids.uid)
         os.umask(0o022)
         signals.use_defaults_for_ignored()
         if self.program.no_new_privs:
@@ -466,9 +478,7 @@ class _Actor:
         os.setresuid(ids.uid, ids.uid, ids.uid)
         kept = self.capability_mask if ids.uid == 0 else 0
         syscalls.capset(kept, kept, 0)
-        self.phase = "die with the parent"
-        if dies_with_parent:
-            self._die_with_parent(_PARENT_FD)
+        before()
         self.phase = "execute"
         env = list(self.program.env)
         if not any(pair.startswith("HOME=") for pair in env):
@@ -479,17 +489,17 @@ class _Actor:
             [os.fsencode(pair) for pair in env],
         )
         signals.set_blocked(set())
-        raise syscalls.execveat(_TRAMPOLINE_FD, arguments)
+        raise syscalls.execveat(_NATIVE_FD, arguments)
 
     def _become_invisible(self) -> None:
         self.phase = "die with the parent"
-        self._die_with_parent(self.home.pidfd)
+        self._die_with(self.home.pidfd)
         os.umask(0o022)
         syscalls.overwrite_command_line(self.home.command_line, _TITLE)
         syscalls.set_process_name(_TITLE)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
-    def _die_with_parent(self, parent_fd: int) -> None:
+    def _die_with(self, parent_fd: int) -> None:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signals.SIGKILL)
         poller = select.poll()
         poller.register(parent_fd, select.POLLIN)
@@ -532,6 +542,11 @@ class _Actor:
                 raise
         self.phase = "limit capabilities"
         syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_CLEAR_ALL)
+        if not capability_mask & _CAP_KILL:
+            # PID 1 passes signals on to other users. Only what is inheritable outlives its exec
+            # beside the bounding set; the program drops it.
+            permitted = syscalls.permitted_capabilities()
+            syscalls.capset(permitted, permitted, _CAP_KILL)
         number = 0
         while True:
             try:
@@ -545,19 +560,22 @@ class _Actor:
     def _tell(self, message: bytes, descriptors: list[int] | None = None) -> None:
         send(self.channels.report, message, descriptors or [])
 
-    def _let_go(self) -> None:
-        """PID 1 keeps nothing but the report socket, and no right but to signal."""
+    def _become_native(self, executing_fd: int) -> NoReturn:
+        """PID 1 keeps the report socket, and goes behind the program's own walls."""
         self.errors_fd = -1
         os.chdir("/")
-        os.dup2(syscalls.duplicate(self.channels.report, 16), ERRORS_FD)
         null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for fd in (0, 1, 2):
-            os.dup2(null_fd, fd)
-        syscalls.close_from(ERRORS_FD + 1)
-        syscalls.capset(_CAP_KILL, _CAP_KILL, 0)
+        wanted = (null_fd, null_fd, null_fd, self.channels.report)
+        copies = [syscalls.duplicate(fd, 16) for fd in (*wanted, self.home.init_fd, executing_fd)]
+        for number, fd in enumerate(copies):
+            os.dup2(fd, number, inheritable=number <= init.REPORT_FD)
+        syscalls.close_from(len(copies))
+        if self.program_filter is not None:
+            syscalls.load_seccomp(self.program_filter)
+        raise syscalls.execveat(_NATIVE_FD, syscalls.Arguments(list(init.ARGV), []))
 
-    def _arrange_descriptors(self, cwd_fd: int, terminal_fd: int | None, ids: Ids) -> None:
-        """0, 1, 2: the program's. 3: errors. 4: trampoline. 5: the executor's pidfd. No others."""
+    def _arrange_descriptors(self, cwd_fd: int, terminal_fd: int | None, watched_fd: int) -> None:
+        """0, 1, 2: the program's. 3: errors. 4: trampoline. 5: what is watched. No others."""
         os.fchdir(cwd_fd)
         # "(unreachable)/..." is outside (CVE-2024-21626). No pathlib: nothing is imported here.
         if not os.getcwd().startswith("/"):  # noqa: PTH109
@@ -567,18 +585,16 @@ class _Actor:
         if terminal_fd is not None:
             stdio = (terminal_fd,) * 3
             terminal.take_control(terminal_fd)
-        wanted = (*stdio, channels.errors, self.home.trampoline_fd, self.home.pidfd)
-        copies = [syscalls.duplicate(fd, len(wanted)) for fd in wanted]
+        wanted = (*stdio, channels.errors, self.home.trampoline_fd, watched_fd)
+        copies = [syscalls.duplicate(fd, 16) for fd in wanted]
         for number, fd in enumerate(copies):
             os.dup2(fd, number, inheritable=number <= ERRORS_FD)
         self.errors_fd = ERRORS_FD
         syscalls.close_from(len(wanted))
-        if ids.uid:
-            _own_stdio(ids.uid)
 
 
-_TRAMPOLINE_FD = 4
-_PARENT_FD = 5
+_NATIVE_FD = 4  # the executable, of PID 1 and of the program
+_WATCHED_FD = 5  # in a program
 
 
 def _find_ids(root_fd: int, user: str) -> Ids:
@@ -617,6 +633,14 @@ def _enter_namespaces(init_pidfd: int) -> None:
         if error.errno != errno.EPERM:
             raise
         syscalls.setns(init_pidfd, flags | syscalls.CLONE_NEWUSER)
+
+
+def _await_end(fd: int) -> None:
+    """Wait until nobody holds the other end: PID 1 has executed `init` by then.
+
+    So the program never meets an interpreter, not even one with CAP_SYS_PTRACE.
+    """
+    os.read(fd, 1)
 
 
 def _own_stdio(uid: int) -> None:
@@ -675,8 +699,8 @@ def send(fd: int, message: bytes, descriptors: list[int]) -> None:
 
 
 def report_status(fd: int, status: int) -> None:
-    """Tell the executor how the program ended."""
+    """Tell the executor how a joined program ended, as `init` does for the others."""
     try:
-        os.write(fd, marshal.dumps(("status", status)))
+        os.write(fd, status.to_bytes(4, "little"))
     except OSError:  # the executor does not want to know
         pass

@@ -331,6 +331,17 @@ def capset(permitted: int, effective: int, inheritable: int) -> None:
         raise _failure()
 
 
+def permitted_capabilities() -> int:
+    """This process's permitted set, as a bit mask."""
+    header = (c_uint * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
+    data = (c_uint * 6)()
+    if _capset(_SYS["capget"], ctypes.byref(header), ctypes.byref(data)):
+        raise _failure()
+    low: int = data[1]
+    high: int = data[4]
+    return low | high << 32
+
+
 def load_seccomp(program: bytes) -> None:
     """Install a filter of struct sock_filter (8 bytes each) for this process and its children."""
     fprog = _SockFprog(len(program) // 8, program)

@@ -6,8 +6,10 @@ name that stands in the directory always stands for complete bytes, and a build 
 pays for one fsync each, at its end.
 """
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +27,7 @@ from layerstore.digest import Digest
 from layerstore.errors import MalformedDocumentError, NotFoundError
 
 _BUFFER_BYTES = 256 * 1024
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class DirectoryBlobs:
@@ -66,15 +69,22 @@ class DirectoryBlobs:
 
     def open(self, digest: Digest, *, size_bytes: int | None = None) -> BlobReader:
         try:
-            fd = os.open(self._path(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(self._path(digest), _READ_FLAGS)
         except FileNotFoundError:
             raise NotFoundError(kind="blob", key=digest) from None
-        found_bytes = os.fstat(fd).st_size
-        if size_bytes is not None and found_bytes != size_bytes:
-            os.close(fd)
-            raise corrupt_blob(digest, f"{size_bytes} bytes", f"{found_bytes} bytes")
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise corrupt_blob(digest, "a file", "a link or socket") from None
+            raise
         file = _Descriptor(fd)
-        return BlobReader(file.read, file.close, digest=digest, size_bytes=found_bytes)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            file.close()
+            raise corrupt_blob(digest, "a file", "a directory or device")
+        if size_bytes is not None and status.st_size != size_bytes:
+            file.close()
+            raise corrupt_blob(digest, f"{size_bytes} bytes", f"{status.st_size} bytes")
+        return BlobReader(file.read, file.close, digest=digest, size_bytes=status.st_size)
 
     def writer(self) -> "DirectoryBlobWriter":
         return DirectoryBlobWriter(self, self._new_tmp_path())

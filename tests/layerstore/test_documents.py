@@ -382,7 +382,7 @@ def test_depth_up_to_the_limit_is_accepted() -> None:
 
 
 def test_many_shallow_brackets_are_accepted() -> None:
-    many = {str(number): [[], {}] for number in range(10_000)}
+    many: dict[str, list[object]] = {str(number): [[], {}] for number in range(10_000)}
     assert parse_json(json.dumps(many).encode(), context="x") == many
 
 
@@ -591,7 +591,7 @@ def schema_cases() -> list[Any]:
 def test_the_specifications_cases_are_judged_as_it_says(case: dict[str, Any]) -> None:
     """Invalid ones are refused; valid ones are read, unless their digest is no sha256."""
     data = case["document"].encode()
-    kinds = {
+    kinds: dict[str, type[ImageConfig] | type[Manifest] | type[Index]] = {
         "config-schema.json": ImageConfig,
         "image-manifest-schema.json": Manifest,
         "image-index-schema.json": Index,

@@ -111,7 +111,7 @@ def test_a_layer_may_be_compressed_in_each_way(store: Store, kind: Compression) 
 
 
 def test_the_diff_id_does_not_depend_on_compression(store: Store) -> None:
-    layers = [store.layers.commit(puts(FILES), compression=k) for k in ("none", "gzip", "zstd")]  # type: ignore[arg-type]
+    layers = [store.layers.commit(puts(FILES), compression=k) for k in ("none", "gzip", "zstd")]
     assert len({layer.diff_id for layer in layers}) == 1
 
 
@@ -322,9 +322,7 @@ def test_a_bomb_is_stopped_at_the_space_there_is(
 
     monkeypatch.setattr(layers, "_TAR_BYTES_MIN", 1 << 20)
     free = os.statvfs(store.private)
-    monkeypatch.setattr(
-        layers.os, "statvfs", lambda _: os.statvfs_result((*free[:3], 0, 0, *free[5:]))
-    )
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*free[:3], 0, 0, *free[5:])))
     data, descriptor, diff_id = blob_of(puts({"zeros": bytes(3 << 20)}))
     assert len(data) < 50_000
     error = adopt_error(store, data, descriptor, diff_id)

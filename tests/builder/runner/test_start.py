@@ -181,8 +181,7 @@ def test_an_unknown_user_is_never_root(runner: Runner) -> None:
 
 def test_user_and_directory_and_environment_reach_the_program(runner: Runner) -> None:
     script = "id -un; id -gn; pwd; echo $GREETING $OWN $HOME"
-    options = {"user": "ada:staff", "cwd": "/tmp/new", "env": ("OWN=x",)}
-    _, written = runner(script, **options)
+    _, written = runner(script, user="ada:staff", cwd="/tmp/new", env=("OWN=x",))
     assert written.splitlines() == ["ada", "staff", "/tmp/new", "hello x /home/ada"]
 
 

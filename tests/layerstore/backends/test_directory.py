@@ -1,7 +1,9 @@
 """What is special about blobs as files; the rest: tests/contracts/test_blobs.py."""
 
 import os
+import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,13 +111,25 @@ def test_what_is_there_and_good_is_not_replaced(blobs: DirectoryBlobs, directory
     assert (directory / DIGEST.hex).stat().st_ino == inode
 
 
-def test_a_link_in_place_of_a_blob_is_not_followed(
-    blobs: DirectoryBlobs, directory: Path, tmp_path: Path
+def make_link(path: Path) -> None:
+    (path.parent.parent / "elsewhere").write_bytes(b"content")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+@pytest.mark.parametrize("make", [make_link, make_socket, Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_a_damaged_blob(
+    blobs: DirectoryBlobs, directory: Path, make: Callable[[Path], object]
 ) -> None:
-    (tmp_path / "elsewhere").write_bytes(b"content")
-    (directory / DIGEST.hex).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic links"):
+    make(directory / DIGEST.hex)
+    before = open_fds()
+    with pytest.raises(CorruptBlobError, match="expected a file"):
         blobs.open(DIGEST)
+    assert open_fds() == before
 
 
 def test_names_that_are_no_digests_are_no_blobs(blobs: DirectoryBlobs, directory: Path) -> None:

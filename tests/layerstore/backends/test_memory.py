@@ -1,5 +1,7 @@
 """What is special about blobs in memory; the rest: tests/contracts/test_blobs.py."""
 
+from typing import cast
+
 from layerstore.backends.memory import MemoryBlobs
 from layerstore.blobs import get, put
 
@@ -16,7 +18,7 @@ def test_a_writer_keeps_a_copy_of_what_it_is_given() -> None:
     blobs = MemoryBlobs()
     buffer = bytearray(b"content")
     with blobs.writer() as writer:
-        writer.write(buffer)
+        writer.write(cast(bytes, buffer))
         buffer[:] = b"CHANGED"
         info = writer.commit()
     assert get(blobs, info.digest) == b"content"
