@@ -7,7 +7,6 @@ Source: Dockerfile reference, "ADD", "Adding local tar archives"; BuildKit file/
 """
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -109,6 +108,8 @@ class _Spool:
 
     def _write(self, pieces: Iterable[bytes]) -> Content:
         if self._fd is None:
+            import tempfile
+
             file = self._cleanup.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  (the stack closes it)
             self._fd = file.fileno()
         fd, start = self._fd, self._end

@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import grammar
 from builder import record
 from builder.cachekey import key_document
 from builder.context import ContextTree
@@ -59,7 +60,7 @@ from builder.sandbox import Executor, ForkServer
 from builder.sources import LayerTree, SourceTree
 from builder.state import StageState
 from builder.steps import Step
-from grammar import Dockerfile, DockerfileError, Instruction, Span, parse_instruction, unparse
+from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
     ContainerConfig,
@@ -192,7 +193,8 @@ class _Engine:
         with _Located(self._request.dockerfile, stage.from_node.span):
             state = self._open_base(stage)
         triggers = tuple(
-            parse_instruction(text, escape="\\", name="ONBUILD") for text in state.config.on_build
+            grammar.parse_instruction(text, escape="\\", name="ONBUILD")
+            for text in state.config.on_build
         )
         state = replace(state, config=replace(state.config, on_build=()))
         around = Surroundings(

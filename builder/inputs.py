@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 import grammar
 from builder.errors import ContextError, UnsupportedFeatureError
-from grammar import Dockerfile, fingerprint, parse
+from grammar import Dockerfile, fingerprint
 from layerstore import CacheIndex, Digest
 
 DOCKERFILE_MAX_BYTES = 16 << 20
@@ -88,7 +88,7 @@ def parse_remembered(inputs: Inputs, cache: CacheIndex) -> Dockerfile:
         tree = _load_tree(kept)
         if tree is not None:
             return tree
-    tree = parse(inputs.text, name=inputs.name)
+    tree = grammar.parse(inputs.text, name=inputs.name)  # imports lark
     cache.put_memo(_MEMO, key, pickle.dumps(tree, protocol=5))
     return tree
 
