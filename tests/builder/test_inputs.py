@@ -165,7 +165,7 @@ def test_a_remembered_text_is_not_parsed_again(
     def not_again(*_: object, **__: object) -> None:
         raise AssertionError("parsed again")
 
-    monkeypatch.setattr("builder.inputs.parse", not_again)
+    monkeypatch.setattr("grammar.parse", not_again)
     parse_remembered(inputs(FULL), store.cache)
     for other in (inputs(FULL + b"\n"), inputs(FULL, name="other")):
         with pytest.raises(AssertionError, match="parsed again"):

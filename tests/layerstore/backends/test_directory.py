@@ -117,8 +117,11 @@ def make_link(path: Path) -> None:
 
 
 def make_socket(path: Path) -> None:
+    """Bound by a short name: an address of this family has at most 107 bytes."""
+    fd = os.open(path.parent, os.O_RDONLY)
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
+        server.bind(f"/proc/self/fd/{fd}/{path.name}")
+    os.close(fd)
 
 
 @pytest.mark.parametrize("make", [make_link, make_socket, Path.mkdir, os.mkfifo])
