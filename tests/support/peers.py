@@ -2,7 +2,9 @@
 
 import os
 import resource
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from tests.support import conformance
@@ -34,6 +36,8 @@ class Containers:
         (root / "registries.conf").write_text("unqualified-search-registries = []\n")
         (root / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         (root / "tmp").mkdir()
+        # podman takes no runroot of more than 50 characters, and pytest's folders are longer
+        self.runroot = Path(tempfile.mkdtemp(prefix="lamina-", dir="/tmp"))
         self.env = os.environ | {
             "CONTAINERS_CONF": str(root / "containers.conf"),
             "CONTAINERS_REGISTRIES_CONF": str(root / "registries.conf"),
@@ -43,7 +47,7 @@ class Containers:
 
     def __call__(self, tool: str, *args: str | Path, cwd: Path | None = None) -> str:
         """Run buildah or podman and return what it printed."""
-        storage: list[str | Path] = ["--root", self.root / "store", "--runroot", self.root / "run"]
+        storage: list[str | Path] = ["--root", self.root / "store", "--runroot", self.runroot]
         return run(
             tool, *storage, "--storage-driver", "overlay", *args, cwd=cwd, env=dict(self.env)
         )
@@ -52,6 +56,7 @@ class Containers:
         subprocess.run(
             ["umount", "-q", str(self.root / "store/overlay")], capture_output=True, check=False
         )
+        shutil.rmtree(self.runroot, ignore_errors=True)
 
     def import_base(self, kind: str, work: Path) -> None:
         """A base of the conformance material, under all its names."""
