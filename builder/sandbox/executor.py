@@ -199,6 +199,7 @@ class SandboxRunning:
                 case "made":
                     self._made = value
                 case "program":
+                    self._made = value
                     self._program_fd, *terminals = descriptors
                     self.terminal_fd = terminals[0] if terminals else None
                 case _:

@@ -438,8 +438,7 @@ class Stage:
         lower_fds = [os.open(path, _PATH | os.O_DIRECTORY) for path in root.lowerdirs]
         upper_fd = os.open(root.upperdir, _PATH | os.O_DIRECTORY)
         work_fd = self.covered_fd
-        if root.volatile:
-            _forget_volatile(work_fd)
+        _forget_volatile(work_fd)
         probe_fd = self._probe(lower_fds, upper_fd, root, userxattr=operation.userxattr)
         stubs = missing(probe_fd, operation.targets)
         if stubs:
@@ -691,6 +690,10 @@ def missing(root_fd: int, targets: tuple[tuple[str, bool], ...]) -> list[tuple[P
         place = locate(root_fd, target)
         if target in _OWN_TOPS and place.path != target[1:]:
             raise _unfit_root(target, "a symbolic link")
+        if not place.path:
+            raise SandboxError(phase=f"mount {target}", message="the root itself is no target")
+        if target not in _OWN_TOPS and place.parts[0] in ("proc", "sys"):
+            raise _forbidden_target(f"mount {target}")
         if any(place.path == top or place.path.startswith(f"{top}/") for top in covered):
             continue
         if not place.is_there:
@@ -719,7 +722,10 @@ def make_stubs(directory: Path, root_fd: int, stubs: list[tuple[Place, bool]]) -
                 os.close(original_fd)
             if parent_fd != top_fd:
                 os.close(parent_fd)
-        _make_stub(parts[-1], fd, is_directory=is_directory)
+        if is_directory:
+            _make_directory(parts[-1], fd)
+        else:
+            _make_file(parts[-1], fd)
         if fd != top_fd:
             os.close(fd)
     for fd, status in repeated:  # last, because what was made inside changed them
@@ -735,13 +741,15 @@ def make_real(root_fd: int, place: Place, *, is_directory: bool) -> list[str]:
     made = []
     for depth in range(place.existing + 1, len(parts) + 1):
         name = parts[depth - 1]
-        if depth == len(parts):
-            _make_stub(name, fd, is_directory=is_directory)
-        else:
-            os.mkdir(name, 0o755, dir_fd=fd)
+        is_last = depth == len(parts)
+        if is_last and not is_directory:
+            _make_file(name, fd)
+            made.append("/".join(parts))
+        elif _make_directory(name, fd):  # else another target has made it by now
+            made.append("/".join(parts[:depth]))
+        if not is_last:
             parent_fd, fd = fd, open_beneath(fd, name, _PATH | os.O_DIRECTORY)
             os.close(parent_fd)
-        made.append("/".join(parts[:depth]))
     os.close(fd)
     return made
 
@@ -798,7 +806,10 @@ def _empty_directory(fd: int) -> None:
 
 
 def _forget_volatile(work_fd: int) -> None:
-    """Let a workdir be used again: overlayfs refuses one that was mounted volatile before."""
+    """Let a workdir be used again: overlayfs refuses one that was mounted volatile before.
+
+    Whether its upperdir is still whole is for the owner to know, who asked for `volatile`.
+    """
     for path in ("work/incompat/volatile/dirty", "work/incompat/volatile", "work/incompat"):
         parent, _, name = path.rpartition("/")
         try:
@@ -822,10 +833,7 @@ def _make_directory(name: str, dir_fd: int) -> bool:
     return True
 
 
-def _make_stub(name: str, dir_fd: int, *, is_directory: bool) -> None:
-    if is_directory:
-        _make_directory(name, dir_fd)
-        return
+def _make_file(name: str, dir_fd: int) -> None:
     flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     os.close(os.open(name, flags, 0o644, dir_fd=dir_fd))
 

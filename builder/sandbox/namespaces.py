@@ -87,7 +87,6 @@ class Home:
     init_fd: int
     command_line: tuple[int, int]
     host: Host
-    may_set_groups: bool
 
     @classmethod
     def open(cls) -> "Home":
@@ -97,7 +96,6 @@ class Home:
             init_fd=init.open_init(),
             command_line=syscalls.command_line_range(),
             host=_look_around(),
-            may_set_groups=may_set_groups(),
         )
 
     def close(self) -> None:
@@ -467,15 +465,13 @@ class _Actor:
         signals.use_defaults_for_ignored()
         if self.program.no_new_privs:
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-        if self.home.may_set_groups:
+        if may_set_groups():  # asked here: a join may have come from another user namespace
             # the primary group too, as docker has it: `id` lists it
             os.setgroups(list(dict.fromkeys((ids.gid, *ids.groups))))
         self.phase = "load the seccomp filter"
         if self.program_filter is not None:
             syscalls.load_seccomp(self.program_filter)
-        self.phase = f"become uid {ids.uid}, gid {ids.gid}"
-        os.setresgid(ids.gid, ids.gid, ids.gid)
-        os.setresuid(ids.uid, ids.uid, ids.uid)
+        _become(ids)
         kept = self.capability_mask if ids.uid == 0 else 0
         syscalls.capset(kept, kept, 0)
         before()
@@ -633,6 +629,18 @@ def _enter_namespaces(init_pidfd: int) -> None:
         if error.errno != errno.EPERM:
             raise
         syscalls.setns(init_pidfd, flags | syscalls.CLONE_NEWUSER)
+
+
+def _become(ids: Ids) -> None:
+    try:
+        os.setresgid(ids.gid, ids.gid, ids.gid)
+        os.setresuid(ids.uid, ids.uid, ids.uid)
+    except OSError as error:  # EINVAL: this user namespace has no such id
+        raise SandboxError(
+            phase=f"become uid {ids.uid}, gid {ids.gid}",
+            errno=error.errno or 0,
+            hint="without subordinate ids (/etc/subuid, /etc/subgid) only root exists inside",
+        ) from error
 
 
 def _await_end(fd: int) -> None:

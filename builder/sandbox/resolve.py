@@ -52,7 +52,7 @@ def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM):
             raise
-    return _walk_open(root_fd, path, flags, mode)
+    return walk_in_root(root_fd, path, flags, mode)
 
 
 def open_beneath(dir_fd: int, path: str, flags: int, mode: int = 0) -> int:
@@ -62,7 +62,7 @@ def open_beneath(dir_fd: int, path: str, flags: int, mode: int = 0) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM):
             raise
-    return _walk_beneath(dir_fd, path, flags, mode)
+    return walk_beneath(dir_fd, path, flags, mode)
 
 
 def locate(root_fd: int, path: str) -> Place:
@@ -95,7 +95,10 @@ def make_directories(root_fd: int, path: str, mode: int = 0o755) -> int:
     return fd
 
 
-def _walk_open(root_fd: int, path: str, flags: int, mode: int) -> int:
+def walk_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
+    """`open_in_root` without the help of the kernel."""
+    if not path:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     follow_last = not flags & os.O_NOFOLLOW
     place, fd, parent_fd = _walk(root_fd, path, follow_last=follow_last)
     try:
@@ -117,7 +120,8 @@ def _walk_open(root_fd: int, path: str, flags: int, mode: int) -> int:
             os.close(fd)
 
 
-def _walk_beneath(dir_fd: int, path: str, flags: int, mode: int) -> int:
+def walk_beneath(dir_fd: int, path: str, flags: int, mode: int = 0) -> int:
+    """`open_beneath` without the help of the kernel."""
     if path.startswith("/"):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
     parts = [part for part in path.split("/") if part not in ("", ".")] or ["."]
@@ -150,10 +154,10 @@ def _walk(root_fd: int, path: str, *, follow_last: bool) -> tuple[Place, int | N
     try:
         while todo:
             part = todo.pop()
+            if found is not None:  # something follows what is not a directory, be it a slash
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
             if part in ("", "."):
                 continue
-            if found is not None:  # something follows what is not a directory
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
             if part == "..":
                 if names:
                     names.pop()

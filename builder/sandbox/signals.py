@@ -11,7 +11,6 @@ SIGINT: int = _signal.SIGINT
 SIGQUIT: int = _signal.SIGQUIT
 SIGKILL: int = _signal.SIGKILL
 SIGTERM: int = _signal.SIGTERM
-SIGCHLD: int = _signal.SIGCHLD
 
 _ALL: frozenset[int] = frozenset(_signal.valid_signals())
 
@@ -25,12 +24,6 @@ def block_all() -> set[int]:
 def set_blocked(numbers: set[int]) -> None:
     """Block these and no others."""
     _signal.pthread_sigmask(_signal.SIG_SETMASK, numbers)
-
-
-def wait_for_any() -> int:
-    """Take the next signal, all of which must be blocked."""
-    number: int = _signal.sigwaitinfo(_ALL).si_signo
-    return number
 
 
 def send(pidfd: int, number: int) -> None:

@@ -10,6 +10,7 @@ It is called as  [path, argv0, argv1, ...]  and does
     fcntl(3, F_SETFD, FD_CLOEXEC)          3 is the pipe for errors: its end says "executed"
     execve(path, &argv[1], envp)
     write(3, &result, 4); exit(127)        the negative errno
+Without a descriptor 3 it has been executed a second time, by what says /proc/self/exe: exit(127).
 
 The words of `CODE` were assembled from the mnemonics beside them; test_native.py does it again
 where binutils are installed.
@@ -26,6 +27,8 @@ CODE = {
         "ba01000000"  # mov edx, 1  ; FD_CLOEXEC
         "b848000000"  # mov eax, 72  ; fcntl
         "0f05"  # syscall
+        "85c0"  # test eax, eax
+        "752f"  # jne stop  ; executed by itself
         "488b7c2408"  # mov rdi, [rsp+8]  ; argv[0]
         "488d742410"  # lea rsi, [rsp+16]  ; &argv[1]
         "488b0424"  # mov rax, [rsp]  ; argc
@@ -38,6 +41,7 @@ CODE = {
         "ba04000000"  # mov edx, 4
         "b801000000"  # mov eax, 1  ; write
         "0f05"  # syscall
+        # stop:
         "bf7f000000"  # mov edi, 127
         "b83c000000"  # mov eax, 60  ; exit
         "0f05"  # syscall
@@ -48,6 +52,7 @@ CODE = {
         "220080d2"  # mov x2, #1  ; FD_CLOEXEC
         "280380d2"  # mov x8, #25  ; fcntl
         "010000d4"  # svc #0
+        "a00100b5"  # cbnz x0, stop  ; executed by itself
         "e00740f9"  # ldr x0, [sp, #8]  ; argv[0]
         "e1430091"  # add x1, sp, #16  ; &argv[1]
         "e30340f9"  # ldr x3, [sp]  ; argc
@@ -60,6 +65,7 @@ CODE = {
         "820080d2"  # mov x2, #4
         "080880d2"  # mov x8, #64  ; write
         "010000d4"  # svc #0
+        # stop:
         "e00f80d2"  # mov x0, #127
         "a80b80d2"  # mov x8, #93  ; exit
         "010000d4"  # svc #0

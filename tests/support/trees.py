@@ -12,8 +12,10 @@ None of it is hardened, and none of it uses the code under test.
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from layerstore.changeset import (
@@ -30,14 +32,26 @@ from layerstore.changeset import (
 )
 
 TIME_NS = 1_600_000_000_000_000_000
+UID, GID = os.geteuid(), os.getegid()
+
+
+@cache
+def memory() -> Path | None:
+    """A file system in memory that can hold all a layer can; for tests that write much."""
+    try:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as probe:
+            os.setxattr(probe, "user.probe", b"")
+    except OSError:
+        return None
+    return Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True)
 class File:
     content: bytes = b""
     mode: int = 0o644
-    uid: int = 0
-    gid: int = 0
+    uid: int = UID
+    gid: int = GID
     mtime_ns: int = TIME_NS
     xattrs: tuple[tuple[str, bytes], ...] = ()
 
@@ -45,8 +59,8 @@ class File:
 @dataclass(frozen=True, slots=True)
 class Dir:
     mode: int = 0o755
-    uid: int = 0
-    gid: int = 0
+    uid: int = UID
+    gid: int = GID
     mtime_ns: int = TIME_NS
     xattrs: tuple[tuple[str, bytes], ...] = ()
 
@@ -104,7 +118,7 @@ def _make_file(place: Path, item: File) -> None:
 
 
 def _set_attributes(place: Path, item: File | Dir) -> None:
-    if (item.uid, item.gid) != (os.geteuid(), os.getegid()):
+    if (item.uid, item.gid) != (UID, GID):
         os.chown(place, item.uid, item.gid)
     place.chmod(item.mode)
     for name, value in item.xattrs:

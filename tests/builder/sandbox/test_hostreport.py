@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from builder.sandbox import Feature, HostReport, probe
+from tests.support import host
+
+
+@pytest.fixture(scope="module")
+def report() -> HostReport:
+    return probe()
+
+
+def feature(report: HostReport, name: str) -> Feature:
+    return next(feature for feature in report.features if feature.name == name)
+
+
+def test_every_no_has_its_sentence(report: HostReport) -> None:
+    for each in report.features:
+        assert each.is_available or each.reason, each.name
+
+
+def test_names_are_unique_and_steady(report: HostReport) -> None:
+    assert [each.name for each in report.features] == [
+        *("machine", "namespaces", "network namespaces", "user namespaces", "subordinate ids"),
+        *("overlayfs", "seccomp", "openat2", "pids limit", "memory limit"),
+    ]
+
+
+def test_it_agrees_with_what_the_tests_found(report: HostReport) -> None:
+    assert feature(report, "overlayfs").is_available == (host.no_overlay() is None)
+
+
+def test_it_changes_nothing(report: HostReport) -> None:
+    namespaces = ("mnt", "user", "net", "pid", "uts")
+    before = [Path(f"/proc/self/ns/{name}").readlink() for name in namespaces]
+    mounts = Path("/proc/self/mountinfo").read_text()
+    probe()
+    assert [Path(f"/proc/self/ns/{name}").readlink() for name in namespaces] == before
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+
+
+def test_running_needs_what_it_needs() -> None:
+    names = ("machine", "namespaces", "overlayfs", "seccomp", "openat2")
+    features = [Feature(name=name, is_available=True) for name in names]
+    assert HostReport(
+        features=(*features, Feature(name="pids limit", is_available=False, reason="x"))
+    ).can_run
+    broken = Feature(name="seccomp", is_available=False, reason="no")
+    assert not HostReport(features=(*features[:3], broken)).can_run

@@ -1,0 +1,472 @@
+"""The list of mounts, without privileges; then what it makes of friendly and hostile roots."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder.sandbox import (
+    PIDS_MAX_DEFAULT,
+    BindMount,
+    FileMount,
+    Limits,
+    LocalExecutor,
+    Mount,
+    OverlayRoot,
+    PlainRoot,
+    Program,
+    SandboxError,
+    SandboxSpec,
+    TmpfsMount,
+)
+from builder.sandbox import mounts as under_test
+from builder.sandbox.mounts import Host, MountFilesystem, describe, plan, stubs_of
+from tests.support import rootfs
+from tests.support.sandboxes import Bench
+
+needs_overlay = (pytest.mark.needs_root, pytest.mark.needs_overlay)
+
+
+def spec(*mounts: Mount, **words: object) -> SandboxSpec:
+    root = OverlayRoot(
+        lowerdirs=(Path("/l2"), Path("/l1")), upperdir=Path("/upper"), workdir=Path("/work")
+    )
+    fields = {"root": root, "program": Program(argv=("x",)), "mounts": mounts, **words}
+    return SandboxSpec(**fields)  # type: ignore[arg-type]
+
+
+def lines(spec: SandboxSpec, host: Host | None = None) -> list[str]:
+    operations = plan(spec, host or Host(), lambda mount: True)
+    return [describe(operation) for operation in operations]
+
+
+class TestPlan:
+    """Pure: nothing here needs a privilege."""
+
+    def test_the_list_reads_as_a_story(self) -> None:
+        assert lines(spec(TmpfsMount(target="/scratch"))) == [
+            "make all mounts private",
+            "mount an overlay of 2 layers on /upper",
+            "mount proc on /proc",
+            "mount sysfs on /sys",
+            "mount cgroup2 on /sys/fs/cgroup",
+            *(f"mask {path}" for path in under_test.MASKED),
+            *(f"make {path} read-only" for path in under_test.READ_ONLY),
+            "mount tmpfs on /dev",
+            *(f"bind the host's /dev/{name}" for name in under_test.DEVICES),
+            *(f"link /dev/{name} to {target}" for name, target in under_test.LINKS.items()),
+            "mount devpts on /dev/pts",
+            "mount tmpfs on /dev/shm",
+            "mount mqueue on /dev/mqueue",
+            "mount tmpfs on /scratch",
+        ]
+
+    def test_everything_can_be_described(self) -> None:
+        told = lines(
+            spec(
+                BindMount(source=Path("/src"), source_beneath="sub", target="/a"),
+                BindMount(source=Path("/src"), target="/b", read_only=True),
+                FileMount(target="/c", content=b""),
+                root=PlainRoot(path=Path("/plain")),
+                limits=Limits(pids_max=PIDS_MAX_DEFAULT),
+            ),
+            Host(own_pid_max=True),
+        )
+        assert "bind /plain as the root" in told
+        assert "mount a tmpfs for generated files" in told
+        assert f"limit process numbers to {PIDS_MAX_DEFAULT + 300}" in told
+        assert told[-3:] == [
+            "bind /src/sub on /a",
+            "bind /src on /b read-only",
+            "show a generated file at /c",
+        ]
+
+    def test_generated_files_have_a_place_below_the_root(self) -> None:
+        told = lines(spec(FileMount(target="/etc/hosts", content=b"")))
+        assert told.index("mount a tmpfs for generated files") < told.index(
+            "mount an overlay of 2 layers on /upper"
+        )
+
+    def test_outer_mounts_come_first(self) -> None:
+        told = lines(spec(*(TmpfsMount(target=path) for path in ("/a/b/c", "/x", "/a/b", "/a"))))
+        assert told[-4:] == [f"mount tmpfs on {path}" for path in ("/x", "/a", "/a/b", "/a/b/c")]
+
+    def test_kernel_file_systems_have_dockers_flags(self) -> None:
+        from builder.sandbox import syscalls
+
+        found = {
+            operation.target: operation
+            for operation in plan(spec(shm_size_bytes=4096), Host(), lambda mount: True)
+            if isinstance(operation, MountFilesystem)
+        }
+        nothing = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+        assert {target: operation.flags for target, operation in found.items()} == {
+            "/proc": nothing,
+            "/sys": nothing | syscalls.MS_RDONLY,
+            "/sys/fs/cgroup": nothing | syscalls.MS_RDONLY,
+            "/dev": syscalls.MS_NOSUID | syscalls.MS_NODEV,
+            "/dev/pts": syscalls.MS_NOSUID | syscalls.MS_NOEXEC,
+            "/dev/shm": nothing,
+            "/dev/mqueue": nothing,
+        }
+        assert found["/dev/shm"].options == "mode=1777,size=4096"
+        assert found["/dev/pts"].options == "newinstance,ptmxmode=0666,mode=0620,gid=5"
+
+    def test_without_a_tty_group_none_is_asked_for(self) -> None:
+        (pts,) = (
+            operation
+            for operation in plan(spec(), Host(has_tty_group=False), lambda mount: True)
+            if isinstance(operation, MountFilesystem) and operation.kind == "devpts"
+        )
+        assert "gid" not in pts.options
+
+    def test_old_control_groups_are_shown_where_there_are_any(self) -> None:
+        told = lines(spec(), Host(unified_cgroups=False, cgroup_controllers=("memory", "pids")))
+        start = told.index("mount tmpfs on /sys/fs/cgroup")
+        assert told[start : start + 4] == [
+            "mount tmpfs on /sys/fs/cgroup",
+            "mount cgroup on /sys/fs/cgroup/memory",
+            "mount cgroup on /sys/fs/cgroup/pids",
+            "make /sys/fs/cgroup read-only",
+        ]
+
+    def test_thermal_throttles_are_masked(self) -> None:
+        told = lines(spec(), Host(throttled_cpus=("cpu0", "cpu1")))
+        assert "mask /sys/devices/system/cpu/cpu1/thermal_throttle" in told
+
+    def test_process_numbers_are_only_limited_where_they_are_our_own(self) -> None:
+        limited = spec(limits=Limits(pids_max=PIDS_MAX_DEFAULT))
+        assert not any("limit" in line for line in lines(limited, Host(own_pid_max=False)))
+        assert any("limit" in line for line in lines(limited, Host(own_pid_max=True)))
+        asked = spec(limits=Limits(pids_max=PIDS_MAX_DEFAULT - 1))
+        assert not any("limit" in line for line in lines(asked, Host(own_pid_max=True)))
+
+
+@pytest.fixture(scope="module")
+def lower(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rootfs.need_busybox()
+    return rootfs.make_root(tmp_path_factory.mktemp("root") / "root")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rootfs.need_busybox()
+    return rootfs.make_bare_root(tmp_path_factory.mktemp("bare") / "root")
+
+
+@pytest.fixture
+def bench(lower: Path, tmp_path: Path) -> Iterator[Bench]:
+    with LocalExecutor() as executor:
+        yield Bench(executor=executor, lower=lower, scratch=tmp_path)
+
+
+def everything_in(directory: Path) -> list[str]:
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+NETWORK_FILES = tuple(
+    FileMount(target=f"/etc/{name}", content=name.encode())
+    for name in ("hosts", "hostname", "resolv.conf")
+)
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_overlay
+class TestStubs:
+    """Mount targets that the image lacks leave no trace in what becomes the next layer."""
+
+    def test_an_image_without_anything_is_left_without_anything(
+        self, bench: Bench, bare: Path
+    ) -> None:
+        mounts = (
+            *NETWORK_FILES,
+            TmpfsMount(target="/var/cache/deep/inside"),
+            FileMount(target="/run/secrets/key", content=b"k"),
+        )
+        script = (
+            "cat /etc/hosts /run/secrets/key; ls -d /proc/1 /sys/class /dev/null /var/cache/deep"
+        )
+        outcome = bench.sh(script, lowerdirs=(bare,), mounts=mounts)
+        assert outcome.lines == ["hostsk/dev/null", "/proc/1", "/sys/class", "/var/cache/deep"]
+        assert everything_in(bench.upper) == []
+
+    def test_the_layer_of_stubs_is_gone_afterwards(self, bench: Bench, bare: Path) -> None:
+        bench.run("/bin/true", lowerdirs=(bare,), mounts=NETWORK_FILES).text  # noqa: B018
+        assert sorted(path.name for path in bench.scratch.iterdir()) == ["upper1", "work1"]
+
+    def test_a_killed_sandbox_does_not_stop_the_next_one(self, bench: Bench, bare: Path) -> None:
+        root = bench.overlay(bare)
+        left = stubs_of(root) / "proc"
+        left.mkdir(parents=True)
+        (left / "old").touch()
+        assert bench.sh("test ! -e /proc/old && echo ok", root=root).lines == ["ok"]
+        assert not stubs_of(root).exists()
+
+    def test_what_the_program_adds_beside_a_stub_is_kept(self, bench: Bench, bare: Path) -> None:
+        bench.sh("echo x > /etc/new", lowerdirs=(bare,), mounts=NETWORK_FILES).text  # noqa: B018
+        assert everything_in(bench.upper) == ["etc", "etc/new"]
+
+    def test_directories_keep_their_attributes(self, bench: Bench, tmp_path: Path) -> None:
+        layer = tmp_path / "layer"
+        (layer / "srv").mkdir(parents=True)
+        os.chown(layer / "srv", 12, 34)
+        (layer / "srv").chmod(0o2751)
+        os.setxattr(layer / "srv", "user.note", b"kept")
+        os.utime(layer / "srv", ns=(10**18, 10**18))
+        mount = (FileMount(target="/srv/stub", content=b""),)
+        script = "stat -c '%a %u %g %Y' /srv"
+        layers = (layer, bench.lower)
+        assert bench.sh(script, lowerdirs=layers, mounts=mount).lines == ["2751 12 34 1000000000"]
+        bench.sh("touch /srv/new", lowerdirs=layers, mounts=mount).text  # noqa: B018
+        copied = bench.upper / "srv"
+        status = copied.stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o2751, 12, 34)
+        assert os.getxattr(copied, "user.note") == b"kept"
+
+    def test_opaque_directories_and_whiteouts_do_not_hide_a_stub(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        top, middle = tmp_path / "top", tmp_path / "middle"
+        (top / "cache").mkdir(parents=True)
+        os.setxattr(top / "cache", "trusted.overlay.opaque", b"y")
+        (middle / "cache/old").mkdir(parents=True)
+        (top / "etc").mkdir()
+        os.mknod(top / "etc/hosts", stat.S_IFCHR, os.makedev(0, 0))
+        mounts = (TmpfsMount(target="/cache/new"), NETWORK_FILES[0])
+        script = "ls -A /cache; cat /etc/hosts"
+        layers = (top, middle, bench.lower)
+        assert bench.sh(script, lowerdirs=layers, mounts=mounts).lines == ["new", "hosts"]
+        assert everything_in(bench.upper) == []
+
+    def test_dangling_links_get_a_stub_where_they_lead(self, bench: Bench, tmp_path: Path) -> None:
+        layer = tmp_path / "layer"
+        (layer / "etc").mkdir(parents=True)
+        (layer / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+        outcome = bench.sh(
+            "cat /etc/resolv.conf; readlink -f /etc/resolv.conf",
+            lowerdirs=(layer, bench.lower),
+            mounts=NETWORK_FILES,
+        )
+        assert outcome.text == "resolv.conf/run/systemd/resolve/stub-resolv.conf\n"
+        assert everything_in(bench.upper) == []
+
+    def test_a_used_upper_directory_keeps_what_it_has(self, bench: Bench, bare: Path) -> None:
+        """A container that is started again."""
+        root = bench.overlay(bare)
+        bench.sh("mkdir /etc; echo mine > /etc/file", root=root).text  # noqa: B018
+        again = bench.sh("cat /etc/file /etc/hosts", root=root, mounts=NETWORK_FILES)
+        assert again.text == "mine\nhosts"
+        assert everything_in(bench.upper) == ["etc", "etc/file"]
+
+    def test_stubs_hidden_by_the_upper_directory_are_made_and_taken_away(
+        self, bench: Bench
+    ) -> None:
+        root = bench.overlay()
+        bench.sh("rm -rf /var && mkdir /var", root=root).text  # noqa: B018
+        mount = (TmpfsMount(target="/var/cache"),)
+        assert bench.sh("touch /var/cache/x && echo ok", root=root, mounts=mount).lines == ["ok"]
+        assert everything_in(bench.upper) == ["var"]
+
+    def test_a_plain_root_is_cleaned_up(self, bench: Bench, tmp_path: Path) -> None:
+        plain = rootfs.make_bare_root(tmp_path / "plain")
+        before = everything_in(plain)
+        mounts = (*NETWORK_FILES, TmpfsMount(target="/var/cache"))
+        root = PlainRoot(path=plain)
+        bench.sh("cat /etc/hosts > /dev/null", root=root, mounts=mounts).text  # noqa: B018
+        assert everything_in(plain) == before
+        bench.sh("touch /etc/mine", root=root, mounts=mounts).text  # noqa: B018
+        assert sorted(set(everything_in(plain)) - set(before)) == ["etc", "etc/mine"]
+
+    def test_a_plain_root_is_cleaned_up_after_a_failure_too(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        plain = rootfs.make_bare_root(tmp_path / "plain")
+        before = everything_in(plain)
+        bad = BindMount(source=tmp_path / "nonesuch", target="/zzz/bad")
+        with pytest.raises(SandboxError):
+            bench.run("/bin/true", root=PlainRoot(path=plain), mounts=(*NETWORK_FILES, bad))
+        assert everything_in(plain) == before
+
+
+def put_link(target: str) -> Callable[[Path], None]:
+    return lambda place: place.symlink_to(target)
+
+
+def put_file(place: Path) -> None:
+    place.write_text("a file")
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_overlay
+class TestHostileRoots:
+    @pytest.mark.parametrize("name", ["proc", "sys", "dev"])
+    @pytest.mark.parametrize(
+        "put", [put_link("/etc"), put_link("/nowhere"), put_link("../../.."), put_file]
+    )
+    def test_our_own_mounts_want_real_directories(
+        self, bench: Bench, bare: Path, tmp_path: Path, name: str, put: Callable[[Path], None]
+    ) -> None:
+        layer = tmp_path / "layer"
+        layer.mkdir()
+        put(layer / name)
+        with pytest.raises(SandboxError, match=f"/{name} of the root is") as caught:
+            bench.run("/bin/true", lowerdirs=(layer, bare))
+        assert caught.value.hint
+
+    def test_devices_of_the_image_do_not_matter(self, bench: Bench, tmp_path: Path) -> None:
+        layer = tmp_path / "layer"
+        (layer / "dev").mkdir(parents=True)
+        os.mknod(layer / "dev/null", 0o666 | stat.S_IFREG)
+        (layer / "dev/pts").symlink_to("/etc")
+        (layer / "dev/shm").symlink_to("/etc")
+        (layer / "dev/console").symlink_to("/etc/passwd")
+        script = (
+            "echo gone > /dev/null; ls -A /dev/shm; test ! -L /dev/pts; cat /etc/passwd | head -1"
+        )
+        outcome = bench.sh(script, lowerdirs=(layer, bench.lower))
+        assert outcome.lines == ["root:x:0:0:root:/root:/bin/sh"]
+
+    def test_etc_as_a_link_stays_inside(self, bench: Bench, bare: Path, tmp_path: Path) -> None:
+        layer = tmp_path / "layer"
+        (layer / "config").mkdir(parents=True)
+        (layer / "etc").symlink_to("../../../../config")
+        outcome = bench.sh("cat /config/hosts", lowerdirs=(layer, bare), mounts=NETWORK_FILES)
+        assert outcome.text == "hosts"
+        assert everything_in(bench.upper) == []
+
+    @pytest.mark.parametrize("target", ["/etc", "/../../../../../../etc"])
+    def test_a_link_to_the_host_leads_into_the_root(
+        self, bench: Bench, tmp_path: Path, target: str
+    ) -> None:
+        layer = tmp_path / "layer"
+        layer.mkdir()
+        (layer / "mnt").symlink_to(target)
+        mount = TmpfsMount(target="/mnt/inside")
+        assert bench.sh(
+            "ls -d /etc/inside", lowerdirs=(layer, bench.lower), mounts=(mount,)
+        ).lines == ["/etc/inside"]
+        assert not Path("/etc/inside").exists()
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            *("/proc/sys/kernel", "/proc/1", "/proc/self/attr", "/sys/kernel", "/proc", "/sys"),
+            *("/link/1", "/proc/nonesuch", "/sys/fs/cgroup/x"),
+        ],
+    )
+    def test_nothing_can_be_mounted_inside_proc_and_sys(
+        self, bench: Bench, tmp_path: Path, target: str
+    ) -> None:
+        layer = tmp_path / "layer"
+        layer.mkdir()
+        (layer / "link").symlink_to("/proc")
+        with pytest.raises(SandboxError, match=r"mount /"):
+            bench.run(
+                "/bin/true",
+                lowerdirs=(layer, bench.lower),
+                mounts=(TmpfsMount(target=target),),
+            )
+
+    @pytest.mark.parametrize("target", ["/", "", "relative", "/..", "/tmp/.."])
+    def test_the_root_itself_is_no_target(self, bench: Bench, target: str) -> None:
+        with pytest.raises(SandboxError):
+            bench.run("/bin/true", mounts=(TmpfsMount(target=target),))
+
+    def test_kinds_must_match(self, bench: Bench, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        for mount in (
+            TmpfsMount(target="/etc/passwd"),
+            FileMount(target="/etc", content=b""),
+            BindMount(source=tmp_path, target="/etc/passwd"),
+            BindMount(source=tmp_path / "file", target="/etc"),
+        ):
+            with pytest.raises(SandboxError, match="director"):
+                bench.run("/bin/true", mounts=(mount,))
+
+    def test_redirecting_attributes_of_a_layer_have_no_effect(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        layer = tmp_path / "layer"
+        (layer / "redirected").mkdir(parents=True)
+        os.setxattr(layer / "redirected", "trusted.overlay.redirect", b"/etc")
+        (layer / "metacopied").touch()
+        os.setxattr(layer / "metacopied", "trusted.overlay.metacopy", b"")
+        os.setxattr(layer / "metacopied", "trusted.overlay.redirect", b"/etc/passwd")
+        script = "ls -A /redirected; cat /metacopied 2>&1 | grep -c root; true"
+        outcome = bench.sh(script, lowerdirs=(layer, bench.lower))
+        assert "passwd" not in outcome.stdout.decode()
+        assert b"1" not in outcome.stdout
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_overlay
+class TestOverlay:
+    @pytest.mark.parametrize("count", [2, 100, 300, 499])
+    def test_any_number_of_layers_can_be_stacked(
+        self, bench: Bench, tmp_path: Path, count: int
+    ) -> None:
+        layers = [bench.lower]
+        for number in range(count - 1):
+            layer = tmp_path / f"layer-with-a-rather-long-name-{number}"
+            layer.mkdir()
+            (layer / f"file{number}").touch()
+            layers.insert(0, layer)
+        outcome = bench.sh("ls / | grep -c ^file", lowerdirs=layers, mounts=NETWORK_FILES)
+        assert outcome.lines == [str(count - 1)]
+        assert everything_in(bench.upper) == []
+
+    def test_names_of_layers_may_have_any_character(self, bench: Bench, tmp_path: Path) -> None:
+        layer = tmp_path / "a,b:c\\d e\udcff"
+        layer.mkdir()
+        (layer / "file").write_text("seen\n")
+        root = bench.overlay(layer, bench.lower)
+        odd = root.upperdir.with_name("up,per:x")
+        root.upperdir.rename(odd)
+        root = replace(root, upperdir=odd)
+        assert bench.sh("cat /file; touch /new", root=root).lines == ["seen"]
+        assert everything_in(odd) == ["new"]
+
+    def test_no_path_of_the_host_shows_inside(self, bench: Bench, tmp_path: Path) -> None:
+        mount = BindMount(source=tmp_path, target="/mnt")
+        outcome = bench.sh(
+            "cat /proc/self/mounts /proc/1/mountinfo | grep overlay", mounts=(mount,)
+        )
+        assert str(bench.lower) not in outcome.text
+        assert str(tmp_path) not in outcome.text
+
+    def test_a_root_that_is_not_volatile_can_be_mounted_again(self, bench: Bench) -> None:
+        for volatile in (True, True, False, True, False):
+            root = replace(
+                bench.overlay() if not bench.uppers else self.again(bench), volatile=volatile
+            )
+            bench.sh("echo x >> /count", root=root).text  # noqa: B018
+        assert (bench.upper / "count").read_text() == "x\n" * 5
+
+    def again(self, bench: Bench) -> OverlayRoot:
+        return OverlayRoot(
+            lowerdirs=(bench.lower,),
+            upperdir=bench.upper,
+            workdir=bench.scratch / "work1",
+        )
+
+    def test_files_keep_their_identity_when_they_are_changed(
+        self, bench: Bench, bare: Path
+    ) -> None:
+        """All layers, the one of stubs too, share a file system: st_ino is that of the origin."""
+        stat_it = "stat -c %d.%i /bin/busybox > /dev/shm"
+        script = f"{stat_it}/a; chmod 700 /bin/busybox; {stat_it}/b; cmp /dev/shm/a /dev/shm/b"
+        bench.sh(script, lowerdirs=(bare,)).text  # noqa: B018
+
+    def test_deletions_and_renames_work_across_layers(self, bench: Bench, tmp_path: Path) -> None:
+        layer = tmp_path / "layer"
+        (layer / "dir/sub").mkdir(parents=True)
+        (layer / "dir/sub/file").write_text("1")
+        outcome = bench.sh(
+            "cp -a /dir /moved && rm -r /dir; cat /moved/sub/file",
+            lowerdirs=(layer, bench.lower),
+        )
+        assert outcome.text == "1"
+        assert (bench.upper / "dir").is_char_device()
