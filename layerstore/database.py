@@ -2,7 +2,8 @@
 
 Rows for layers (what a blob holds), steps (which key made which layer), file digests and memos;
 and documents of removed images, which prune need not take for another tool's unfinished work.
-Losing it costs time, never an image: index.json and the blobs are the truth.
+Losing it costs time, never an image: index.json and the blobs are the truth. So a database of an
+earlier version is emptied, not converted.
 
 SQLite in WAL mode, synchronous=FULL, opened at first use. Each row carries a checksum: SQLite has
 none, and a flipped bit must be a miss, not another layer.
@@ -22,7 +23,8 @@ Value = str | int | float | bytes | None
 Row = tuple[Value, ...]
 Statement = tuple[str, Sequence[Value]]
 
-_VERSION = 1
+_VERSION = 2
+_TABLES = ("layers", "steps", "memos", "removed")
 _BUSY_TIMEOUT_S = 30.0
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS layers (
@@ -108,13 +110,15 @@ class Database:
 
     def _prepare(self, connection: "sqlite3.Connection") -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _VERSION):
+        if version > _VERSION:
             raise StoreError(
-                f"{self._path} is of another version ({version})",
+                f"{self._path} is of a later version ({version})",
                 hint="use the lamina that wrote it, or remove the file: it is only a cache",
             )
-        if version == 0:
+        if version < _VERSION:
             connection.execute("PRAGMA journal_mode = WAL")
+            for table in _TABLES if version else ():
+                connection.execute(f"DROP TABLE IF EXISTS {table}")
             connection.executescript(_SCHEMA)
         connection.execute("PRAGMA synchronous = FULL")
 

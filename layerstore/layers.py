@@ -334,6 +334,14 @@ class LayerStore:
         self._found |= self._pending
         self._pending = {}
 
+    def discard(self, digests: Iterable[Digest]) -> None:
+        """Forget layers whose blobs were discarded before a flush; others stay."""
+        gone = set(digests)
+        for layer in [held for held in self._pending.values() if held.descriptor.digest in gone]:
+            del self._pending[layer.diff_id]
+            self._unsynced.discard(layer.diff_id)
+            self.toc_path(layer.diff_id).unlink(missing_ok=True)
+
     def forget(self, diff_ids: Iterable[Digest]) -> None:
         """Layers that were collected are not known any more."""
         for diff_id in diff_ids:
@@ -377,7 +385,7 @@ class LayerStore:
         self, stream: "Reader", descriptor: Descriptor, expected_diff_id: Digest
     ) -> "tuple[Layer, list[TocEntry]]":
         """Read a blob to the end of its tar: what is in it, and whether it is the expected one."""
-        from layerstore import overlaydir
+        from layerstore import compression, overlaydir
 
         tar = self._tar_reader(stream, descriptor)
         entries = overlaydir.survey(_unpack(tar))
@@ -385,11 +393,11 @@ class LayerStore:
         tar.check(expected_diff_id, descriptor)
         layer = _layer(
             diff_id=expected_diff_id,
+            # As a manifest of ours names it: with OCI's media type, without foreign annotations.
             descriptor=Descriptor(
-                media_type=descriptor.media_type,
+                media_type=compression.media_type(compression.kind_of(descriptor.media_type)),
                 digest=descriptor.digest,
                 size_bytes=descriptor.size_bytes,
-                annotations=descriptor.annotations,
             ),
             tar_size_bytes=tar.size_bytes,
             entries=entries,

@@ -95,6 +95,7 @@ class Lease:
         self._lock = lock
         self._held: set[Digest] = set()
         self._numbers = 0
+        self._pid = os.getpid()
 
     @classmethod
     def take(cls, tmp: Path, lock: StoreLock) -> Self:
@@ -137,9 +138,9 @@ class Lease:
         return self.path / f"{prefix}{self._numbers}"
 
     def release(self) -> None:
-        """Remove the directory with all that is in it."""
+        """Remove the directory with all that is in it. A forked child leaves it to its parent."""
         try:
-            if not self._remove_empty():
+            if os.getpid() == self._pid and not self._remove_empty():
                 from layerstore.overlaydir import remove_tree
 
                 remove_tree(self.path)

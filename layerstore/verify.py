@@ -90,9 +90,6 @@ def _check_layout(store: "Store") -> Iterator[Finding]:
             Digest.parse(f"sha256:{name}")
         except MalformedDocumentError:
             yield Finding(kind="file", key=f"blobs/sha256/{name}", problem="is not a blob")
-            continue
-        if not (directory / name).is_file() or (directory / name).is_symlink():
-            yield Finding(kind="blob", key=f"sha256:{name}", problem="is no regular file")
 
 
 def _check_database(store: "Store", *, quick: bool) -> Iterator[Finding]:

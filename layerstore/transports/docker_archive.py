@@ -84,7 +84,12 @@ def is_in(members: Members) -> bool:
 
 def read(store: "Store", members: Members) -> list[Export]:
     """The images of an archive. Layers are kept as they are, compressed or not."""
-    return [_read_image(store, members, row) for row in _rows(members)]
+    # First all that can go wrong: a manifest that is made here would not be dropped.
+    parts = [_read_parts(store, members, row) for row in _rows(members)]
+    return [
+        Export(image=store.images.assemble(descriptor, config, layers), names=names)
+        for descriptor, config, layers, names in parts
+    ]
 
 
 def with_names(members: Members, exports: Sequence[Export]) -> list[Export]:
@@ -133,7 +138,11 @@ def _names(row: Reader) -> tuple[Reference, ...]:
     return tuple(Reference.parse(name) for name in row.texts("RepoTags") or ())
 
 
-def _read_image(store: "Store", members: Members, row: Reader) -> Export:
+_Parts = tuple[Descriptor, ImageConfig, list[Layer], tuple[Reference, ...]]
+
+
+def _read_parts(store: "Store", members: Members, row: Reader) -> _Parts:
+    names = _names(row)
     name = row.text("Config", required=True)
     blob = members.find(name)
     _check_name(name, blob)
@@ -149,8 +158,7 @@ def _read_image(store: "Store", members: Members, row: Reader) -> Export:
         for layer_name, diff_id in zip(layer_names, config.diff_ids, strict=True)
     ]
     descriptor = Descriptor(media_type=OCI_CONFIG, digest=blob.digest, size_bytes=blob.size_bytes)
-    image = store.images.assemble(descriptor, config, layers)
-    return Export(image=image, names=_names(row))
+    return descriptor, config, layers, names
 
 
 def _check_name(name: str, blob: BlobInfo) -> None:

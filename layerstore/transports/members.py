@@ -7,12 +7,15 @@ needs is dropped. Names of members are only keys of a table: nothing is ever wri
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from layerstore.blobs import BlobInfo, BlobStore, get
+from layerstore.blobs import BlobInfo, get
 from layerstore.changeset import (
     Change,
     Meta,
@@ -42,8 +45,9 @@ _LAYOUT_FILES = ("oci-layout", "index.json")
 class Members:
     """What an archive has, by name. Links between members are followed inside the archive."""
 
-    def __init__(self, blobs: BlobStore) -> None:
-        self._blobs = blobs
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+        self._blobs = store.blobs
         self._files: dict[str, BlobInfo] = {}
         self._links: dict[str, str] = {}
         self._new: set[Digest] = set()
@@ -100,8 +104,10 @@ class Members:
 
     def drop_rest(self) -> None:
         """Forget the files that nothing kept, and which were not in the store before."""
-        for digest in self._new - self._kept:
+        dropped = self._new - self._kept
+        for digest in dropped:
             self._blobs.discard(digest)
+        self._store.layers.discard(dropped)
 
     def _take_file(self, change: PutFile) -> None:
         blob = _BLOB.fullmatch(change.path)
@@ -122,7 +128,7 @@ def read_members(store: "Store", source: Reader | Path) -> Iterator[Members]:
 
     On leaving, the files that were not kept are dropped: all of them after an error.
     """
-    members = Members(store.blobs)
+    members = Members(store)
     try:
         if not isinstance(source, Path):
             members.take(_unpack(source))
@@ -151,18 +157,25 @@ def _layout_files(root: Path) -> Iterator[Change]:
     names = [*_LAYOUT_FILES]
     names += [f"blobs/sha256/{entry.name}" for entry in (root / "blobs" / "sha256").iterdir()]
     for name in names:
-        try:
-            fd = os.open(root / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            problem = error.strerror or "cannot be read"
-            raise MalformedDocumentError(context=str(root / name), problem=problem) from None
-        with open(fd, "rb", buffering=0) as file:
-            size_bytes = os.fstat(fd).st_size
-            read = file.read
-            yield PutFile(TreePath(name), Meta(0o644), size_bytes, lambda: _pieces(read))  # noqa: B023
+        with _open_regular(root / name) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            yield PutFile(TreePath(name), Meta(0o644), size_bytes, partial(_pieces, file.read))
 
 
-def _pieces(read: Callable[[int], bytes]) -> Iterator[bytes]:
+def _open_regular(path: Path) -> FileIO:
+    """Open a file, not what a link leads to, nor a device."""
+    try:
+        file = FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        problem = error.strerror or "cannot be read"
+        raise MalformedDocumentError(context=str(path), problem=problem) from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise MalformedDocumentError(context=str(path), problem="not a regular file")
+    return file
+
+
+def _pieces(read: Callable[[int], bytes | None]) -> Iterator[bytes]:
     while piece := read(_PIECE_BYTES):
         yield piece
 

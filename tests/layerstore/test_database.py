@@ -133,13 +133,24 @@ def test_a_damaged_page_is_found(path: Path) -> None:
     broken.close()
 
 
-def test_another_version_is_refused(path: Path) -> None:
+def test_a_later_version_is_refused(path: Path) -> None:
     other = sqlite3.connect(path)
     other.execute("PRAGMA user_version = 99")
     other.close()
-    with pytest.raises(StoreError, match="another version") as caught:
+    with pytest.raises(StoreError, match="later version") as caught:
         Database(path).query("SELECT 1")
     assert "only a cache" in caught.value.hint
+
+
+def test_an_earlier_version_is_emptied(path: Path) -> None:
+    other = sqlite3.connect(path)
+    other.executescript("CREATE TABLE memos (old); INSERT INTO memos VALUES (1)")
+    other.execute("PRAGMA user_version = 1")
+    other.close()
+    made = Database(path)
+    assert keys(made) == []
+    made.write([(PUT, ("k", "a", b"", ""))])
+    made.close()
 
 
 def test_closing_twice_and_using_again_is_fine(opened: Database) -> None:

@@ -330,6 +330,22 @@ def test_a_bomb_is_stopped_at_the_space_there_is(
     assert "all that is free" in str(error)
 
 
+def test_a_foreign_layer_is_named_as_ours(store: Store) -> None:
+    """What a manifest of ours would say must not depend on who brought the layer first."""
+    data, descriptor, diff_id = blob_of(puts(FILES))
+    foreign = Descriptor(
+        media_type="application/vnd.docker.image.rootfs.diff.tar.gzip",
+        digest=descriptor.digest,
+        size_bytes=descriptor.size_bytes,
+        annotations=(("a", "b"),),
+    )
+    layer = store.layers.adopt(io.BytesIO(data), foreign, diff_id)
+    assert layer.descriptor == descriptor
+    store.flush()
+    with Store.open(store.root) as other:
+        assert other.layers.get(diff_id) == layer
+
+
 # ---- index: blobs that other tools brought
 
 

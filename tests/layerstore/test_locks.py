@@ -187,6 +187,18 @@ def test_release_of_an_empty_lease_is_cheap_and_complete(lease: Lease, tmp: Path
     assert list(tmp.iterdir()) == []
 
 
+def test_a_forked_child_leaves_the_lease_to_its_parent(lease: Lease) -> None:
+    lease.hold([ONE])
+    child = os.fork()
+    if child == 0:
+        lease.release()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert read_uses(lease.path) == {ONE}
+    lease.release()
+    assert not lease.path.exists()
+
+
 def test_a_living_lease_cannot_be_seized(tmp: Path, tmp_path: Path, lock: StoreLock) -> None:
     process = start(HOLD_LEASE, tmp, tmp_path / "lock", ONE)
     assert process.stdout is not None

@@ -1,10 +1,11 @@
 """The store as a whole: opening, flushing, and what is left when a process dies."""
 
+import errno
 import json
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -553,6 +554,80 @@ def test_two_sweepers_do_not_disturb_each_other(store_root: Path) -> None:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err.decode()
     wait_for(lambda: leftovers(store_root) == [])
+
+
+# ---- failing I/O
+
+
+class Faults:
+    """Lets the n-th of the calls that change the disk fail, once."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, number: int, code: int) -> None:
+        self.happened = False
+        self._left = number
+        self._code = code
+        for name in ("write", "fsync", "rename", "mkdir", "open"):
+            patch.setattr(os, name, self._wrap(getattr(os, name)))
+
+    def _wrap(self, real: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            writes = real.__name__ != "open" or int(str(args[1])) & (os.O_WRONLY | os.O_CREAT)
+            if writes and not self.happened:
+                self._left -= 1
+                if self._left == 0:
+                    self.happened = True
+                    raise OSError(self._code, os.strerror(self._code))
+            return real(*args, **kwargs)
+
+        return call
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_any_failing_call_is_an_error_and_leaves_a_good_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """The first call fails, then the second, and so on, until there is none left to fail."""
+    old = make_image(store, "old", {"a": b"1"})
+    store.close()
+    for number in range(1, 200):
+        with monkeypatch.context() as patch:
+            faults = Faults(patch, number, code)
+            failed = False
+            try:
+                with Store.open(store.root) as victim:
+                    image = make_image(victim, f"new:{number}", {"n": str(number).encode()})
+                    victim.layers.lowerdirs(image.layers)
+            except (OSError, StoreError):
+                failed = True
+        if not faults.happened:
+            break
+        with Store.open(store.root) as fresh:
+            assert findings(fresh) == [], f"call {number}"
+            assert fresh.images.resolve("old") == old
+            if not failed:
+                assert fresh.images.resolve(f"new:{number}") == image
+    assert 20 < number < 199
+    assert leftovers(store.root) == []
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_an_image_has_no_name_until_all_is_synced(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Three blobs and their directory, a table and its directory, then index.json."""
+    calls = []
+
+    def failing(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == number:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            make_image(store, "app", {"a": b"1"})
+    with Store.open(store.root) as other, pytest.raises(NotFoundError):
+        other.images.resolve("app")
 
 
 # ---- two writers

@@ -33,6 +33,7 @@ from tests.support.trees import (
     apply,
     data,
     make_tree,
+    memory,
     perform,
     read_tree,
 )
@@ -249,7 +250,7 @@ def test_differences_can_be_packed_while_they_are_found(trees: tuple[Path, Path]
 def test_the_difference_leads_from_one_tree_to_the_other(
     first: list[Change], second: list[Change]
 ) -> None:
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(dir=memory()) as work:
         before, after = Path(work, "before"), Path(work, "after")
         for place, changeset in ((before, first), (after, second)):
             place.mkdir()
@@ -264,7 +265,7 @@ def test_the_difference_leads_from_one_tree_to_the_other(
 @settings(max_examples=40, deadline=None)
 @given(strategies.changesets(removals=False, whole_seconds=False))
 def test_a_written_tree_differs_from_nothing_by_what_was_written(changeset: list[Change]) -> None:
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(dir=memory()) as work:
         write(changeset, Path(work))
         assert read(changes(None, Path(work))) == changeset
 

@@ -26,7 +26,7 @@ from layerstore.treediff import changes as tree_changes
 from layerstore.treeindex import TreeIndex
 from layerstore.treepath import ROOT, TreePath
 from tests.support import strategies
-from tests.support.trees import apply, make_tree, read_tree
+from tests.support.trees import apply, make_tree, memory, read_tree
 
 META = Meta(0o644)
 DIR = Meta(0o755)
@@ -315,7 +315,7 @@ def test_a_file_on_the_way_is_an_error(path: str) -> None:
 @given(st.lists(st.sampled_from(["..", ".", "", "a", "b", "l", "m", "n"]), min_size=1, max_size=8))
 def test_resolving_agrees_with_the_kernel(parts: list[str]) -> None:
     """The kernel resolves beneath a chroot; here, beneath a tree whose links stay inside."""
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(dir=memory()) as work:
         root = make_tree(
             Path(work, "root"),
             {"a/b/a": b"", "b/a/b/x": b"", "l": "a", "a/l": "../b", "m": "a/l/a", "b/n": "../l/b"},
@@ -345,7 +345,7 @@ def _leaves(parts: list[str]) -> bool:
 @given(st.lists(strategies.changesets(), min_size=1, max_size=3))
 def test_it_shows_what_applying_the_layers_gives(layers: list[list[Change]]) -> None:
     index = TreeIndex()
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory(dir=memory()) as work:
         root = Path(work, "root")
         root.mkdir()
         for number, layer in enumerate(layers):

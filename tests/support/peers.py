@@ -2,7 +2,6 @@
 
 import os
 import resource
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,14 +15,14 @@ class PeerError(AssertionError):
 
 
 class Containers:
-    """Buildah and podman on one store beneath `root`; `close` removes what they keep mounted.
+    """Buildah and podman on one store of its own; `close` removes it.
 
-    Podman asks for limits that need CAP_SYS_RESOURCE, hence the configuration of its own.
+    Podman asks for limits that need CAP_SYS_RESOURCE, hence the configuration of its own; and its
+    runroot must be a short name, hence not in a folder of the test's.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        root.mkdir(parents=True)
+    def __init__(self) -> None:
+        self.root = root = Path(tempfile.mkdtemp(prefix="peers-"))
         files = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1 << 20)
         processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
         if processes == resource.RLIM_INFINITY or processes > 32768:
@@ -36,8 +35,6 @@ class Containers:
         (root / "registries.conf").write_text("unqualified-search-registries = []\n")
         (root / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         (root / "tmp").mkdir()
-        # podman takes no runroot of more than 50 characters, and pytest's folders are longer
-        self.runroot = Path(tempfile.mkdtemp(prefix="lamina-", dir="/tmp"))
         self.env = os.environ | {
             "CONTAINERS_CONF": str(root / "containers.conf"),
             "CONTAINERS_REGISTRIES_CONF": str(root / "registries.conf"),
@@ -47,7 +44,7 @@ class Containers:
 
     def __call__(self, tool: str, *args: str | Path, cwd: Path | None = None) -> str:
         """Run buildah or podman and return what it printed."""
-        storage: list[str | Path] = ["--root", self.root / "store", "--runroot", self.runroot]
+        storage: list[str | Path] = ["--root", self.root / "store", "--runroot", self.root / "run"]
         return run(
             tool, *storage, "--storage-driver", "overlay", *args, cwd=cwd, env=dict(self.env)
         )
@@ -56,7 +53,7 @@ class Containers:
         subprocess.run(
             ["umount", "-q", str(self.root / "store/overlay")], capture_output=True, check=False
         )
-        shutil.rmtree(self.runroot, ignore_errors=True)
+        subprocess.run(["rm", "-rf", "--one-file-system", str(self.root)], check=False)
 
     def import_base(self, kind: str, work: Path) -> None:
         """A base of the conformance material, under all its names."""

@@ -1,7 +1,6 @@
 """What is special about blobs as files; the rest: tests/contracts/test_blobs.py."""
 
 import os
-import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -116,15 +115,7 @@ def make_link(path: Path) -> None:
     path.symlink_to(path.parent.parent / "elsewhere")
 
 
-def make_socket(path: Path) -> None:
-    """Bound by a short name: an address of this family has at most 107 bytes."""
-    fd = os.open(path.parent, os.O_RDONLY)
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(f"/proc/self/fd/{fd}/{path.name}")
-    os.close(fd)
-
-
-@pytest.mark.parametrize("make", [make_link, make_socket, Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize("make", [make_link, Path.mkdir, os.mkfifo])
 def test_what_is_no_file_is_a_damaged_blob(
     blobs: DirectoryBlobs, directory: Path, make: Callable[[Path], object]
 ) -> None:
