@@ -36,6 +36,7 @@ from builder.context import ContextTree
 from builder.errors import (
     BuilderError,
     ContextError,
+    PlanError,
     UnknownStageError,
     UnsupportedFeatureError,
 )
@@ -77,6 +78,8 @@ from layerstore import (
 
 DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FLUSH_AFTER_S = 0.5
+_EPOCH = "SOURCE_DATE_EPOCH"
+_EPOCH_DIGITS_MAX = 12  # fewer: all years that datetime knows
 _WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
 
 
@@ -162,6 +165,7 @@ class _Engine:
         self._context: ContextTree | None = None
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
+        self._epoch = request.source_date_epoch
         self._last_flush = time.monotonic()
 
     # ---- the fold
@@ -174,6 +178,8 @@ class _Engine:
                 build_args=self._build_args(),
                 platform=self._platform,
             )
+            if self._epoch is None:
+                self._epoch = _written_epoch(self._plan, self._build_args())
         for index in sorted(self._plan.needed):  # in file order: none waits for one below
             state = self._stage_state(index)
         if self._context is not None:
@@ -237,7 +243,7 @@ class _Engine:
             lowered.step,
             parent=state.chain_id,
             platform=name_of(self._platform),
-            epoch=self._request.source_date_epoch,
+            epoch=self._epoch,
         )
         key = Digest.of(document)
         cached = None if self._request.no_cache else self._store.cache.get(key)
@@ -287,7 +293,7 @@ class _Engine:
                         data=data,
                     )
                 ),
-                epoch=self._request.source_date_epoch,
+                epoch=self._epoch,
             )
         except BaseException as error:
             self._report(
@@ -299,7 +305,7 @@ class _Engine:
             )
             raise
         seconds = time.monotonic() - started
-        variant = str(self._request.source_date_epoch)
+        variant = str(self._epoch)
         earlier = None
         if not self._request.no_cache:
             earlier = self._store.cache.same_content(state.chain_id, layer.content_digest, variant)
@@ -446,8 +452,8 @@ class _Engine:
             added = list(self._request.labels.items())
             config = replace(config, labels=with_labels(config.labels, added))
         created = state.created
-        if self._request.source_date_epoch is not None:
-            created = rfc3339(self._request.source_date_epoch)
+        if self._epoch is not None:
+            created = rfc3339(self._epoch)
         return self._store.images.seal(
             ImageConfig(
                 architecture=self._platform.architecture,
@@ -463,7 +469,7 @@ class _Engine:
         )
 
     def _created_now(self) -> str:
-        epoch = self._request.source_date_epoch
+        epoch = self._epoch
         return rfc3339(time.time() if epoch is None else epoch)
 
     def _flush_when_due(self) -> None:
@@ -518,6 +524,18 @@ class _Engine:
         )
         record.write(written, self._store.private / "builds")
         return written
+
+
+def _written_epoch(plan: BuildPlan, build_args: Mapping[str, str]) -> int | None:
+    """The value of a build argument SOURCE_DATE_EPOCH, or of the global ARG of that name."""
+    text = build_args.get(_EPOCH, plan.global_args.get(_EPOCH, ""))
+    if text in ("", "context"):  # a directory has no time of its own
+        return None
+    if any(text.lower() == stage.name for stage in plan.stages):
+        raise UnsupportedFeatureError(feature=f"{_EPOCH} of the stage {text!r}")
+    if not (text.isascii() and text.isdigit() and len(text) < _EPOCH_DIGITS_MAX):
+        raise PlanError(f"invalid {_EPOCH}: {text}", hint="seconds since 1970")
+    return int(text)
 
 
 class _Located:

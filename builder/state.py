@@ -10,6 +10,7 @@ An ENV of the stage wins over an ARG of the same name, whichever came first.
 Source: Dockerfile reference, "ARG", "Scope" and "Using ARG variables".
 """
 
+import posixpath
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -37,8 +38,8 @@ class StageState:
 
     @property
     def workdir(self) -> str:
-        """The working directory, `/` where none was set."""
-        return self.config.working_dir or "/"
+        """The working directory in normal form, `/` where none was set."""
+        return "/" + posixpath.normpath("/" + self.config.working_dir).lstrip("/")
 
     def environment(self) -> dict[str, str]:
         """ENV and, where ENV does not have the name, ARG: what words and programs see."""

@@ -28,8 +28,9 @@ def workdir(node: Workdir, state: StageState, around: Surroundings) -> Lowered:
     if not path:
         raise LoweringError("WORKDIR requires a path", hint="the variable in it is empty")
     absolute = absolute_path(path, state.workdir)
-    title = f"WORKDIR {absolute}"
-    state = replace(state, config=replace(state.config, working_dir=absolute))
+    kept = path if path.startswith("/") else absolute  # as in BuildKit: `/tmp/` keeps its slash
+    title = f"WORKDIR {kept}"
+    state = replace(state, config=replace(state.config, working_dir=kept))
     if absolute == "/":
         return Lowered(state=state.with_history(title), created_by=title)
     action = MakeDirectory(path=absolute, user=state.config.user)

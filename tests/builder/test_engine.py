@@ -18,6 +18,7 @@ from builder.errors import (
     BuilderError,
     ContextError,
     LoweringError,
+    PlanError,
     SourceNotFoundError,
     StepFailedError,
     UnknownStageError,
@@ -311,6 +312,40 @@ def test_an_epoch_of_its_own_is_a_cache_of_its_own(store: Store, fake: FakeExecu
     assert (again.digest, ran) == (dated.digest, [])
 
 
+@pytest.mark.parametrize(
+    ("text", "build_args", "expected"),
+    [
+        ("ARG SOURCE_DATE_EPOCH=5\n", {}, 5),
+        ("ARG SOURCE_DATE_EPOCH=5\n", {"SOURCE_DATE_EPOCH": "7"}, 7),
+        ("", {"SOURCE_DATE_EPOCH": "7"}, 7),
+        ("ARG SOURCE_DATE_EPOCH\n", {}, None),
+        ("", {"SOURCE_DATE_EPOCH": "context"}, None),
+    ],
+)
+def test_the_epoch_may_be_an_argument(
+    store: Store, text: str, build_args: dict[str, str], expected: int | None
+) -> None:
+    text += "FROM scratch\nRUN touch /a\n"
+    built = run_build(store, text, executor=FakeExecutor(), build_args=build_args)
+    mtime_s = built.tree["a"].meta.mtime_ns // 10**9
+    assert mtime_s == expected if expected is not None else mtime_s > EPOCH
+    caller = run_build(store, text, executor=FakeExecutor(), build_args=build_args, epoch=9)
+    assert caller.tree["a"].meta.mtime_ns == 9 * 10**9
+
+
+@pytest.mark.parametrize("value", ["not-a-timestamp", "-1", "1.5", "9" * 30, "\u0661"])
+def test_an_epoch_that_is_no_time_is_an_error(store: Store, value: str) -> None:
+    with pytest.raises(PlanError, match=f"invalid SOURCE_DATE_EPOCH: {value}"):
+        run_build(
+            store,
+            "FROM scratch\n",
+            executor=no_executor,
+            build_args={"SOURCE_DATE_EPOCH": value},
+        )
+    with pytest.raises(UnsupportedFeatureError, match="SOURCE_DATE_EPOCH of the stage 's'"):
+        run_build(store, "ARG SOURCE_DATE_EPOCH=s\nFROM scratch AS s\n", executor=no_executor)
+
+
 def test_the_order_of_the_directory_does_not_matter(tmp_path: Path) -> None:
     names = [f"f{number}" for number in range(20)]
     digests = set()
@@ -529,7 +564,7 @@ COMMANDS = st.lists(
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(left=COMMANDS, right=COMMANDS)
 def test_a_build_with_a_warm_cache_is_the_same_as_with_a_cold_one(

@@ -36,6 +36,8 @@ def test_shell_and_workdir_come_from_the_config() -> None:
     state = state_with(shell=("/bin/bash", "-e"), working_dir="/src")
     assert state.shell == ("/bin/bash", "-e")
     assert state.workdir == "/src"
+    for written, expected in (("/src/", "/src"), ("//a/./b/../c", "/a/c"), ("src", "/src")):
+        assert state_with(working_dir=written).workdir == expected
 
 
 def test_env_wins_over_arg_and_an_arg_without_value_is_none() -> None:

@@ -13,7 +13,7 @@ from builder.lower.files import absolute_path, destination_path
 from builder.sources import SourceLoopError
 from builder.steps import FileStep, InlineFile, MakeDirectory
 from grammar import DockerfileError
-from tests.support.lowering import Stage, copy_files
+from tests.support.lowering import Stage, copy_files, exec_step
 from tests.support.sources import Dir, Items, Link, write_files
 
 CONTEXT: Items = {
@@ -67,7 +67,25 @@ def test_workdir_is_relative_to_the_one_before(text: str, expected: str) -> None
     assert directory_of(text) == expected
     made = Stage()
     made.run(text)
-    assert made.config.working_dir == expected
+    assert made.state.workdir == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("WORKDIR /tmp/", "/tmp/"),
+        ("WORKDIR /a\nWORKDIR b/", "/a/b"),
+        ("WORKDIR /a/../b", "/a/../b"),
+    ],
+)
+def test_an_absolute_working_directory_is_kept_as_written(text: str, kept: str) -> None:
+    made = Stage()
+    assert made.run(text).created_by == f"WORKDIR {kept}"
+    assert made.config.working_dir == kept
+    assert exec_step(made.run("RUN true")).cwd == made.state.workdir
+    assert copy_files(Stage(context=CONTEXT, state=made.state).run("COPY a.txt x")).destination == (
+        made.state.workdir + "/x"
+    )
 
 
 def test_a_working_directory_belongs_to_the_user_of_the_stage() -> None:
@@ -82,8 +100,8 @@ def test_the_root_as_working_directory_needs_no_layer(path: str) -> None:
     made = Stage()
     lowered = made.run(f"WORKDIR {path}")
     assert lowered.step is None
-    assert made.config.working_dir == "/"
-    assert made.history == ["WORKDIR /"]
+    assert made.state.workdir == "/"
+    assert made.history == [f"WORKDIR {path}"]
 
 
 def test_an_empty_working_directory_is_an_error() -> None:
