@@ -23,10 +23,10 @@ say "A base image, made of this machine's own packages:"
 show lamina bootstrap busybox
 say "A Dockerfile that wastes some room, built:"
 show lamina build --progress plain -t demo "$samples/12-waste"
-say "The same again: nothing has changed, so nothing is executed:"
-show lamina build --progress plain -t demo "$samples/12-waste"
 say "What every line of it costs:"
 show lamina layers demo
+say "The same again: nothing has changed, so nothing is executed:"
+show lamina build --progress plain -t demo "$samples/12-waste"
 say "And the result, running:"
 show lamina run --rm demo
 say "Every byte of the store recomputed and compared:"

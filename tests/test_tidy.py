@@ -430,7 +430,6 @@ WITHOUT_TESTS_OF_THEIR_OWN: frozenset[str] = frozenset(
         "layerstore/transports/exports.py",
         "layerstore/transports/members.py",
         "layerstore/transports/oci_layout.py",
-        "layerstore/verify.py",
     }
 )
 

@@ -69,6 +69,7 @@ def create(
     image = remembered(root, image_name) or _from_store(image_name, open_store)
     containers = ContainerStore(root / "lamina")
     containers.prepare()
+    containers.sweep()
     container_id = os.urandom(32).hex()
     hold = liveness.take(containers.live_path(container_id))
     assert hold is not None, "nobody else knows the id"
@@ -283,12 +284,16 @@ def failure_code(error: SandboxError) -> int:
 
 
 def start_time(pid: int) -> int:
-    """When a process began, in ticks since boot: with its number it names the process for ever."""
+    """When a process began, in ticks since boot: with its number it names the process for ever.
+
+    0 for one that has ended, also while nobody has collected it.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0
-    return int(text.rpartition(")")[2].split()[19])  # field 22 of proc(5)
+    fields = text.rpartition(")")[2].split()  # from the third of proc(5), the state, on
+    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def _from_store(image_name: str, open_store: OpenStore) -> RunnableImage:

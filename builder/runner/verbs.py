@@ -7,6 +7,7 @@ signalled.
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,8 @@ from builder.runner.store import ContainerStore
 from builder.sandbox import ExitStatus, LocalExecutor, Program, Stdio
 
 _KILL_WAIT_S = 10.0
+_START_WAIT_S = 5.0
+_START_POLL_S = 0.005
 _NO_TIMEOUT = -1
 
 
@@ -168,10 +171,10 @@ def running(containers: ContainerStore, word: str) -> ContainerRecord:
         NoSuchContainerError, WrongStateError.
     """
     record = containers.find(word)
-    alive = containers.is_running(record.id) and record.state == "running"
-    if not alive or start_time(record.pid) != record.pid_started:
+    now = _started(containers, record)
+    if now is None or start_time(now.pid) != now.pid_started:
         raise WrongStateError(name=record.name, state=record.state, wanted="running")
-    return record
+    return now
 
 
 def restored(root: Path, record: ContainerRecord, open_store: OpenStore) -> ContainerRecord:
@@ -210,10 +213,8 @@ def _program(record: ContainerRecord, options: ExecOptions, streams: Streams) ->
 
 def _signal(containers: ContainerStore, record: ContainerRecord, number: int) -> bool:
     """Signal the sandbox's PID 1; False when it is not running any more."""
-    if not containers.is_running(record.id):
-        return False
-    now = containers.read(record.id)
-    if now is None or not now.pid:
+    now = _started(containers, record)
+    if now is None:
         return False
     try:
         fd = os.pidfd_open(now.pid)
@@ -228,3 +229,17 @@ def _signal(containers: ContainerStore, record: ContainerRecord, number: int) ->
     finally:
         os.close(fd)
     return True
+
+
+def _started(containers: ContainerStore, record: ContainerRecord) -> ContainerRecord | None:
+    """The record of a running container, None if it does not run.
+
+    Its minder has the lock before it has a program: that moment is waited for.
+    """
+    deadline = time.monotonic() + _START_WAIT_S
+    while containers.is_running(record.id):
+        now = containers.read(record.id)
+        if now is None or now.state == "running" or time.monotonic() > deadline:
+            return now if now is not None and now.pid else None
+        time.sleep(_START_POLL_S)
+    return None

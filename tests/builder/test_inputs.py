@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import grammar
 from builder.errors import BuilderError, ContextError, UnsupportedFeatureError
 from builder.inputs import DOCKERFILE_MAX_BYTES, Inputs, parse_remembered, read_inputs
 from grammar import DockerfileError, fingerprint, parse
@@ -165,7 +166,7 @@ def test_a_remembered_text_is_not_parsed_again(
     def not_again(*_: object, **__: object) -> None:
         raise AssertionError("parsed again")
 
-    monkeypatch.setattr("grammar.parse", not_again)
+    monkeypatch.setattr(grammar, "parse", not_again)
     parse_remembered(inputs(FULL), store.cache)
     for other in (inputs(FULL + b"\n"), inputs(FULL, name="other")):
         with pytest.raises(AssertionError, match="parsed again"):

@@ -33,14 +33,7 @@ _REFUSED = re.compile(r"(?:lamina: )?(.*) is not supported by this version of la
 _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._/-]*(:[0-9A-Za-z._-]+)?")
 
 # Cases that we answer otherwise on purpose: name -> why.
-EXCEPTIONS: dict[str, str] = {
-    "buildah-conformance/add-dir-not-dir": "a tar member without a name is refused, not skipped",
-    "buildah-conformance/workdir with trailing separator": "WORKDIR is kept in normal form",
-    "imagebuilder/workdir-with-trailing-path-separator-58": "WORKDIR is kept in normal form",
-    "buildkit/testCopySocket": "sockets are skipped",
-    "buildkit/testSourceDateEpochDockerfileDefaultInvalid": "SOURCE_DATE_EPOCH as ARG is not read",
-    "buildkit/testSourceDateEpochStageHTTPArchive": "SOURCE_DATE_EPOCH of a remote context",
-}
+EXCEPTIONS: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,10 +48,12 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 @pytest.fixture(scope="module")
 def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
     work = tmp_path_factory.mktemp("buildah")
-    containers = Containers(work / "containers")
-    containers.import_base("busybox", work)
-    yield containers
-    containers.close()
+    containers = Containers()
+    try:
+        containers.import_base("busybox", work)
+        yield containers
+    finally:
+        containers.close()
 
 
 @pytest.mark.parametrize("name", conformance.cases())

@@ -3,6 +3,7 @@
 One store holds them all, as it would on a user's machine; each sample is built when first needed.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -151,10 +152,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
-    containers = Containers(tmp_path_factory.mktemp("podman") / "containers")
-    yield containers
-    containers.close()
+def podman() -> Iterator[Containers]:
+    containers = Containers()
+    try:
+        yield containers
+    finally:
+        containers.close()
 
 
 def test_every_sample_folder_is_tested_and_in_the_table() -> None:
@@ -188,8 +191,7 @@ def test_skopeo_reads_it_from_the_store_in_place(
     seen = json.loads(run("skopeo", "inspect", source))
     assert seen["Digest"] == built.layout.names()[f"{sample.name}:latest"]
     run("skopeo", "copy", "-q", "--preserve-digests", source, f"dir:{tmp_path / 'copy'}")
-    copied = DirLayout(tmp_path / "copy")
-    assert difference(built.layout.tree(f"{sample.name}:latest"), copied.tree("")) == []
+    assert copied_layers(tmp_path / "copy") == built.layout.layers(f"{sample.name}:latest")
 
 
 @every_sample
@@ -198,13 +200,23 @@ def test_skopeo_reads_it_from_the_store_in_place(
 def test_skopeo_reads_what_save_writes(
     built: Built, sample: Sample, kind: str, tmp_path: Path
 ) -> None:
-    """One tar, which is both; skopeo is told which of them to see."""
+    """One tar, which is both; skopeo is told which of them to see, and unpacks the former."""
     built.ensure(sample)
     built.lamina("save", "-o", tmp_path / "image.tar", sample.name)
-    source, target = f"{kind}:{tmp_path / 'image.tar'}", f"dir:{tmp_path / 'copy'}"
-    run("skopeo", "copy", "-q", source, target)
-    copied = DirLayout(tmp_path / "copy")
-    assert difference(built.layout.tree(f"{sample.name}:latest"), copied.tree("")) == []
+    run("skopeo", "copy", "-q", f"{kind}:{tmp_path / 'image.tar'}", f"dir:{tmp_path / 'copy'}")
+    layers = built.layout.layers(f"{sample.name}:latest")
+    if kind == "docker-archive":
+        layers = built.layout.config(f"{sample.name}:latest")["rootfs"]["diff_ids"]
+    assert copied_layers(tmp_path / "copy") == layers
+
+
+def copied_layers(folder: Path) -> list[str]:
+    """The layers of a flat copy, after a look that each is what it is called."""
+    layers = DirLayout(folder).layers("")
+    for digest in layers:
+        with DirLayout(folder).blob(digest).open("rb") as blob:
+            assert f"sha256:{hashlib.file_digest(blob, 'sha256').hexdigest()}" == digest
+    return layers
 
 
 @every_sample

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.cli.arguments import (
@@ -203,6 +203,7 @@ def test_asking_for_an_option_that_is_none_is_a_mistake_of_ours() -> None:
         split(RUN, ["image"]).flag("nmae")
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=6), max_size=6))
 def test_any_line_is_split_or_refused(line: list[str]) -> None:
     for command in (RUN, TAG):
@@ -213,6 +214,7 @@ def test_any_line_is_split_or_refused(line: list[str]) -> None:
         assert len(arguments.words) >= command.words[0]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=8).filter(lambda text: text[0] != "-"), min_size=1))
 def test_words_come_out_as_they_went_in(words: list[str]) -> None:
     assert split(RUN, words).words == words

@@ -1,7 +1,7 @@
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.cli.gotemplate import Template
@@ -160,6 +160,7 @@ def test_a_template_can_be_used_again() -> None:
     assert [template.render(Struct(Size=n)) for n in (1, 2)] == ["1", "2"]
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="{}.$()|\"`' abcIdrangeifendwthlo:=,-/*12", max_size=30))
 def test_any_text_renders_or_is_refused(text: str) -> None:
     try:
@@ -168,6 +169,7 @@ def test_any_text_renders_or_is_refused(text: str) -> None:
         pass
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30).filter(lambda text: "{{" not in text))
 def test_text_without_actions_stays_as_it_is(text: str) -> None:
     assert render(text) == text

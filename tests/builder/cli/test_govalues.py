@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.cli.govalues import (
@@ -82,6 +82,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(values)
 def test_json_of_plain_values_reads_back(value: Value) -> None:
     assert json.loads(to_json(value)) == plain(value)

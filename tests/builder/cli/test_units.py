@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.cli.units import (
@@ -91,6 +91,7 @@ def test_times_are_written_with_nine_digits() -> None:
     assert rfc3339(0, nanoseconds=7) == "1970-01-01T00:00:00.000000007Z"
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=2**33))
 def test_times_written_read_back(moment: int) -> None:
     assert unix_seconds(rfc3339(moment)) == moment

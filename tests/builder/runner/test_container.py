@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.runner.container import FOLLOWS, ContainerRecord, MountPoint, State, dump, load
@@ -54,6 +54,7 @@ def test_a_record_comes_back_from_its_file() -> None:
 words = st.lists(st.text(max_size=8), max_size=4).map(tuple)
 
 
+@settings(deadline=None)
 @given(argv=words, env=words, name=st.text(max_size=8), code=st.integers(0, 255))
 def test_any_words_survive(
     argv: tuple[str, ...], env: tuple[str, ...], name: str, code: int

@@ -81,6 +81,7 @@ def test_waiting_ends_with_the_holder_s_last_words(path: Path) -> None:
     found: list[str | None] = []
     waiter = threading.Thread(target=lambda: found.append(liveness.wait(path)))
     waiter.start()
+    time.sleep(0.2)  # it has opened the file by then
     assert process.stdin is not None
     process.stdin.write(b"go\n")
     process.stdin.close()

@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.runner.logs import (
@@ -138,6 +138,7 @@ def test_the_last_lines_of_two_streams_stay_in_order() -> None:
     assert last_entries(iter(log), 2) == [log[0], log[2], log[1]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=8))
 def test_all_that_goes_in_comes_out(pieces: list[bytes]) -> None:
     path = Path(f"/tmp/lamina-log-{os.getpid()}")

@@ -296,6 +296,7 @@ def test_a_killed_run_takes_its_program_along_and_is_swept(root: Path) -> None:
         process = lamina.start("run", *options, "box", "sh", "-c", "echo on; sleep 60")
         assert process.stdout is not None
         assert process.stdout.readline() == b"on\n"
+        wait_until(lambda: [each.state for each in containers.all()] == ["running"])
         (record,) = containers.all()
         process.kill()
         process.communicate(timeout=20)
@@ -305,6 +306,19 @@ def test_a_killed_run_takes_its_program_along_and_is_swept(root: Path) -> None:
         assert names_in(root / "lamina/live") == []
     (record,) = containers.all()
     assert (record.state, record.exit_code) == ("exited", 137)
+
+
+def test_the_next_run_sweeps_what_a_killed_one_left(root: Path) -> None:
+    lamina = Lamina(root=root)
+    process = lamina.start("run", "--rm", "box", "sh", "-c", "echo x > /file; echo on; sleep 60")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"on\n"
+    process.kill()
+    process.communicate(timeout=20)
+    assert len(names_in(root / "lamina/containers")) == 1
+    lamina("run", "--rm", "box", "true")
+    for name in ("containers", "names", "live"):
+        assert names_in(root / "lamina" / name) == []
 
 
 def test_many_runs_at_once_on_one_store(root: Path) -> None:

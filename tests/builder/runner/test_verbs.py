@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -203,3 +204,17 @@ def test_the_processes_of_a_removed_container_are_gone(
     running = read(containers, record)
     verbs.remove(containers, record, force=True, with_volumes=False)
     assert start_time(running.pid) != running.pid_started
+
+
+def test_a_container_that_is_being_started_is_waited_for(
+    root: Path, containers: ContainerStore
+) -> None:
+    """Its minder has the lock, and has not yet written that the program runs."""
+    record = detached(root, OBSTINATE)
+    running = read(containers, record)
+    containers.write(record)
+    writer = threading.Timer(0.2, lambda: containers.write(running))
+    writer.start()
+    assert execute(root, record.name, "echo", "there") == (0, "there\n")
+    writer.join()
+    verbs.remove(containers, record, force=True, with_volumes=False)

@@ -1,0 +1,199 @@
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import Lamina
+from tests.support.commands import Commands
+from tests.support.containers import names_in
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
+
+
+def run(box: Commands, *words: str | Path, code: int | None = 0) -> tuple[int, str, str]:
+    done = box("run", "--rm", "--network", "none", *words, code=code)
+    return done.code, done.out, done.err
+
+
+def test_the_image_says_what_to_run(box: Commands) -> None:
+    assert run(box, "box") == (0, "the image says hello\n", "")
+
+
+def test_output_and_errors_and_the_exit_code_are_the_program_s(box: Commands) -> None:
+    script = "echo out; echo err >&2; exit 5"
+    assert run(box, "box", "sh", "-c", script, code=5) == (5, "out\n", "err\n")
+
+
+def test_a_kept_container_prints_the_same(box: Commands) -> None:
+    done = box("run", "--network=none", "box", "sh", "-c", "echo out; echo err >&2; exit 5", code=5)
+    assert (done.out, done.err) == ("out\n", "err\n")
+    (line,) = box("ps", "-aq").lines
+    assert box("logs", line).out == "out\n"
+    assert box("logs", line).err == "err\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("nope",), 125, "no such image: nope"),
+        (("box", "nope"), 127, "'nope'"),
+        (("box", "/etc/not-a-program"), 126, "'/etc/not-a-program'"),
+        (("--network", "bridge", "box"), 125, "--network bridge is not supported"),
+        (("-p", "80:80", "box"), 125, "-p is not supported"),
+        (("--privileged", "box"), 125, "--privileged is not supported"),
+        (("--nope", "box"), 125, "unknown flag: --nope"),
+        (("-w", "tmp", "box"), 125, "'tmp' is invalid"),
+        (("-v", "a:b", "box"), 125, "invalid mount 'a:b'"),
+        (("--name", "a b", "box"), 125, "invalid container name"),
+        (("-u", "nobody-here", "box"), 125, "nobody-here"),
+        (("--stop-signal", "NOPE", "box"), 125, "invalid signal"),
+        (("--memory", "much", "box"), 125, "'much' for --memory"),
+        (("--label", "=x", "box"), 125, "'=x' for --label"),
+        (("-it", "box"), 125, "not a TTY"),
+        ((), 1, "requires at least 1 argument"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value)[:20],
+)
+def test_what_goes_wrong_is_one_line_and_docker_s_exit_code(
+    box: Commands, words: tuple[str, ...], code: int, message: str
+) -> None:
+    done = run(box, *words, code=None)
+    assert done[0] == code
+    assert done[1] == ""
+    assert message in done[2]
+    assert done[2].count("\n") == 1
+    assert names_in(box.root / "lamina/containers") == []
+
+
+def test_variables_of_image_file_caller_and_line(
+    box: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FROM_CALLER", "c")
+    file = tmp_path / "env"
+    file.write_text("# comment\nFROM_FILE=f\nBOTH=file\n")
+    script = "echo $GREETING $FROM_FILE $FROM_CALLER $BOTH ${UNSET-unset}"
+    options = ("--env-file", file, "-e", "FROM_CALLER", "-e", "BOTH=line", "-e", "UNSET")
+    assert run(box, *options, "box", "sh", "-c", script)[1] == "hello f c line unset\n"
+
+
+def test_a_missing_env_file_is_named(box: Commands) -> None:
+    _, _, err = run(box, "--env-file", "/does/not/exist", "box", code=125)
+    assert "/does/not/exist" in err
+
+
+def test_user_directory_name_and_host_name(box: Commands) -> None:
+    script = "id -un; pwd; hostname"
+    options = ("-u", "ada", "-w", "/tmp", "-h", "mine")
+    assert run(box, *options, "box", "sh", "-c", script)[1] == "ada\n/tmp\nmine\n"
+
+
+def test_the_entrypoint_can_be_replaced(box: Commands) -> None:
+    assert run(box, "--entrypoint", "echo", "box", "a", "b")[1] == "a b\n"
+    assert run(box, "--entrypoint=", "box", "echo", "c")[1] == "c\n"
+    assert "no command specified" in run(box, "--entrypoint=", "box", code=125)[2]
+
+
+def test_mounts_of_every_kind(box: Commands, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("from the host\n")
+    options = (
+        *("-v", f"{tmp_path}:/host:ro", "-v", "vol:/data", "-v", "/anonymous"),
+        *("--mount", f"type=bind,source={tmp_path},target=/host2", "--tmpfs", "/t:size=1m"),
+    )
+    script = "cat /host/file /data/file; touch /host/x 2>/dev/null || echo ro; touch /host2/y /t/z"
+    assert run(box, *options, "box", "sh", "-c", script)[1] == (
+        "from the host\nfrom the image\nro\n"
+    )
+    assert (tmp_path / "y").exists()
+    assert names_in(box.root / "lamina/volumes") == ["vol"]
+
+
+def test_no_network_is_no_network(box: Commands) -> None:
+    script = "ls /sys/class/net"
+    assert box("run", "--rm", "--network", "none", "box", "sh", "-c", script).out == "lo\n"
+    host = box("run", "--rm", "box", "sh", "-c", script).out.split()
+    assert host == names_in(Path("/sys/class/net"))
+
+
+def test_detached_prints_the_id_and_runs_on(box: Commands) -> None:
+    done = box("run", "-d", "--name", "web", "box", "sleep", "60")
+    assert len(done.out.strip()) == 64
+    assert done.err == ""
+    assert box("ps", "-q", "--no-trunc").lines == [done.out.strip()]
+
+
+def test_a_detached_failure_is_told_at_once(box: Commands) -> None:
+    for program, code in (("nope", 127), ("/etc/not-a-program", 126)):
+        done = box("run", "-d", "--rm", "box", program, code=code)
+        assert done.out == ""
+        assert program in done.err
+    assert names_in(box.root / "lamina/containers") == []
+
+
+def test_a_name_can_be_used_once(box: Commands) -> None:
+    box("run", "--name", "web", "box", "true")
+    done = box("run", "--rm", "--name", "web", "box", "true", code=125)
+    assert "'web' is in use" in done.err
+    box("rm", "web")
+    box("run", "--rm", "--name", "web", "box", "true")
+
+
+def test_the_id_can_be_written_to_a_file(box: Commands, tmp_path: Path) -> None:
+    file = tmp_path / "cid"
+    run(box, "--cidfile", file, "box", "true")
+    assert len(file.read_text()) == 64
+    assert "exists" in run(box, "--cidfile", file, "box", "true", code=125)[2]
+    other = tmp_path / "other"
+    run(box, "--cidfile", other, "nope", code=125)
+    assert not other.exists()
+
+
+def test_standard_input_comes_through_when_asked_for(box: Commands) -> None:
+    lamina = Lamina(root=box.root)
+    assert lamina("run", "--rm", "-i", "box", "cat", stdin=b"typed").stdout == "typed"
+    assert lamina("run", "-i", "box", "cat", stdin=b"typed").stdout == "typed"
+    assert lamina("run", "--rm", "box", "cat", stdin=b"typed").stdout == ""
+
+
+def test_a_program_may_be_given_options_of_its_own(box: Commands) -> None:
+    assert run(box, "box", "echo", "--rm", "-d", "--help")[1] == "--rm -d --help\n"
+
+
+def test_limits_hold(box: Commands) -> None:
+    _, _, err = run(
+        box, "--pids-limit", "8", "box", "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do sleep 9 & done"
+    )
+    assert "fork" in err
+
+
+def test_images_can_be_named_by_id(box: Commands) -> None:
+    (image_id,) = box("images", "-q").lines
+    assert run(box, image_id, "echo", "hi")[1] == "hi\n"
+
+
+def test_create_makes_a_container_that_start_runs(box: Commands) -> None:
+    done = box("create", "--name", "later", "box", "sh", "-c", "echo started; exit 3")
+    assert len(done.out.strip()) == 64
+    assert box("ps", "-a", "--format", "{{.State}}").out == "created\n"
+    assert box("start", "-a", "later", code=3).out == "started\n"
+    assert box("logs", "later").out == "started\n"
+
+
+def test_nothing_is_imported_that_a_run_does_not_need(box: Commands) -> None:
+    """Start-up is a budget: see docs; the second run takes the image from the memo."""
+    run(box, "box", "true")
+    program = (
+        "import sys; from builder import cli\n"
+        "cli._import_inspect_late()\n"
+        f"code = cli.carry_out(['--root', {str(box.root)!r}, 'run', '--rm', 'box', 'true'])\n"
+        "print(' '.join(sys.modules)); sys.exit(code)"
+    )
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    heavy = {"click", "lark", "zstandard", "isal", "rich", "sqlite3", "subprocess", "tarfile"}
+    heavy |= {"urllib3", "asyncio", "socket", "threading", "logging", "hashlib", "signal"}
+    heavy |= {"grammar", "layerstore", "builder.engine", "builder.bootstrap"}
+    assert loaded & heavy == set()
