@@ -56,7 +56,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def _show_tables(terminalreporter: pytest.TerminalReporter) -> None:
     stats = terminalreporter.stats
     reports = [report for name in ("passed", "failed", "skipped") for report in stats.get(name, ())]
-    for title, lines in (("conformance", tally.table(reports)),):
+    for title, lines in (
+        ("beside buildah", tally.comparison(reports)),
+        ("conformance", tally.table(reports)),
+    ):
         found = list(lines)
         if found:
             terminalreporter.section(title, sep="=", bold=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 RecordProperty = Callable[[str, object], None]
 _KEY = "conformance"
+_ROW = "beside buildah"
 COLUMNS = ("passed", "failed", "refused", "exception", "not applicable")
 
 
@@ -42,6 +43,21 @@ def table(reports: Iterable[Any]) -> Iterator[str]:
         yield f"{category:{width}}" + "".join(f"{found[column]:16}" for column in COLUMNS)
     for reason in sorted(reasons):
         yield f"exception: {reason}"
+
+
+def note_row(record: RecordProperty, row: str, *, answers: str) -> None:
+    """Keep a row of the comparison with buildah; `answers` is what it says, to be counted."""
+    record(_ROW, [row, answers])
+
+
+def comparison(reports: Iterable[Any]) -> Iterator[str]:
+    """The rows in which something differs or was refused, and how many rows say what."""
+    rows = [value for report in reports for key, value in report.user_properties if key == _ROW]
+    counts = Counter(answers for _, answers in rows)
+    alike = {"ours=ref same, buildah=ref same, ours=buildah same"}
+    yield from sorted(row for row, answers in rows if answers not in alike)
+    for answers, count in counts.most_common():
+        yield f"{count:5} cases  {answers}"
 
 
 def _column(report: Any, exception: str) -> str:
