@@ -94,11 +94,11 @@ class TestIdentity:
     def test_chroot_tricks_end_at_the_root(self, bench: Bench) -> None:
         """The classic: chroot deeper with an open descriptor above, then climb."""
         outcome = bench.python(
-            """
+            f"""
 os.mkdir("/tmp/jail"); fd = os.open("/", os.O_RDONLY); os.chroot("/tmp/jail"); os.fchdir(fd)
 for _ in range(50): os.chdir("..")
 os.chroot(".")
-print(sorted(os.listdir("/"))[0], os.path.exists("/work"), os.path.exists("/bin/busybox"))
+print(sorted(os.listdir("/"))[0], os.path.exists("{bench.scratch}"), os.path.exists("/bin/busybox"))
 """
         )
         assert outcome.lines == ["bin False True"]
