@@ -32,12 +32,9 @@ from typing import Literal
 import grammar
 from builder import record
 from builder.cachekey import key_document
-from builder.context import ContextTree
 from builder.errors import (
     BuilderError,
-    ContextError,
     PlanError,
-    UnknownStageError,
     UnsupportedFeatureError,
 )
 from builder.events import (
@@ -50,15 +47,13 @@ from builder.events import (
     VertexOutput,
     VertexStarted,
 )
-from builder.ignorefile import NO_RULES, IgnoreRules, parse_ignore_file
 from builder.lower import Surroundings, lower
 from builder.lower.metadata import with_labels
-from builder.patterns import BadPatternError
 from builder.perform import perform
 from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan
 from builder.platforms import name_of
+from builder.provide import Provider
 from builder.sandbox import Executor, ForkServer
-from builder.sources import LayerTree, SourceTree
 from builder.state import StageState
 from builder.steps import Step
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
@@ -68,7 +63,6 @@ from layerstore import (
     Digest,
     Image,
     ImageConfig,
-    InvalidReferenceError,
     Layer,
     NotFoundError,
     Reference,
@@ -162,7 +156,7 @@ class _Engine:
         self._vertex = 0
         self._steps: list[record.StepRecord] = []
         self._states: dict[int, StageState] = {}
-        self._context: ContextTree | None = None
+        self._provider = Provider(request, store, cleanup, self._stage_state)
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
@@ -182,8 +176,7 @@ class _Engine:
                 self._epoch = _written_epoch(self._plan, self._build_args())
         for index in sorted(self._plan.needed):  # in file order: none waits for one below
             state = self._stage_state(index)
-        if self._context is not None:
-            self._remember_stamps(self._context)
+        self._provider.remember()
         return self._seal(state)
 
     def _stage_state(self, index: int) -> StageState:
@@ -204,7 +197,7 @@ class _Engine:
         )
         state = replace(state, config=replace(state.config, on_build=()))
         around = Surroundings(
-            find_source=lambda name: self._find_source(name, stage),
+            find_source=lambda name: self._provider.tree(name, stage),
             build_args=self._build_args(),
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
@@ -336,7 +329,7 @@ class _Engine:
         self._flush_when_due()
         return made, layer
 
-    # ---- bases and sources
+    # ---- bases
 
     def _open_base(self, stage: PlannedStage) -> StageState:
         if stage.from_node.platform is not None:
@@ -349,7 +342,7 @@ class _Engine:
                 state = self._stage_state(index)
                 return replace(state, cmd_is_own=False)
             case ImageBase(name=name):
-                image = self._resolve_image(name, stage)
+                image = self._provider.image(name, stage)
                 vertex = self._begin(
                     f"[{stage.title} 1/1] FROM {name}", stage.title, stage.from_node.span.start_line
                 )
@@ -369,63 +362,6 @@ class _Engine:
             raise UnsupportedFeatureError(
                 feature=f"FROM --platform={wanted} on {name_of(self._platform)}"
             )
-
-    def _resolve_image(self, name: str, stage: PlannedStage) -> Image:
-        try:
-            return self._store.images.resolve(name)
-        except (NotFoundError, InvalidReferenceError) as error:
-            from builder.nearest import nearest
-
-            close = nearest(name, [each for each in stage.visible if not each.isdigit()])
-            if close is None:
-                raise
-            raise UnknownStageError(name=name, nearest=close) from error
-
-    def _find_source(self, name: str | None, stage: PlannedStage) -> SourceTree:
-        if name is None:
-            return self._get_context()
-        index = stage.visible.get(name.lower())
-        if index is not None:
-            return LayerTree(
-                self._stage_state(index).layers,
-                self._store.layers,
-                description=f"the stage {name!r}",
-            )
-        if name.isdigit():
-            raise UnknownStageError(name=name, nearest=None)
-        image = self._resolve_image(name, stage)
-        return LayerTree(image.layers, self._store.layers, description=f"the image {name!r}")
-
-    def _get_context(self) -> ContextTree:
-        if self._context is None:
-            if self._request.context is None:
-                raise ContextError(
-                    "there is no build context: the Dockerfile came from standard input",
-                    hint="give a directory, and the Dockerfile with `-f -`",
-                )
-            self._context = ContextTree(
-                self._request.context,
-                self._ignore_rules(),
-                stamps=self._store.cache.load_file_digests(self._context_scope()),
-            )
-            self._cleanup.callback(self._context.close)
-        return self._context
-
-    def _ignore_rules(self) -> IgnoreRules:
-        if self._request.ignore_file is None:
-            return NO_RULES
-        try:
-            return parse_ignore_file(self._request.ignore_file)
-        except BadPatternError as error:
-            raise ContextError(f".dockerignore: {error}") from error
-
-    def _context_scope(self) -> str:
-        return os.path.realpath(self._request.context or "")
-
-    def _remember_stamps(self, context: ContextTree) -> None:
-        stamps = context.fresh_stamps()
-        if stamps is not None:
-            self._store.cache.save_file_digests(self._context_scope(), stamps)
 
     def _known_layer(self, cached: CachedStep) -> Layer | None:
         """The layer of a cache entry, None when it is gone from the store."""
