@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Literal
 
 import grammar
-from builder import record
+from builder import record, timetravel
 from builder.cachekey import key_document
 from builder.errors import (
     BuilderError,
@@ -159,6 +159,7 @@ class _Engine:
         self._vertex = 0
         self._steps: dict[int, list[record.StepRecord]] = {}  # by stage
         self._states: dict[int, StageState] = {}
+        self._noted: list[tuple[int, StageState]] = []  # of the target: line, and what it led to
         self._provider = Provider(request, store, cleanup, self._states.__getitem__)
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
@@ -184,7 +185,11 @@ class _Engine:
             jobs=self._request.jobs or len(os.sched_getaffinity(0)),
         )
         self._provider.remember()
-        return self._seal(self._states[self._plan.target])
+        image = self._seal(self._states[self._plan.target])
+        lines = [line for line, _ in self._noted]
+        configs = (self._image_config(state) for _, state in self._noted)
+        timetravel.remember(self._store.cache, image, lines, configs)
+        return image
 
     def _build_stage(self, stage: PlannedStage) -> Work[None]:
         for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us
@@ -203,6 +208,7 @@ class _Engine:
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
         )
+        self._note_moment(stage, stage.from_node.span, state)
         instructions = [*triggers, *stage.instructions]
         total = 1 + sum(each.written.keyword in _WORKING for each in instructions)
         position = 1
@@ -218,6 +224,7 @@ class _Engine:
                 state = yield from self._build_instruction(
                     instruction, state, around, label, stage, span
                 )
+            self._note_moment(stage, span, state)
             yield PAUSE
         self._states[stage.index] = state
 
@@ -391,6 +398,9 @@ class _Engine:
     # ---- the result
 
     def _seal(self, state: StageState) -> Image:
+        return self._store.images.seal(self._image_config(state), state.layers)
+
+    def _image_config(self, state: StageState) -> ImageConfig:
         config = state.config
         if self._request.labels:
             added = list(self._request.labels.items())
@@ -398,18 +408,15 @@ class _Engine:
         created = state.created
         if self._epoch is not None:
             created = rfc3339(self._epoch)
-        return self._store.images.seal(
-            ImageConfig(
-                architecture=self._platform.architecture,
-                os=self._platform.os,
-                variant=self._platform.variant,
-                author=state.author,
-                created=created,
-                config=config,
-                diff_ids=tuple(layer.diff_id for layer in state.layers),
-                history=state.history,
-            ),
-            state.layers,
+        return ImageConfig(
+            architecture=self._platform.architecture,
+            os=self._platform.os,
+            variant=self._platform.variant,
+            author=state.author,
+            created=created,
+            config=config,
+            diff_ids=tuple(layer.diff_id for layer in state.layers),
+            history=state.history,
         )
 
     def _created_now(self) -> str:
@@ -423,6 +430,10 @@ class _Engine:
             self._last_flush = time.monotonic()
 
     # ---- telling
+
+    def _note_moment(self, stage: PlannedStage, span: Span, state: StageState) -> None:
+        if self._plan is not None and stage.index == self._plan.target:
+            self._noted.append((span.start_line, state))
 
     def _begin(self, title: str, stage: str, line: int) -> int:
         self._vertex += 1

@@ -27,6 +27,8 @@ COMMANDS = {
     "images": "images:IMAGES",
     "history": "images:HISTORY",
     "layers": "layers:LAYERS",
+    "step": "moments:STEP",
+    "bisect": "moments:BISECT",
     "inspect": "inspect:INSPECT",
     "tag": "images:TAG",
     "untag": "images:UNTAG",

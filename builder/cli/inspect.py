@@ -95,6 +95,7 @@ def _wants_size(arguments: Arguments) -> bool:
 
 def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size: bool) -> Struct:
     from builder.runner import ContainerStore
+    from builder.timetravel import resolve
     from layerstore import NotFoundError
 
     if kind != "image":
@@ -108,7 +109,7 @@ def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size
         else:
             return container_document(record, session, with_size=with_size)
     try:
-        image = store.images.resolve(word)
+        image = resolve(store, word)
     except NotFoundError:
         if kind == "image":
             raise
@@ -131,7 +132,7 @@ def image_document(image: "Image", names: tuple[str, ...]) -> Struct:
         Created=config.created,
         DockerVersion="",
         Author=config.author,
-        Config=_image_config(config.config),
+        Config=image_config(config.config),
         Architecture=config.architecture,
         Variant=config.variant,
         Os=config.os,
@@ -147,7 +148,8 @@ def image_document(image: "Image", names: tuple[str, ...]) -> Struct:
     )
 
 
-def _image_config(config: "ContainerConfig") -> Struct:
+def image_config(config: "ContainerConfig") -> Struct:
+    """The part of it that containers get."""
     health = config.healthcheck
     return Struct(
         Hostname="",
