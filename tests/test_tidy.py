@@ -408,7 +408,6 @@ WITHOUT_TESTS_OF_THEIR_OWN: frozenset[str] = frozenset(
         "builder/cli/images.py",
         "builder/cli/inspect.py",
         "builder/cli/layers.py",
-        "builder/cli/parse.py",
         "builder/cli/system.py",
         "builder/cli/transfer.py",
         "builder/imports.py",
