@@ -69,7 +69,7 @@ def is_archive(tree: SourceTree, entry: SourceEntry) -> bool:
 
 def members(tree: SourceTree, entry: SourceEntry, cleanup: ExitStack) -> Iterator[Change]:
     """The archive's members as changes whose contents stay readable until `cleanup` is closed."""
-    return kept(unpack(_open(tree, entry)), cleanup)
+    return kept(unpack(_open(tree, entry), is_layer=False), cleanup)
 
 
 def kept(changes: Iterable[Change], cleanup: ExitStack) -> Iterator[Change]:

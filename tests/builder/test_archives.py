@@ -103,6 +103,16 @@ def test_other_bytes_are_a_file_whatever_they_begin_with(data: bytes) -> None:
     assert not is_archive(data)
 
 
+def test_an_entry_without_a_name_is_one_of_the_root() -> None:
+    """Some archives begin with one; tar passes over it, and so does who unpacks the members."""
+    nameless = bytearray(tar_of({"x": b""}, tarfile.USTAR_FORMAT)[:512])
+    nameless[0:1] = b"\0"
+    checksum = sum(nameless) - sum(nameless[148:156]) + 8 * ord(" ")
+    nameless[148:156] = b"%06o\0 " % checksum
+    found = members(bytes(nameless) + tar_of({"a": b"1"}))
+    assert [change.path for change in found] == ["", "a"]
+
+
 def test_a_cut_header_is_no_archive() -> None:
     assert not is_archive(tar_of({"a": b"1"})[:511])
     assert is_archive(tar_of({"a": b"1"})[:1024])
