@@ -70,13 +70,16 @@ class Runner:
 
     def _step(self, step: JSON, work: Path, names: list[str | None]) -> tuple[str, list[str]]:
         work.mkdir()
-        name = step.get("tag", "").replace("{{REGISTRY}}", "registry.invalid")
-        if not _IMAGE_NAME.fullmatch(name):  # none, or another tool's way to name an archive
-            name = f"case-step-{len(names)}"
+        name = f"case-step-{len(names)}"  # a later step may take the tag: each has its own as well
+        tag = step.get("tag", "").replace("{{REGISTRY}}", "registry.invalid")
+        tags = [name]
+        if _IMAGE_NAME.fullmatch(tag):  # not another tool's way to name an archive
+            tags.append(tag)
         with _server(step) as server:
             words = conformance.build_arguments(step, work, server)
             done = self.lamina(
-                *("build", "--progress", "plain", "-t", name, *words),
+                *("build", "--progress", "plain", *words),
+                *(word for each in tags for word in ("-t", each)),
                 env=step.get("env", {}),
                 check=False,
                 timeout_s=300,
