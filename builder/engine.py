@@ -60,7 +60,7 @@ from builder.platforms import name_of
 from builder.sandbox import Executor, ForkServer
 from builder.sources import LayerTree, SourceTree
 from builder.state import StageState
-from builder.steps import Step
+from builder.steps import Step, stands_alone
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -163,6 +163,7 @@ class _Engine:
         self._steps: list[record.StepRecord] = []
         self._states: dict[int, StageState] = {}
         self._context: ContextTree | None = None
+        self._layer_trees: dict[tuple[tuple[Layer, ...], str], LayerTree] = {}
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
@@ -239,9 +240,10 @@ class _Engine:
             self._note_step(unparse(instruction), span, stage, outcome="metadata")
             return lowered.state
         vertex = self._begin(f"{label} {lowered.step.title}", stage.title, span.start_line)
+        below = StageState() if stands_alone(lowered.step) else state
         document = key_document(
             lowered.step,
-            parent=state.chain_id,
+            parent=below.chain_id,
             platform=name_of(self._platform),
             epoch=self._epoch,
         )
@@ -255,7 +257,7 @@ class _Engine:
             )
         else:
             cached, layer = self._execute(
-                lowered.step, state, key, document, lowered.created_by, vertex
+                lowered.step, below, key, document, lowered.created_by, vertex
             )
             outcome = "executed" if cached.key == key else "reused"
             self._note_step(
@@ -272,7 +274,7 @@ class _Engine:
     def _execute(
         self,
         step: Step,
-        state: StageState,
+        below: StageState,
         key: Digest,
         document: bytes,
         created_by: str,
@@ -283,7 +285,7 @@ class _Engine:
         try:
             layer = perform(
                 step,
-                state.layers,
+                below.layers,
                 store=self._store,
                 executor=self._get_executor,
                 output=lambda stream, data: self._report(
@@ -308,7 +310,7 @@ class _Engine:
         variant = str(self._epoch)
         earlier = None
         if not self._request.no_cache:
-            earlier = self._store.cache.same_content(state.chain_id, layer.content_digest, variant)
+            earlier = self._store.cache.same_content(below.chain_id, layer.content_digest, variant)
         earlier_layer = None if earlier is None else self._known_layer(earlier)
         made = CachedStep(
             key=key,
@@ -320,10 +322,10 @@ class _Engine:
         )
         if earlier is not None and earlier_layer is not None:
             alias = replace(earlier, key=key, document=document)
-            self._store.cache.put(alias, parent=state.chain_id, variant=variant)
+            self._store.cache.put(alias, parent=below.chain_id, variant=variant)
             made, layer = earlier, earlier_layer
         else:
-            self._store.cache.put(made, parent=state.chain_id, variant=variant)
+            self._store.cache.put(made, parent=below.chain_id, variant=variant)
         self._report(
             VertexDone(
                 vertex=vertex,
@@ -386,15 +388,19 @@ class _Engine:
             return self._get_context()
         index = stage.visible.get(name.lower())
         if index is not None:
-            return LayerTree(
-                self._stage_state(index).layers,
-                self._store.layers,
-                description=f"the stage {name!r}",
-            )
+            return self._layer_tree(self._stage_state(index).layers, f"the stage {name!r}")
         if name.isdigit():
             raise UnknownStageError(name=name, nearest=None)
         image = self._resolve_image(name, stage)
-        return LayerTree(image.layers, self._store.layers, description=f"the image {name!r}")
+        return self._layer_tree(image.layers, f"the image {name!r}")
+
+    def _layer_tree(self, layers: tuple[Layer, ...], description: str) -> LayerTree:
+        known = self._layer_trees.get((layers, description))
+        if known is None:
+            known = LayerTree(layers, self._store.layers, description=description)
+            self._layer_trees[layers, description] = known
+            self._cleanup.callback(known.close)
+        return known
 
     def _get_context(self) -> ContextTree:
         if self._context is None:
