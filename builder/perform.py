@@ -241,7 +241,7 @@ def _ids(
         for word, file in ((user, "/etc/passwd"), (group, "/etc/group"))
     ]
     try:
-        ids = find_user(files[0], files[1], f"{user}:{group}")
+        ids = find_user(files[0], files[1], f"{user}:{group}".rstrip(":"))
     except UnknownUserError as error:
         raise LoweringError(
             f"{where}{written}: {error}",
