@@ -57,7 +57,7 @@ from builder.provide import Provider
 from builder.sandbox import Executor, ForkServer
 from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.state import StageState
-from builder.steps import Step
+from builder.steps import Step, stands_alone
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -244,9 +244,10 @@ class _Engine:
             self._note_step(unparse(instruction), span, stage, outcome="metadata")
             return lowered.state
         vertex = self._begin(f"{label} {lowered.step.title}", stage.title, span.start_line)
+        below = StageState() if stands_alone(lowered.step) else state
         document = key_document(
             lowered.step,
-            parent=state.chain_id,
+            parent=below.chain_id,
             platform=name_of(self._platform),
             epoch=self._epoch,
         )
@@ -260,7 +261,7 @@ class _Engine:
             )
         else:
             cached, layer = yield from self._execute(
-                lowered.step, state, key, document, lowered.created_by, vertex
+                lowered.step, below, key, document, lowered.created_by, vertex
             )
             outcome = "executed" if cached.key == key else "reused"
             self._note_step(
@@ -277,7 +278,7 @@ class _Engine:
     def _execute(
         self,
         step: Step,
-        state: StageState,
+        below: StageState,
         key: Digest,
         document: bytes,
         created_by: str,
@@ -288,7 +289,7 @@ class _Engine:
         try:
             layer = yield from perform(
                 step,
-                state.layers,
+                below.layers,
                 store=self._store,
                 executor=self._get_executor,
                 output=lambda stream, data: self._report(
@@ -316,7 +317,7 @@ class _Engine:
         variant = str(self._epoch)
         earlier = None
         if not self._request.no_cache:
-            earlier = self._store.cache.same_content(state.chain_id, layer.content_digest, variant)
+            earlier = self._store.cache.same_content(below.chain_id, layer.content_digest, variant)
         earlier_layer = None if earlier is None else self._known_layer(earlier)
         made = CachedStep(
             key=key,
@@ -328,10 +329,10 @@ class _Engine:
         )
         if earlier is not None and earlier_layer is not None:
             alias = replace(earlier, key=key, document=document)
-            self._store.cache.put(alias, parent=state.chain_id, variant=variant)
+            self._store.cache.put(alias, parent=below.chain_id, variant=variant)
             made, layer = earlier, earlier_layer
         else:
-            self._store.cache.put(made, parent=state.chain_id, variant=variant)
+            self._store.cache.put(made, parent=below.chain_id, variant=variant)
         self._report(
             VertexDone(
                 vertex=vertex,
