@@ -53,6 +53,7 @@ from builder.events import (
 from builder.ignorefile import NO_RULES, IgnoreRules, parse_ignore_file
 from builder.lower import Surroundings, lower
 from builder.lower.metadata import with_labels
+from builder.mounting import NO_GRANTS, Grants
 from builder.patterns import BadPatternError
 from builder.perform import perform
 from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan
@@ -60,7 +61,7 @@ from builder.platforms import name_of
 from builder.sandbox import Executor, ForkServer
 from builder.sources import LayerTree, SourceTree
 from builder.state import StageState
-from builder.steps import Step
+from builder.steps import NO_SETTINGS, RunSettings, Step
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -97,6 +98,9 @@ class BuildRequest:
     no_cache: bool = False
     network: Literal["host", "none"] = "host"
     source_date_epoch: int | None = None
+    allowed: frozenset[str] = frozenset()  # rights RUN may ask for: network.host, security.insecure
+    run_settings: RunSettings = NO_SETTINGS
+    grants: Grants = NO_GRANTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +213,9 @@ class _Engine:
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
+            allowed=self._request.allowed,
+            settings=self._request.run_settings,
+            no_cache=self._request.no_cache,
         )
         instructions = [*triggers, *stage.instructions]
         total = 1 + sum(each.written.keyword in _WORKING for each in instructions)
@@ -294,6 +301,7 @@ class _Engine:
                     )
                 ),
                 epoch=self._epoch,
+                grants=self._request.grants,
             )
         except BaseException as error:
             self._report(
@@ -393,6 +401,8 @@ class _Engine:
             )
         if name.isdigit():
             raise UnknownStageError(name=name, nearest=None)
+        if name == "scratch":
+            return LayerTree((), self._store.layers, description="scratch")
         image = self._resolve_image(name, stage)
         return LayerTree(image.layers, self._store.layers, description=f"the image {name!r}")
 

@@ -39,7 +39,10 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
 WALLED = ("grammar", "layerstore", "builder.sandbox", "builder.runner")
 # What of `builder` itself the rooms inside it may use, where that is less than everything.
 OF_BUILDER: dict[str, tuple[str, ...]] = {
-    "builder.runner": ("builder.errors", "builder.snapshot", "builder.platforms"),
+    "builder.runner": (
+        *("builder.errors", "builder.snapshot", "builder.platforms"),
+        "builder.sizes",  # `--memory 64m` and `--mount=type=tmpfs,size=64m` are read alike
+    ),
 }
 
 # Outside modules that have a home. Reasons for a second home stand beside it.

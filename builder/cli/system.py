@@ -12,7 +12,7 @@ from builder.cli.units import human_size
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
-    from layerstore import Store, Usage
+    from layerstore import Pruned, Store, Usage
 
 DF_LISTING = Listing(
     headings={
@@ -69,7 +69,11 @@ def _df_rows(
             unused,
         ),
         _df_row(
-            "Build Cache", found.cache_steps, 0, found.cache_bytes, found.cache_reclaimable_bytes
+            "Build Cache",
+            found.cache_steps + found.cache_mounts,
+            0,
+            found.cache_bytes,
+            found.cache_reclaimable_bytes,
         ),
     ]
 
@@ -206,8 +210,8 @@ def prune(arguments: Arguments, session: "Session") -> int:
             dry_run=dry_run,
         )
     show_pruned_images(pruned.images)
-    if pruned.steps:
-        line(f"Deleted build cache: {pruned.steps} steps\n")
+    if pruned.steps or pruned.cache_mounts:
+        line(f"{_pruned_cache(pruned)}\n")
     word = "Would reclaim" if dry_run else "Total reclaimed space"
     line(f"{word}: {human_size(freed + pruned.freed_bytes, digits=4)}")
     return 0
@@ -253,9 +257,14 @@ def builder_prune(arguments: Arguments, session: "Session") -> int:
         return 0
     with session.open_store() as store:
         pruned = prune_store(store, cache="all" if everything else "unused")
-    line(f"Deleted build cache: {pruned.steps} steps")
+    line(_pruned_cache(pruned))
     line(f"Total: {human_size(pruned.freed_bytes, digits=4)}")
     return 0
+
+
+def _pruned_cache(pruned: "Pruned") -> str:
+    mounts = f", {pruned.cache_mounts} cache mounts" if pruned.cache_mounts else ""
+    return f"Deleted build cache: {pruned.steps} steps{mounts}"
 
 
 def info(arguments: Arguments, session: "Session") -> int:

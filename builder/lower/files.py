@@ -11,7 +11,7 @@ from dataclasses import replace
 from builder import patterns
 from builder.context import ContextTree
 from builder.errors import LoweringError, SourceNotFoundError, UnsupportedFeatureError
-from builder.lower.run import chomped
+from builder.lower.heredocs import chomped
 from builder.lower.surroundings import Lowered, Surroundings, expanded
 from builder.nearest import nearest
 from builder.sources import Selection, SourceTree, matches, resolve, select
@@ -136,7 +136,7 @@ def _selected(tree: SourceTree, word: str) -> list[Selection]:
 def _one(tree: SourceTree, path: str, word: str) -> Selection:
     selection = select(tree, path)
     if selection is None:
-        raise _not_found(tree, word, path)
+        raise not_found(tree, word, path)
     return selection
 
 
@@ -149,7 +149,8 @@ def _climbs_out(word: str) -> bool:
     return posixpath.normpath(word.lstrip("/")).startswith("..")
 
 
-def _not_found(tree: SourceTree, word: str, path: str) -> SourceNotFoundError:
+def not_found(tree: SourceTree, word: str, path: str) -> SourceNotFoundError:
+    """The error for a source word, `path` in `tree`, that stands for nothing."""
     if isinstance(tree, ContextTree) and tree.exists_ignored(path):
         return SourceNotFoundError(
             pattern=word,

@@ -236,7 +236,7 @@ def test_a_lease_swept_between_making_and_locking_is_made_anew(
     tmp: Path, lock: StoreLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sweeper sees the directory first: it locks it, then removes it."""
-    real = locks._lock_directory
+    real = locks.lock_directory
     rounds = []
 
     def swept_first(path: Path) -> int | None:
@@ -252,7 +252,7 @@ def test_a_lease_swept_between_making_and_locking_is_made_anew(
             path.rmdir()
         return real(path)
 
-    monkeypatch.setattr(locks, "_lock_directory", swept_first)
+    monkeypatch.setattr(locks, "lock_directory", swept_first)
     lease = Lease.take(tmp, lock)
     assert len(rounds) == 3
     assert lease.path == rounds[2]
@@ -266,3 +266,42 @@ def test_holding_waits_for_whoever_collects(lease: Lease, lock: StoreLock) -> No
     assert read_uses(lease.path) == set()
     lease.hold([ONE])
     assert read_uses(lease.path) == {ONE}
+
+
+def test_shared_locks_of_a_directory_go_together_and_exclusive_ones_do_not(tmp: Path) -> None:
+    first = locks.lock_directory(tmp, exclusive=False)
+    second = locks.lock_directory(tmp, exclusive=False)
+    assert first is not None
+    assert second is not None
+    assert locks.lock_directory(tmp) is None
+    os.close(first)
+    os.close(second)
+    alone = locks.lock_directory(tmp)
+    assert alone is not None
+    assert locks.lock_directory(tmp, exclusive=False) is None
+    os.close(alone)
+
+
+def test_who_waits_for_a_directory_that_goes_meanwhile_gets_nothing(tmp: Path) -> None:
+    folder = tmp / "folder"
+    folder.mkdir()
+    held = locks.lock_directory(folder)
+    assert held is not None
+    pid = os.fork()
+    if pid == 0:
+        os.close(held)  # the lock is the parent's, who has it too
+        os._exit(0 if locks.lock_directory(folder, wait=True) is None else 1)
+    folder.rename(tmp / "elsewhere")
+    os.close(held)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_an_interrupted_wait_keeps_nothing_open(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(fd: int, operation: int) -> None:
+        raise KeyboardInterrupt
+
+    before = {path.name for path in Path("/proc/self/fd").iterdir()}
+    monkeypatch.setattr(fcntl, "flock", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        locks.lock_directory(tmp, wait=True)
+    assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
