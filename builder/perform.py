@@ -97,7 +97,7 @@ def _perform_exec(
                 tell=lambda text: output("stderr", f"{text}\n".encode()),
             )
             spec = _sandbox(step, snapshot, opened)
-            status, tail = _run_program(executor, spec, output, opened.relays)
+            status, tail = run_program(executor, spec, output, opened.relays)
         if status.shell_code:
             raise StepFailedError(
                 title=" ".join(step.argv), code=status.shell_code, signal=status.signal, tail=tail
@@ -174,7 +174,7 @@ def network_files(
     )
 
 
-def _run_program(
+def run_program(
     executor: Executor, spec: SandboxSpec, output: Output, relays: "Sequence[AgentRelay]"
 ) -> tuple[ExitStatus, bytes]:
     """Run to the end; returns the status and the last of what was written."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from builder.cli.arguments import Arguments, UsageError
+from builder.errors import BuilderError, UnsupportedFeatureError
 from builder.mounting import Grants
 from builder.sandbox import RESOURCES, ResourceLimit
 from builder.sizes import parse_size
@@ -30,7 +31,8 @@ def grants_of(arguments: Arguments) -> Grants:
     """The secrets and agents of a command line.
 
     Raises:
-        UsageError: one makes no sense, or is not there.
+        UsageError: one makes no sense.
+        BuilderError: one is not there, or cannot be read.
     """
     return Grants(
         secrets=dict(map(_secret, arguments.values("secret"))),
@@ -39,7 +41,7 @@ def grants_of(arguments: Arguments) -> Grants:
 
 
 def settings_of(arguments: Arguments) -> RunSettings:
-    """The settings of a command line. Raises as `grants_of` does."""
+    """The settings of a command line. Raises UsageError."""
     return RunSettings(
         extra_hosts=tuple(map(_host, arguments.values("add-host"))),
         shm_size_bytes=_shm_size(arguments.value("shm-size")),
@@ -48,7 +50,11 @@ def settings_of(arguments: Arguments) -> RunSettings:
 
 
 def rights_of(arguments: Arguments) -> frozenset[str]:
-    """The rights of a command line; who names the host's network grants it. Raises as above."""
+    """The rights of a command line; who names the host's network grants it.
+
+    Raises:
+        UsageError: there is no such right.
+    """
     rights = set(arguments.values("allow"))
     for right in rights.difference(_RIGHTS):
         raise UsageError(
@@ -68,13 +74,13 @@ def _secret(text: str) -> tuple[str, bytes]:
         if not equals:
             raise _bad("secret", text, f"{field!r} must be a key=value pair")
         if key not in _SECRET_KEYS:
-            raise _bad("secret", text, f"unexpected key {key!r}", "id, src, env and type")
+            raise _bad("secret", text, f"unexpected key {key!r}", "there are id, src, env and type")
         found["src" if key == "source" else key] = content
     secret_id, kind = found.get("id", ""), found.get("type", "")
     if not secret_id:
-        raise _bad("secret", text, "it has no id", "id=NAME,src=FILE")
+        raise _bad("secret", text, "it has no id", "write id=NAME,src=FILE")
     if kind not in ("", "file", "env"):
-        raise _bad("secret", text, f"unsupported type {kind!r}", "file and env")
+        raise _bad("secret", text, f"unsupported type {kind!r}", "there are file and env")
     path, variable = found.get("src", ""), found.get("env", "")
     if kind == "env" and not variable:
         path, variable = "", path
@@ -93,12 +99,12 @@ def _read(secret_id: str, path: Path) -> bytes:
         with path.open("rb") as file:
             data = file.read(_SECRET_MAX_BYTES + 1)
     except OSError as error:
-        raise UsageError(
+        raise BuilderError(
             f"the secret {secret_id!r} cannot be read: {str(path)!r}: {error.strerror}",
             hint=f"--secret id={secret_id},src=FILE or --secret id={secret_id},env=NAME",
         ) from error
     if len(data) > _SECRET_MAX_BYTES:
-        raise UsageError(
+        raise BuilderError(
             f"the secret {secret_id!r} is too big", hint=f"at most {_SECRET_MAX_BYTES} bytes"
         )
     return data
@@ -110,14 +116,20 @@ def _agent(text: str) -> tuple[str, Path]:
     agent_id = agent_id or "default"
     path = path or os.environ.get("SSH_AUTH_SOCK", "")
     if not path:
-        raise _bad("ssh", text, "SSH_AUTH_SOCK is not set", f"{agent_id}=SOCKET")
+        raise BuilderError(
+            f"there is no agent for --ssh {agent_id}: SSH_AUTH_SOCK is not set",
+            hint=f"start ssh-agent, or build with --ssh {agent_id}=SOCKET",
+        )
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116
     except OSError as error:
-        raise _bad("ssh", text, f"{path!r}: {error.strerror}") from error
+        raise BuilderError(
+            f"there is no agent for --ssh {agent_id}: {path!r}: {error.strerror}",
+            hint="start ssh-agent",
+        ) from error
     if not stat.S_ISSOCK(mode):
-        raise UsageError(
-            f"--ssh with a key file ({path!r}) is not supported by this version of lamina",
+        raise UnsupportedFeatureError(
+            feature=f"--ssh with a key file ({path!r})",
             hint="start ssh-agent, add the key to it by ssh-add, and build with --ssh default",
         )
     return agent_id, Path(os.path.abspath(path))  # noqa: PTH100 - links stay
@@ -128,12 +140,12 @@ def _host(text: str) -> tuple[str, str]:
     end = min((at for at in map(text.find, ":=") if at >= 0), default=-1)
     name, address = text[:end], text[end + 1 :]
     if end < 1 or not address or not name.isprintable() or " " in name:
-        raise _bad("add-host", text, "it is no host and address", "NAME:ADDRESS")
+        raise _bad("add-host", text, "it is no host and address", "write NAME:ADDRESS")
     if address == _HOST_GATEWAY:
         return name, "127.0.0.1"  # RUN has the host's own network
     address = address.removeprefix("[").removesuffix("]")
     if not _is_address(address):
-        raise _bad("add-host", text, f"{address!r} is no IP address", "NAME:ADDRESS")
+        raise _bad("add-host", text, f"{address!r} is no IP address", "write NAME:ADDRESS")
     return name, address
 
 
@@ -155,19 +167,20 @@ def _shm_size(text: str | None) -> int | None:
     try:
         return parse_size(text) or None
     except ValueError:
-        raise _bad("shm-size", text, "it is no size", "64m and 1g") from None
+        raise _bad("shm-size", text, "it is no size", "write 64m or 1g") from None
 
 
 def _limit(text: str) -> ResourceLimit:
     """NAME=SOFT[:HARD]; -1 is unlimited."""
     name, equals, bounds = text.partition("=")
     if not equals:
-        raise _bad("ulimit", text, "it has no value", "NAME=SOFT[:HARD]")
+        raise _bad("ulimit", text, "it has no value", "write NAME=SOFT[:HARD]")
     if name not in RESOURCES:
-        raise _bad("ulimit", text, f"invalid ulimit type {name!r}", ", ".join(sorted(RESOURCES)))
+        known = ", ".join(sorted(RESOURCES))
+        raise _bad("ulimit", text, f"invalid ulimit type {name!r}", f"there are {known}")
     numbers = [_bound(text, bound) for bound in bounds.split(":")]
     if len(numbers) > 2:
-        raise _bad("ulimit", text, "too many limits", "NAME=SOFT[:HARD]")
+        raise _bad("ulimit", text, "too many limits", "write NAME=SOFT[:HARD]")
     soft, hard = numbers[0], numbers[-1]
     if hard != -1 and (soft == -1 or soft > hard):
         raise _bad("ulimit", text, "the soft limit is above the hard one")
@@ -178,7 +191,7 @@ def _bound(text: str, bound: str) -> int:
     digits = bound.removeprefix("-")
     number = int(bound) if digits.isascii() and digits.isdigit() and len(digits) < 20 else -2
     if not -1 <= number <= _LIMIT_MAX:
-        raise _bad("ulimit", text, f"{bound!r} is no limit", "a number, or -1 for unlimited")
+        raise _bad("ulimit", text, f"{bound!r} is no limit", "write a number, or -1 for unlimited")
     return number
 
 
@@ -192,6 +205,5 @@ def _fields(text: str) -> Iterable[str]:
         raise _bad("secret", text, str(error)) from error
 
 
-def _bad(option: str, text: str, problem: str, wanted: str = "") -> UsageError:
-    hint = f"there are {wanted}" if wanted and wanted[0].islower() else wanted
+def _bad(option: str, text: str, problem: str, hint: str = "") -> UsageError:
     return UsageError(f"invalid argument {text!r} for --{option}: {problem}", hint=hint)

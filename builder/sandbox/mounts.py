@@ -727,7 +727,17 @@ class Stage:
             place = locate(self.root_fd, target)
             if syscalls.filesystem_type(self._open_existing(place)) in _kernel_magics():
                 raise _forbidden_target(phase) from None
-            self.made += make_real(self.root_fd, place, is_directory=is_directory)
+            try:
+                self.made += make_real(self.root_fd, place, is_directory=is_directory)
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
+                raise SandboxError(
+                    phase=phase,
+                    errno=errno.EROFS,
+                    message=f"/{place.path} is not there, and what is mounted above is read-only",
+                    hint="make it there, or let that mount be written to",
+                ) from error
             fd = self.open(target)
         if syscalls.filesystem_type(fd) in _kernel_magics():
             raise _forbidden_target(phase)
