@@ -11,6 +11,7 @@ BuilderError(message, hint)
     OutsideContextError(path)
   MissingGrantError(kind, id)        a RUN needs a secret or an agent that was not given
   SecretLeakError(id, path)          a RUN wrote a secret into its layer
+  NoSuchMomentError(name)            app@9 of an image with fewer instructions
   StepFailedError(title, status)     the program of a RUN ended badly: the user's turn
   ContainerError                     containers
     NoSuchContainerError(name)
@@ -111,6 +112,12 @@ class SecretLeakError(BuilderError):
         )
         self.id = id
         self.path = path
+
+
+class NoSuchMomentError(BuilderError):
+    def __init__(self, *, name: str, hint: str) -> None:
+        super().__init__(f"no such moment: {name}", hint=hint)
+        self.name = name
 
 
 class StepFailedError(BuilderError):

@@ -30,6 +30,7 @@ from builder.sandbox import (
     TmpfsMount,
     in_user_namespace,
 )
+from builder.schedule import Later, Work
 from builder.snapshot import open_snapshot
 from builder.sources import LayerTree, Selection
 from builder.steps import (
@@ -40,13 +41,14 @@ from builder.steps import (
     SourceMount,
     StepMount,
 )
-from layerstore import Digest, Store, TreeIndex, write_overlay
+from layerstore import Digest, HeldCache, Node, Store, TreeIndex, write_overlay
 
 if TYPE_CHECKING:
     from builder.agents import AgentRelay
 
 _STRENGTH = ("shared", "private", "locked")
 _COPIED = "copied"
+_ASK_AGAIN_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ def open_mounts(
     grants: Grants,
     cleanup: ExitStack,
     tell: Callable[[str], None],
-) -> OpenedMounts:
+) -> Work[OpenedMounts]:
     """Open what `mounts` need.
 
     Args:
@@ -87,7 +89,7 @@ def open_mounts(
         MissingGrantError: a required secret or agent was not given.
     """
     opened = OpenedMounts()
-    caches = _hold_caches(
+    caches = yield from _hold_caches(
         [mount for mount in mounts if isinstance(mount, CacheMount)], store, cleanup, tell
     )
     for mount in mounts:
@@ -156,11 +158,15 @@ def _copy(selection: Selection, directory: Path) -> None:
     """Put what is selected into `directory`, which is empty; a file is called `copied` there."""
     top = selection.tree.get(selection.path)
     assert top is not None, "a selection exists"
-    collected = FileChanges(TreeIndex(), now_ns=0)
+    collected = FileChanges(TreeIndex(), now_ns=0, read=_nothing_below)
     collected.copy(selection, "/" if top.kind == "dir" else f"/{_COPIED}", KEEP)
     write_overlay(collected.changes(), directory, userxattr=in_user_namespace())
     if top.kind == "dir":
         _own(directory, top.meta.mode, top.meta.uid, top.meta.gid)
+
+
+def _nothing_below(node: Node) -> bytes:
+    raise AssertionError(f"{node} is not beneath an empty tree")
 
 
 def _own(path: Path, mode: int, uid: int, gid: int) -> None:
@@ -182,26 +188,32 @@ def _hold_caches(
     store: Store,
     cleanup: ExitStack,
     tell: Callable[[str], None],
-) -> dict[str, Path]:
-    """Lock the directories: each once, and everybody in the same order, so that none waits in a
-    circle."""
+) -> Work[dict[str, Path]]:
+    """Lock each directory once, and in the order of their keys: so nobody waits in a circle."""
     strongest: dict[str, CacheMount] = {}
     for mount in sorted(mounts, key=lambda mount: _STRENGTH.index(mount.sharing)):
         strongest[_cache_key(mount)] = mount
-    return {
-        key: cleanup.enter_context(
-            store.cache_mounts.hold(
-                key,
-                mount.sharing,
-                fill=lambda directory, mount=mount: _fill(mount, directory),  # type: ignore[misc]
-                renew=mount.is_renewed,
-                waiting=lambda mount=mount: tell(  # type: ignore[misc]
-                    f"waiting for the cache {mount.target}, which another build uses"
-                ),
-            )
-        )
-        for key, mount in sorted(strongest.items())
-    }
+    found = {}
+    for key, mount in sorted(strongest.items()):
+        if mount.is_renewed:
+            store.cache_mounts.discard(key)
+        held = yield from _hold_cache(key, mount, store, tell)
+        found[key] = cleanup.enter_context(held).path
+    return found
+
+
+def _hold_cache(
+    key: str, mount: CacheMount, store: Store, tell: Callable[[str], None]
+) -> Work[HeldCache]:
+    is_told = False
+    while True:
+        held = store.cache_mounts.hold(key, mount.sharing, lambda path: _fill(mount, path))
+        if held is not None:
+            return held
+        if not is_told:
+            tell(f"waiting for the cache {mount.target}, which another step or build uses")
+            is_told = True
+        yield Later(_ASK_AGAIN_S)
 
 
 def _cache_key(mount: CacheMount) -> str:

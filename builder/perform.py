@@ -2,6 +2,8 @@
 
 ExecStep   snapshot -> sandbox runs the program -> overlay changes -> commit
 FileStep   tree of the layers below + sources -> changes -> commit (nothing is mounted or run)
+
+What waits for a program is a generator (see schedule.py): other stages go on meanwhile.
 """
 
 import os
@@ -32,6 +34,7 @@ from builder.sandbox import (
     UnknownUserError,
     find_user,
 )
+from builder.schedule import Readable, Work
 from builder.snapshot import Snapshot, open_snapshot
 from builder.steps import CopyFiles, ExecStep, FileStep, MakeDirectory, Step
 from layerstore import Layer, Store, TreeIndex
@@ -56,7 +59,7 @@ def perform(
     output: Output,
     epoch: int | None,
     grants: Grants = NO_GRANTS,
-) -> Layer:
+) -> Work[Layer]:
     """Do the work of `step` on top of `layers` and commit what it changed.
 
     Args:
@@ -72,7 +75,9 @@ def perform(
     """
     match step:
         case ExecStep():
-            return _perform_exec(step, layers, store, executor(), output, epoch, grants)
+            return (
+                yield from _perform_exec(step, layers, store, executor(), output, epoch, grants)
+            )
         case FileStep():
             return _perform_files(step, layers, store, epoch)
     assert_never(step)
@@ -86,10 +91,10 @@ def _perform_exec(
     output: Output,
     epoch: int | None,
     grants: Grants,
-) -> Layer:
+) -> Work[Layer]:
     with open_snapshot(layers, store) as snapshot:
         with ExitStack() as cleanup:
-            opened = open_mounts(
+            opened = yield from open_mounts(
                 step.mounts,
                 store=store,
                 grants=grants,
@@ -97,7 +102,7 @@ def _perform_exec(
                 tell=lambda text: output("stderr", f"{text}\n".encode()),
             )
             spec = _sandbox(step, snapshot, opened)
-            status, tail = run_program(executor, spec, output, opened.relays)
+            status, tail = yield from run_program(executor, spec, output, opened.relays)
         if status.shell_code:
             raise StepFailedError(
                 title=" ".join(step.argv), code=status.shell_code, signal=status.signal, tail=tail
@@ -176,7 +181,7 @@ def network_files(
 
 def run_program(
     executor: Executor, spec: SandboxSpec, output: Output, relays: "Sequence[AgentRelay]"
-) -> tuple[ExitStatus, bytes]:
+) -> Work[tuple[ExitStatus, bytes]]:
     """Run to the end; returns the status and the last of what was written."""
     tail: deque[bytes] = deque()
     with ExitStack() as cleanup:
@@ -195,7 +200,8 @@ def run_program(
             for writer in writers:
                 os.close(writer)
         try:
-            _pump(readers, output, tail, relays)
+            yield from _pump(readers, output, tail, relays)
+            yield from _await_end(running, relays)
             return running.wait(), b"".join(tail)
         except BaseException:  # an interrupt too: nothing of the sandbox may outlive the step
             _end(running)
@@ -204,19 +210,13 @@ def run_program(
 
 def _pump(
     readers: dict[int, str], output: Output, tail: deque[bytes], relays: "Sequence[AgentRelay]"
-) -> None:
+) -> Work[None]:
     """Pass on everything until the last writer has closed its end; serve `relays` meanwhile."""
     open_readers = set(readers)
     kept = 0
     while open_readers:
-        poller = select.poll()
-        served = {fd: relay for relay in relays for fd in relay.descriptors}
-        for fd in (*open_readers, *served):
-            poller.register(fd, select.POLLIN)
-        for reader, _ in poller.poll():
-            if reader in served:
-                served[reader].serve(reader)
-                continue
+        ready = yield from _ready(open_readers, relays)
+        for reader in ready:
             data = os.read(reader, _READ_BYTES)
             if not data:
                 open_readers.discard(reader)
@@ -226,6 +226,27 @@ def _pump(
             kept += len(data)
             while kept - len(tail[0]) >= _TAIL_BYTES:
                 kept -= len(tail.popleft())
+
+
+def _await_end(running: Running, relays: "Sequence[AgentRelay]") -> Work[None]:
+    """Until `wait` will not block: a program may have closed its output long before."""
+    while not (yield from _ready({running.fileno()}, relays)):
+        pass
+
+
+def _ready(descriptors: set[int], relays: "Sequence[AgentRelay]") -> Work[list[int]]:
+    """Wait once; returns those of `descriptors` that can be read, and serves the rest."""
+    served = {fd: relay for relay in relays for fd in relay.descriptors}
+    wanted = (*descriptors, *served)
+    yield Readable(wanted)
+    poller = select.poll()
+    for fd in wanted:
+        poller.register(fd, select.POLLIN)
+    found = [fd for fd, _ in poller.poll(0)]
+    for fd in found:
+        if fd in served:
+            served[fd].serve(fd)
+    return [fd for fd in found if fd in descriptors]
 
 
 def _end(running: Running) -> None:
@@ -238,8 +259,9 @@ def _perform_files(
 ) -> Layer:
     tree = store.layers.tree(layers)
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
-    collected = FileChanges(tree, now_ns=now_ns)
     with ExitStack() as cleanup:
+        below = cleanup.enter_context(store.layers.files(layers))
+        collected = FileChanges(tree, now_ns=now_ns, read=below.content)
         match step.action:
             case MakeDirectory(path=path, user=user):
                 uid, gid = None, None
@@ -284,17 +306,22 @@ def _ids(
     written: str, where: str, layers: tuple[Layer, ...], tree: TreeIndex, store: Store
 ) -> tuple[int, int]:
     """User and group of new files, by the image's own /etc/passwd and /etc/group."""
-    passwd = _read_small(tree, layers, store, "/etc/passwd")
-    group = _read_small(tree, layers, store, "/etc/group")
+    user, colon, group = ("0" if word == "root" else word for word in written.partition(":"))
+    files = [
+        _read_small(tree, layers, store, file) if word and not word.isdigit() else b""
+        for word, file in ((user, "/etc/passwd"), (group, "/etc/group"))
+    ]
     try:
-        ids = find_user(passwd, group, written)
+        ids = find_user(files[0], files[1], f"{user}:{group}".rstrip(":"))
     except UnknownUserError as error:
         raise LoweringError(
             f"{where}{written}: {error}",
             hint="names are looked up in the image's /etc/passwd and /etc/group; ids always work",
         ) from error
-    # as Docker: a number without a group means the group of the same number
-    return ids.uid, ids.uid if written.isdigit() else ids.gid
+    if group:
+        return ids.uid, ids.gid
+    # as Docker: `user:` is group 0, and a number alone means the group of the same number
+    return ids.uid, 0 if colon else ids.uid if user.isdigit() else ids.gid
 
 
 def _read_small(tree: TreeIndex, layers: tuple[Layer, ...], store: Store, path: str) -> bytes:

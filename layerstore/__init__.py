@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from layerstore.blobs import BlobInfo, BlobReader, BlobStore, BlobWriter
     from layerstore.cacheindex import CachedStep, CacheIndex, FileStamp
+    from layerstore.cachemounts import CacheMounts, HeldCache
     from layerstore.changeset import (
         Change,
         Content,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         UnsupportedMediaTypeError,
     )
     from layerstore.images import Image, ImageRecord, ImageStore, host_platform
+    from layerstore.layerfiles import LayerFiles
     from layerstore.layers import Layer, LayerStore, in_user_namespace
     from layerstore.locks import Lease
     from layerstore.overlaydir import OnSkip, remove_tree
@@ -84,6 +86,7 @@ _HOMES = {
     "BlobStore": "blobs",
     "BlobWriter": "blobs",
     "CacheIndex": "cacheindex",
+    "CacheMounts": "cachemounts",
     "CachedStep": "cacheindex",
     "Change": "changeset",
     "Compression": "compression",
@@ -99,6 +102,7 @@ _HOMES = {
     "Finding": "verify",
     "Format": "transports",
     "HealthcheckConfig": "documents",
+    "HeldCache": "cachemounts",
     "History": "documents",
     "Image": "images",
     "ImageConfig": "documents",
@@ -108,6 +112,7 @@ _HOMES = {
     "Index": "documents",
     "InvalidReferenceError": "errors",
     "Layer": "layers",
+    "LayerFiles": "layerfiles",
     "LayerStore": "layers",
     "Lease": "locks",
     "Limits": "tarcodec",
@@ -175,6 +180,7 @@ __all__ = [
     "BlobStore",
     "BlobWriter",
     "CacheIndex",
+    "CacheMounts",
     "CachedStep",
     "Change",
     "Compression",
@@ -190,6 +196,7 @@ __all__ = [
     "Finding",
     "Format",
     "HealthcheckConfig",
+    "HeldCache",
     "History",
     "Image",
     "ImageConfig",
@@ -199,6 +206,7 @@ __all__ = [
     "Index",
     "InvalidReferenceError",
     "Layer",
+    "LayerFiles",
     "LayerStore",
     "Lease",
     "Limits",

@@ -7,18 +7,19 @@ KEY is derived from all that decides which directory is meant; N is 0 but for pr
 takes the first directory that nobody else has.
 
     shared    a shared lock: any number of users at a time
-    locked    an exclusive lock: waits for all others
+    locked    an exclusive lock: one user
     private   an exclusive lock on a directory that is free, made when there is none
 
-A directory appears by rename, filled. One that somebody holds is never pruned; who has waited for
-one that was pruned meanwhile begins anew. What is in it is nobody's business but its users'.
+Nobody waits here: who cannot have a directory now is told so, and asks again. A directory appears
+by rename, filled. One that somebody holds is never pruned. What is in it is nobody's business but
+its users'.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Literal, Self
 
 from layerstore.locks import lock_directory
 
@@ -26,6 +27,25 @@ Sharing = Literal["shared", "private", "locked"]
 Fill = Callable[[Path], None]
 
 _KEY_DIGITS = 32
+
+
+class HeldCache:
+    """One use of a cache mount: `path` is what to mount. A context manager: left, it is over."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
 
 
 class CacheMounts:
@@ -41,36 +61,38 @@ class CacheMounts:
         self._directory = directory
         self._new_tmp_path = new_tmp_path
 
-    @contextmanager
-    def hold(
-        self,
-        key: str,
-        sharing: Sharing,
-        *,
-        fill: Fill,
-        renew: bool = False,
-        waiting: Callable[[], None] = lambda: None,
-    ) -> Iterator[Path]:
-        """Use the directory of `key` (hex digits); nobody else gets in the way of `sharing`.
+    def hold(self, key: str, sharing: Sharing, fill: Fill) -> HeldCache | None:
+        """Use the directory of `key` (hex digits); None while others exclude it (never "private").
 
         Args:
             fill: makes a new one's content in the empty directory it is given.
-            renew: begin anew, unless somebody else uses it.
-            waiting: called before waiting for others.
         """
-        name = key[:_KEY_DIGITS]
-        if renew:
-            self._discard(self._directory / f"{name}-0")
         number = 0
-        with ExitStack() as cleanup:
-            while True:
-                path = self._directory / f"{name}-{number}"
-                fd = self._lock(path, sharing, fill, waiting)
-                if fd is not None:
-                    cleanup.callback(os.close, fd)
-                    yield path / "data"
-                    return
-                number += 1
+        while True:
+            path = self._path(key, number)
+            if not path.is_dir():
+                self._make(path, fill)
+            fd = lock_directory(path, exclusive=sharing != "shared")
+            if fd is not None:
+                return HeldCache(path / "data", fd)
+            if not path.is_dir():  # pruned between two of the lines above
+                continue
+            if sharing != "private":
+                return None
+            number += 1
+
+    def discard(self, key: str) -> None:
+        """Let the next user of `key` begin anew, unless somebody uses it."""
+        path = self._path(key, 0)
+        fd = lock_directory(path)
+        if fd is None:
+            return
+        try:
+            old = self._new_tmp_path("cachemount")
+            path.rename(old)
+            _remove_tree(old)
+        finally:
+            os.close(fd)
 
     def paths(self) -> list[Path]:
         """All of them, private ones too."""
@@ -104,55 +126,22 @@ class CacheMounts:
             count += 1
         return count
 
-    def _lock(
-        self, path: Path, sharing: Sharing, fill: Fill, waiting: Callable[[], None]
-    ) -> int | None:
-        """The descriptor that holds the lock; None when a private user finds it taken."""
-        exclusive = sharing != "shared"
-        while True:
-            if not path.is_dir():
-                self._make(path, fill)
-            fd = lock_directory(path, exclusive=exclusive)
-            if fd is None and path.is_dir():
-                if sharing == "private":
-                    return None
-                waiting()
-                fd = lock_directory(path, exclusive=exclusive, wait=True)
-            if fd is not None:
-                return fd
+    def _path(self, key: str, number: int) -> Path:
+        return self._directory / f"{key[:_KEY_DIGITS]}-{number}"
 
     def _make(self, path: Path, fill: Fill) -> None:
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        made = self._filled(fill)
-        try:
-            made.rename(path)
-        except OSError:
-            if not path.is_dir():
-                raise
-            _remove_tree(made)  # somebody else was first
-
-    def _discard(self, path: Path) -> None:
-        fd = lock_directory(path)
-        if fd is None:
-            return
-        try:
-            old = self._new_tmp_path("cachemount")
-            path.rename(old)
-            _remove_tree(old)
-        finally:
-            os.close(fd)
-
-    def _filled(self, fill: Fill) -> Path:
         made = self._new_tmp_path("cachemount")
         data = made / "data"
         data.mkdir(mode=0o755, parents=True)
         data.chmod(0o755)  # whatever the umask
         try:
             fill(data)
-        except BaseException:
+            made.rename(path)
+        except BaseException as error:
             _remove_tree(made)
-            raise
-        return made
+            if not (isinstance(error, OSError) and path.is_dir()):  # else somebody was first
+                raise
 
 
 def _remove_tree(path: Path) -> None:

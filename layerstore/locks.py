@@ -11,8 +11,8 @@ Lease, a directory `lamina/tmp/ID`, is held by its process until that has finish
     `uses` in it lists the digests that its process needs and prune must leave.
 A cache mount, a directory below `lamina/cachemounts`, is locked by those who use it.
 
-Lock order: StoreLock before SQLite's. Nothing waits for a lease. Whoever waits
-for a cache mount may wait for a whole RUN, and holds neither of the other two.
+Lock order: StoreLock before SQLite's. Nothing waits for a lease or for a cache
+mount.
 """
 
 import fcntl
@@ -176,24 +176,20 @@ def read_uses(path: Path) -> set[Digest]:
     return found
 
 
-def lock_directory(path: Path, *, exclusive: bool = True, wait: bool = False) -> int | None:
+def lock_directory(path: Path, *, exclusive: bool = True) -> int | None:
     """Lock the directory; the descriptor that is returned holds the lock.
 
-    None when another process has it (unless told to wait), or it is gone or was replaced.
+    None when another process has it, or when it is gone or was replaced.
     """
-    operation = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        fcntl.flock(fd, operation if wait else operation | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         if os.stat(path, follow_symlinks=False).st_ino == os.fstat(fd).st_ino:  # noqa: PTH116
             return fd
     except OSError:
         pass
-    except BaseException:  # interrupted while waiting
-        os.close(fd)
-        raise
     os.close(fd)
     return None

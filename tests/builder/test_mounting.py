@@ -14,6 +14,7 @@ from builder.errors import LoweringError, MissingGrantError
 from builder.ignorefile import NO_RULES, IgnoreRules, parse_ignore_file
 from builder.mounting import Grants, OpenedMounts, open_mounts
 from builder.sandbox import BindMount, FileMount, OverlayMount, TmpfsMount
+from builder.schedule import Later, run_one
 from builder.sources import LayerTree, SourceTree, select
 from builder.steps import (
     AgentMount,
@@ -49,12 +50,14 @@ class Bench:
         self.told: list[str] = []
 
     def open(self, *mounts: StepMount, grants: Grants | None = None) -> OpenedMounts:
-        return open_mounts(
-            mounts,
-            store=self.store,
-            grants=grants or Grants(),
-            cleanup=self.cleanup,
-            tell=self.told.append,
+        return run_one(
+            open_mounts(
+                mounts,
+                store=self.store,
+                grants=grants or Grants(),
+                cleanup=self.cleanup,
+                tell=self.told.append,
+            )
         )
 
     def left(self) -> list[str]:
@@ -230,6 +233,26 @@ class TestCaches:
             bench.open(cache(sharing="locked"), cache(id="/b", sharing="private"))
             assert store.cache_mounts.unused() == []
         assert len(store.cache_mounts.unused()) == 2
+
+    def test_one_that_another_step_has_locked_is_waited_for(
+        self, bench: Bench, store: Store
+    ) -> None:
+        with ExitStack() as first, ExitStack() as second:
+            waiting = open_mounts(
+                [cache(sharing="locked")],
+                store=store,
+                grants=Grants(),
+                cleanup=second,
+                tell=bench.told.append,
+            )
+            with first:
+                bench.cleanup = first
+                bench.open(cache(sharing="locked"))
+                assert [next(waiting), next(waiting)] == [Later(0.05)] * 2
+                assert bench.told == ["waiting for the cache /c, which another step or build uses"]
+            with pytest.raises(StopIteration):
+                next(waiting)
+        bench.cleanup = ExitStack()
 
     def test_nothing_is_held_when_one_cannot_be_made(self, bench: Bench, store: Store) -> None:
         selection = select(DictTree({"d/f": b"1"}), "d")

@@ -37,9 +37,7 @@ EXEC = ExecStep(
     secret_env=("HTTP_PROXY=http://user:password@proxy",),
     title="RUN make",
 )
-SELECTION = Selection(
-    name="f", kind="file", digest=Digest.of(b"1"), pivot="p", tree=TREE, path=TreePath("f")
-)
+SELECTION = Selection(name="f", kind="file", digest=Digest.of(b"1"), tree=TREE, path=TreePath("f"))
 COPY = FileStep(
     action=CopyFiles(
         selections=(SELECTION,),
@@ -48,7 +46,6 @@ COPY = FileStep(
         chown="1:2",
         chmod="0755",
         unpack=False,
-        parents=False,
     ),
     title="COPY f /dst/",
 )
@@ -86,8 +83,8 @@ COMPARED = {
     FileStep: {"action"},
     MakeDirectory: {"path", "user"},
     InlineFile: {"name", "content"},
-    CopyFiles: {"selections", "inline", "destination", "chown", "chmod", "unpack", "parents"},
-    Selection: {"name", "kind", "digest", "pivot"},
+    CopyFiles: {"selections", "inline", "destination", "chown", "chmod", "unpack"},
+    Selection: {"name", "kind", "digest"},
 }
 
 
@@ -144,7 +141,6 @@ def test_contents_are_in_a_document_by_digest() -> None:
                     "name": "f",
                     "kind": "file",
                     "digest": str(Digest.of(b"1")),
-                    "pivot": "p",
                 }
             ],
             "inline": [{"type": "InlineFile", "name": "EOF", "content": str(Digest.of(b"text"))}],
@@ -152,7 +148,6 @@ def test_contents_are_in_a_document_by_digest() -> None:
             "chown": "1:2",
             "chmod": "0755",
             "unpack": False,
-            "parents": False,
         },
     }
 

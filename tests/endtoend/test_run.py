@@ -202,7 +202,7 @@ class TestCache:
             builds.append(project.lamina.start("build", "--progress=plain", folder))
         said = [build.communicate(timeout=60)[1].decode() for build in builds]
         assert [build.returncode for build in builds] == [0, 0]
-        assert "waiting for the cache /c, which another build uses" in "".join(said)
+        assert "waiting for the cache /c, which another step or build uses" in "".join(said)
         log = project.build("FROM busybox\nRUN --mount=type=cache,target=/c cat /c/log\n")
         order = [word for word in log.split() if word.startswith(("begin-", "end-"))]
         assert len(order) == 4

@@ -280,28 +280,3 @@ def test_shared_locks_of_a_directory_go_together_and_exclusive_ones_do_not(tmp: 
     assert alone is not None
     assert locks.lock_directory(tmp, exclusive=False) is None
     os.close(alone)
-
-
-def test_who_waits_for_a_directory_that_goes_meanwhile_gets_nothing(tmp: Path) -> None:
-    folder = tmp / "folder"
-    folder.mkdir()
-    held = locks.lock_directory(folder)
-    assert held is not None
-    pid = os.fork()
-    if pid == 0:
-        os.close(held)  # the lock is the parent's, who has it too
-        os._exit(0 if locks.lock_directory(folder, wait=True) is None else 1)
-    folder.rename(tmp / "elsewhere")
-    os.close(held)
-    assert os.waitpid(pid, 0)[1] == 0
-
-
-def test_an_interrupted_wait_keeps_nothing_open(tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(fd: int, operation: int) -> None:
-        raise KeyboardInterrupt
-
-    before = {path.name for path in Path("/proc/self/fd").iterdir()}
-    monkeypatch.setattr(fcntl, "flock", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        locks.lock_directory(tmp, wait=True)
-    assert {path.name for path in Path("/proc/self/fd").iterdir()} == before
