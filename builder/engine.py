@@ -50,6 +50,7 @@ from builder.events import (
 )
 from builder.lower import Surroundings, lower
 from builder.lower.metadata import with_labels
+from builder.mounting import NO_GRANTS, Grants
 from builder.perform import perform
 from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan, stages_of
 from builder.platforms import name_of
@@ -57,7 +58,7 @@ from builder.provide import Provider
 from builder.sandbox import Executor, ForkServer
 from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.state import StageState
-from builder.steps import Step, stands_alone
+from builder.steps import NO_SETTINGS, RunSettings, Step, stands_alone
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -94,6 +95,9 @@ class BuildRequest:
     jobs: int = 0  # stages that are built at the same time; 0: as many as there are cores
     network: Literal["host", "none"] = "host"
     source_date_epoch: int | None = None
+    allowed: frozenset[str] = frozenset()  # rights RUN may ask for: network.host, security.insecure
+    run_settings: RunSettings = NO_SETTINGS
+    grants: Grants = NO_GRANTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +211,9 @@ class _Engine:
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
+            allowed=self._request.allowed,
+            settings=self._request.run_settings,
+            no_cache=self._request.no_cache,
         )
         self._note_moment(stage, stage.from_node.span, state)
         instructions = [*triggers, *stage.instructions]
@@ -300,6 +307,7 @@ class _Engine:
                     )
                 ),
                 epoch=self._epoch,
+                grants=self._request.grants,
             )
         except (GeneratorExit, KeyboardInterrupt):
             self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))

@@ -9,6 +9,8 @@ BuilderError(message, hint)
   ContextError                       the build context
     SourceNotFoundError(pattern, nearest)
     OutsideContextError(path)
+  MissingGrantError(kind, id)        a RUN needs a secret or an agent that was not given
+  SecretLeakError(id, path)          a RUN wrote a secret into its layer
   NoSuchMomentError(name)            app@9 of an image with fewer instructions
   StepFailedError(title, status)     the program of a RUN ended badly: the user's turn
   ContainerError                     containers
@@ -86,6 +88,29 @@ class OutsideContextError(ContextError):
             f"{path!r} leads outside of the build context",
             hint="copy the file into the context, or use another context directory",
         )
+        self.path = path
+
+
+class MissingGrantError(BuilderError):
+    """`kind` is the option that would have given it: `secret` or `ssh`."""
+
+    def __init__(self, *, kind: str, id: str) -> None:
+        what = "secret" if kind == "secret" else "ssh agent"
+        value = f"id={id},src=FILE" if kind == "secret" else id
+        super().__init__(
+            f"the {what} {id!r} is required, and was not given", hint=f"build with --{kind} {value}"
+        )
+        self.kind = kind
+        self.id = id
+
+
+class SecretLeakError(BuilderError):
+    def __init__(self, *, id: str, path: str) -> None:
+        super().__init__(
+            f"the secret {id!r} was written into the image, at '/{path}'",
+            hint="whoever gets the image could read it: use it where it is mounted",
+        )
+        self.id = id
         self.path = path
 
 

@@ -260,6 +260,11 @@ class LayerTree:
     def description(self) -> str:
         return self._description
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The stack, bottom first: whoever mounts it needs no copy."""
+        return self._layers
+
     def get(self, path: TreePath) -> SourceEntry | None:
         node = self._tree().get(path)
         return None if node is None else self._entry(path, node)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from layerstore.blobs import BlobInfo, BlobReader, BlobStore, BlobWriter
     from layerstore.cacheindex import CachedStep, CacheIndex, FileStamp
+    from layerstore.cachemounts import CacheMounts, HeldCache
     from layerstore.changeset import (
         Change,
         Content,
@@ -85,6 +86,7 @@ _HOMES = {
     "BlobStore": "blobs",
     "BlobWriter": "blobs",
     "CacheIndex": "cacheindex",
+    "CacheMounts": "cachemounts",
     "CachedStep": "cacheindex",
     "Change": "changeset",
     "Compression": "compression",
@@ -100,6 +102,7 @@ _HOMES = {
     "Finding": "verify",
     "Format": "transports",
     "HealthcheckConfig": "documents",
+    "HeldCache": "cachemounts",
     "History": "documents",
     "Image": "images",
     "ImageConfig": "documents",
@@ -177,6 +180,7 @@ __all__ = [
     "BlobStore",
     "BlobWriter",
     "CacheIndex",
+    "CacheMounts",
     "CachedStep",
     "Change",
     "Compression",
@@ -192,6 +196,7 @@ __all__ = [
     "Finding",
     "Format",
     "HealthcheckConfig",
+    "HeldCache",
     "History",
     "Image",
     "ImageConfig",

@@ -44,6 +44,7 @@ OF_BUILDER: dict[str, tuple[str, ...]] = {
         "builder.snapshot",
         "builder.platforms",
         "builder.timetravel",
+        "builder.sizes",  # `--memory 64m` and `--mount=type=tmpfs,size=64m` are read alike
     ),
 }
 

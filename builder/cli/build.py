@@ -21,6 +21,7 @@ def build(arguments: Arguments, session: "Session") -> int:
     """Build an image; with -q only its id is printed."""
     from builder import BuildRequest, parse_remembered, read_inputs
     from builder import build as build_image
+    from builder.cli.grants import grants_of, rights_of, settings_of
     from builder.cli.progress import Shown, choose
     from builder.sandbox import ForkServer
     from layerstore import Reference
@@ -49,6 +50,9 @@ def build(arguments: Arguments, session: "Session") -> int:
             jobs=jobs,
             network=_network(arguments.value("network")),
             source_date_epoch=epoch,
+            allowed=rights_of(arguments),
+            run_settings=settings_of(arguments),
+            grants=grants_of(arguments),
         )
         style = "quiet" if is_quiet else "json" if style == "rawjson" else style
         # The live view draws from a thread, and after the first thread nothing is forked any more.
@@ -132,6 +136,16 @@ BUILD = Command(
             metavar="host|none",
             about="The network of RUN (default: host; private networks are not there yet)",
         ),
+        many("--secret", metavar="id=ID[,src=FILE|,env=NAME]", about="Lend a secret to RUN"),
+        many("--ssh", metavar="default|ID[=SOCKET]", about="Lend an SSH agent to RUN"),
+        many(
+            "--allow",
+            metavar="RIGHT",
+            about="Let RUN ask for network.host or security.insecure",
+        ),
+        many("--add-host", metavar="NAME:ADDRESS", about="Add a line to /etc/hosts of RUN"),
+        value("--shm-size", metavar="BYTES", about="Size of /dev/shm in RUN (default: 64m)"),
+        many("--ulimit", metavar="NAME=SOFT[:HARD]", about="Limit a resource in RUN"),
         flag("-q", "--quiet", about="Print the image's id alone"),
         value("--progress", metavar="STYLE", about="auto, plain, tty, json or quiet"),
         value("--iidfile", metavar="FILE", about="Write the image's id to a file"),
@@ -139,9 +153,9 @@ BUILD = Command(
     words=(1, 1),
     refused={
         **dict.fromkeys(("-o", "--output", "--push", "--load", "--metadata-file"), _OTHER),
-        **dict.fromkeys(("--build-context", "--secret", "--ssh", "--pull"), _LATER),
+        **dict.fromkeys(("--build-context", "--pull"), _LATER),
         **dict.fromkeys(("--cache-from", "--cache-to", "--platform", "--annotation"), _LATER),
-        **dict.fromkeys(("--add-host", "--shm-size", "--ulimit", "--allow", "--check"), _LATER),
-        **dict.fromkeys(("--no-cache-filter", "--squash", "--call"), _LATER),
+        **dict.fromkeys(("--check", "--cgroup-parent", "--no-cache-filter"), _LATER),
+        **dict.fromkeys(("--squash", "--call"), _LATER),
     },
 )

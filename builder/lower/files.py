@@ -15,7 +15,7 @@ from builder.context import ContextTree
 from builder.errors import LoweringError, SourceNotFoundError, UnsupportedFeatureError
 from builder.filters import Filter, exclusion, inclusion
 from builder.ignorefile import IgnoreRules
-from builder.lower.run import chomped
+from builder.lower.heredocs import chomped
 from builder.lower.surroundings import Lowered, Surroundings, expanded
 from builder.nearest import nearest
 from builder.sources import Selection, SourceTree, matches, resolve, select
@@ -162,7 +162,7 @@ def _selected_with_parents(tree: SourceTree, word: str, exclude: IgnoreRules) ->
         return [each for each in found if each.kind == "dir"]
     path = patterns.unescape(f"{_inside(top)}/{pattern}".strip("/"))
     if tree.get(resolve(tree, path)) is None:
-        raise _not_found(tree, word, path)
+        raise not_found(tree, word, path)
     if not exclude.rules and only and all(each.is_empty for each in found):
         raise LoweringError(
             f"{word!r} leads through a link, and --parents follows none",
@@ -191,7 +191,7 @@ def _bad_patterns() -> Iterator[None]:
 def _one(tree: SourceTree, path: str, word: str, only: Filter | None) -> Selection:
     selection = select(tree, path, only=only)
     if selection is None:
-        raise _not_found(tree, word, path)
+        raise not_found(tree, word, path)
     return selection
 
 
@@ -214,7 +214,8 @@ def _climbs_out(word: str) -> bool:
     return posixpath.normpath(word.lstrip("/")).startswith("..")
 
 
-def _not_found(tree: SourceTree, word: str, path: str) -> SourceNotFoundError:
+def not_found(tree: SourceTree, word: str, path: str) -> SourceNotFoundError:
+    """The error for a source word, `path` in `tree`, that stands for nothing."""
     if isinstance(tree, ContextTree) and tree.exists_ignored(path):
         return SourceNotFoundError(
             pattern=word,

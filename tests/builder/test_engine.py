@@ -423,7 +423,7 @@ def test_a_failed_step_is_not_remembered(store: Store, fake: FakeExecutor) -> No
         ("FROM scratch\nCOPY absent /\n", SourceNotFoundError, 2),
         ("FROM scratch\nEXPOSE http\n", LoweringError, 2),
         ("FROM nosuch\nRUN true\n", NotFoundError, 1),
-        ("FROM scratch\nRUN --mount=type=cache,target=/x true\n", UnsupportedFeatureError, 2),
+        ("FROM scratch\nRUN --device=vendor.com/gpu true\n", UnsupportedFeatureError, 2),
         ("FROM scratch\nCOPY a.txt /x\nWORKDIR /x/y\n", StoreError, 3),
         ("FROM scratch\nCOPY --chown=nobody a.txt /x\n", LoweringError, 2),
         ("FROM --platform=plan9/vax scratch\n", UnsupportedFeatureError, 1),
