@@ -177,7 +177,7 @@ def _paths(tree: SourceTree, word: str) -> list[str]:
         return [patterns.unescape(path)]
     with _bad_patterns():
         patterns.check(path)
-    return list(matches(tree, path))
+    return matches(tree, path)
 
 
 @contextmanager
