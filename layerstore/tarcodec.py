@@ -1134,7 +1134,7 @@ class _Once:
 
 
 def _malformed(problem: str) -> MalformedDocumentError:
-    return MalformedDocumentError(context="layer tar", problem=problem)
+    return MalformedDocumentError(context="tar archive", problem=problem)
 
 
 def _removal(path: TreePath, *, empty: bool) -> Change:

@@ -175,7 +175,7 @@ def test_a_cached_build_reads_no_file_of_the_context(
             trees.append(self)
             super().close()
 
-    monkeypatch.setattr("builder.engine.ContextTree", Counted)
+    monkeypatch.setattr("builder.provide.ContextTree", Counted)
     text = "FROM scratch\nCOPY . /app/\n"
     run_build(store, text, context=context, executor=no_executor)
     run_build(store, text, context=context, executor=no_executor)
