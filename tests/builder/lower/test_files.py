@@ -270,8 +270,8 @@ def test_a_malformed_pattern_is_an_error() -> None:
 
 
 def test_owner_and_mode_are_expanded_and_kept_as_written() -> None:
-    made = stage().with_config(env=("U=me",))
-    action = copy_files(made.run("COPY --chown=$U:staff --chmod=u=rwX a.txt /x"))
+    made = stage().with_config(env=("U=me", "M=rwX"))
+    action = copy_files(made.run("COPY --chown=$U:staff --chmod=u=$M a.txt /x"))
     assert (action.chown, action.chmod) == ("me:staff", "u=rwX")
     plain = copy_files(stage().run("COPY a.txt /x"))
     assert (plain.chown, plain.chmod) == (None, None)
