@@ -215,6 +215,13 @@ def test_a_wildcard_may_match_nothing_and_that_is_said() -> None:
     assert lowered.notices == ("nothing in the build context matches 'nothing*'",)
 
 
+def test_that_an_ignore_file_may_be_why_nothing_matches_is_said(tmp_path: Path) -> None:
+    tree = ContextTree(write_files(tmp_path, {"secret": b""}), parse_ignore_file(b"secret\n"))
+    (notice,) = Stage(tree=tree).run("COPY sec* /x/").notices
+    assert notice == "nothing in the build context matches 'sec*' (.dockerignore hides files)"
+    tree.close()
+
+
 def test_several_files_for_what_may_be_no_directory_are_told() -> None:
     """As in BuildKit no error, whatever the reference says; what happens then: test_perform."""
     lowered = stage().run("COPY a.txt b.txt /dst")
