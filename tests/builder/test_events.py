@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 
 from builder.events import (
+    CheckWarning,
     Event,
     ImageSealed,
     Notice,
@@ -23,6 +24,7 @@ EXAMPLES: tuple[Event, ...] = (
     VertexDone(vertex=1, seconds=0.5, layer="sha256:1", size_bytes=3, reason="", reused=True),
     VertexFailed(vertex=1, seconds=0.5, message="exit code: 1"),
     Notice(message="look here", line=3),
+    CheckWarning(rule="A", detail="a is b", line=3, end_line=4, description="b", url="c"),
     ImageSealed(image_id="sha256:2", manifest_digest="sha256:3", names=("a:1",)),
 )
 
