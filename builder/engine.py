@@ -22,8 +22,8 @@ Invariants (tests/builder/test_engine.py):
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from typing import Literal
 import grammar
 from builder import record
 from builder.cachekey import key_document
+from builder.check import check_build
 from builder.context import ContextTree
 from builder.errors import (
     BuilderError,
@@ -180,11 +181,34 @@ class _Engine:
             )
             if self._epoch is None:
                 self._epoch = _written_epoch(self._plan, self._build_args())
+        self._report_checks(self._plan)
         for index in sorted(self._plan.needed):  # in file order: none waits for one below
             state = self._stage_state(index)
         if self._context is not None:
             self._remember_stamps(self._context)
         return self._seal(state)
+
+    def _report_checks(self, plan: BuildPlan) -> None:
+        """Report what the build checks say; nothing has been executed yet."""
+        check_build(
+            self._request.dockerfile,
+            target=self._request.target,
+            build_args=self._build_args(),
+            ignore_file=self._request.ignore_file,
+            platform=self._platform,
+            bases=dict(self._known_bases(plan)),
+            cache=self._store.cache,
+            report=self._report,
+        )
+
+    def _known_bases(self, plan: BuildPlan) -> Iterator[tuple[str, tuple[str, ImageConfig]]]:
+        for index in plan.needed:
+            base = plan.stages[index].base
+            if isinstance(base, ImageBase):
+                # without it the build fails, or gets it, where it opens the stage
+                with suppress(NotFoundError, InvalidReferenceError):
+                    image = self._store.images.resolve(base.name)
+                    yield base.name, (image.id, image.config)
 
     def _stage_state(self, index: int) -> StageState:
         """The finished stage; built when first asked for."""
