@@ -74,7 +74,8 @@ def changes(
         userxattr: the overlay was mounted so.
         with_root: begin with the attributes of the root itself.
         has_lower_dir: whether the layers below have a directory of that path. The kernel marks
-            new directories as opaque, too; those marks are left out where this says no.
+            new directories as opaque, too; where this says no, those marks are left out, and
+            removed: as a checkout the directory may come to lie on other layers, which have one.
         on_skip: called for what a layer cannot hold (sockets), with the reason.
 
     Yields:
@@ -128,10 +129,11 @@ class _Scan:
                     cursor.down(name)
                     meta, opaque = self._read_dir(cursor.fd, path)
                     yield PutDir(path, meta)
-                    if opaque == b"y" and (
-                        self._has_lower_dir is None or self._has_lower_dir(path)
-                    ):
-                        yield Opaque(path)
+                    if opaque == b"y":
+                        if self._has_lower_dir is None or self._has_lower_dir(path):
+                            yield Opaque(path)
+                        else:
+                            os.removexattr(cursor.fd, self._opaque)
                     pending.append(self._listing(cursor.fd, opaque))
                     prefixes.append(path + "/")
                 elif kind == _IS_REMOVED:

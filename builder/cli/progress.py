@@ -23,6 +23,7 @@ from builder.events import (
     ImageSealed,
     Notice,
     VertexCached,
+    VertexCanceled,
     VertexDone,
     VertexFailed,
     VertexOutput,
@@ -43,6 +44,7 @@ _NAMES: "dict[type[Event], str]" = {
     VertexCached: "cached",
     VertexDone: "done",
     VertexFailed: "failed",
+    VertexCanceled: "canceled",
     Notice: "notice",
     CheckWarning: "warning",
     ImageSealed: "image",
@@ -104,6 +106,10 @@ class Plain:
             case VertexFailed():
                 self._flush(event.vertex)
                 self._write(event.vertex, f"ERROR: {printable(event.message)}")
+                self._end(event.vertex)
+            case VertexCanceled():
+                self._flush(event.vertex)
+                self._write(event.vertex, "CANCELED")
                 self._end(event.vertex)
             case Notice():
                 self._stream.write(_notice(event) + "\n")
@@ -189,7 +195,7 @@ class Quiet:
                 self._stream.write(self._tails[event.vertex].shown())
             case Notice():
                 self._stream.write(_notice(event) + "\n")
-            case VertexCached() | VertexDone() | CheckWarning() | ImageSealed():
+            case VertexCached() | VertexDone() | VertexCanceled() | CheckWarning() | ImageSealed():
                 pass
             case _:
                 assert_never(event)
@@ -254,6 +260,8 @@ class Terminal:
                     tail = self._work[event.vertex].tail
                     self._settle(event.vertex, f"ERROR {event.seconds:.1f}s", style="red")
                     self._console.file.write(tail.shown())
+                case VertexCanceled():
+                    self._settle(event.vertex, "CANCELED", style="yellow")
                 case Notice():
                     self._print(_notice(event), style="yellow")
                 case CheckWarning():

@@ -185,8 +185,10 @@ def parse_volume(text: str) -> MountPoint:
             f"invalid volume {text!r}", hint="[SOURCE:]TARGET[:ro], TARGET an absolute path"
         )
     flags: set[str] = set()
-    if len(parts) > 1 and not parts[-1].startswith("/"):
-        flags = set(parts.pop().split(","))
+    last = set(parts[-1].split(","))
+    if len(parts) == 3 or (len(parts) == 2 and last <= _VOLUME_FLAGS):
+        flags = last
+        parts.pop()
     unknown = flags - _VOLUME_FLAGS
     if unknown:
         raise ContainerError(
