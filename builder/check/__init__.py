@@ -3,7 +3,8 @@
     rules       the checks by name, as BuildKit has them: texts and addresses
     options     which of them are in force: `# check=...`, and the build argument that replaces it
     comments    the comments above an instruction: options for it, and descriptions
-    survey      one pass over the file, with every check on the way
+    survey      one pass over the file, with every check on the way: filechecks, stagechecks
+    findings    what is looked at, and what was found so far
     remembered  the same for a build, which has seldom anything new to say
     offers      the arguments and secrets a build takes, and the targets there are
     excerpt     lines of the file with some of them marked
@@ -22,14 +23,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from builder.check.excerpt import excerpt_of
+    from builder.check.findings import Subject
     from builder.check.offers import Outline, Target, outline_of, targets_of
     from builder.check.remembered import check_build
-    from builder.check.survey import Subject, Survey, survey_of
+    from builder.check.survey import Survey, survey_of
 
 # Loaded when first used: a cached build needs `remembered` alone.
 _HOMES = {
     "Outline": "offers",
-    "Subject": "survey",
+    "Subject": "findings",
     "Survey": "survey",
     "Target": "offers",
     "check_build": "remembered",

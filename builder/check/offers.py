@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from builder.check.comments import Comments, comments_of, description
-from builder.check.survey import Declared, Mounted, Subject, survey_of
+from builder.check.findings import Subject
+from builder.check.stagechecks import Declared, Mounted
+from builder.check.survey import survey_of
 from builder.plan import BuildPlan, StageBase
 from grammar import Dockerfile, variables_used
 

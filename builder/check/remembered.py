@@ -58,7 +58,8 @@ def check_build(
         for fields in json.loads(kept):
             report(CheckWarning(**fields))
         return
-    from builder.check.survey import Subject, survey_of
+    from builder.check.findings import Subject
+    from builder.check.survey import survey_of
 
     found = survey_of(
         Subject(
