@@ -22,8 +22,8 @@ Invariants (tests/builder/test_engine.py):
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from typing import Literal
 import grammar
 from builder import record, timetravel
 from builder.cachekey import key_document
+from builder.check import check_build
 from builder.errors import (
     BuilderError,
     PlanError,
@@ -70,6 +71,7 @@ from layerstore import (
     NotFoundError,
     Reference,
     Store,
+    StoreError,
     host_platform,
 )
 
@@ -182,6 +184,7 @@ class _Engine:
             )
             if self._epoch is None:
                 self._epoch = _written_epoch(self._plan, self._build_args())
+        self._report_checks(self._plan)
         stages = self._plan.stages
         run_all(
             {index: stages[index].needs for index in sorted(self._plan.needed)},
@@ -194,6 +197,28 @@ class _Engine:
         configs = (self._image_config(state) for _, state in self._noted)
         timetravel.remember(self._store.cache, image, lines, configs)
         return image
+
+    def _report_checks(self, plan: BuildPlan) -> None:
+        """Report what the build checks say; nothing has been executed yet."""
+        check_build(
+            self._request.dockerfile,
+            target=self._request.target,
+            build_args=self._build_args(),
+            ignore_file=self._request.ignore_file,
+            platform=self._platform,
+            bases=dict(self._known_bases(plan)),
+            cache=self._store.cache,
+            report=self._report,
+        )
+
+    def _known_bases(self, plan: BuildPlan) -> Iterator[tuple[str, tuple[str, ImageConfig]]]:
+        for index in plan.needed:
+            base = plan.stages[index].base
+            if isinstance(base, ImageBase):
+                # without it the build fails, or gets it, where it opens the stage
+                with suppress(StoreError):
+                    image = self._store.images.resolve(base.name)
+                    yield base.name, (image.id, image.config)
 
     def _build_stage(self, stage: PlannedStage) -> Work[None]:
         for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us

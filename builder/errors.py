@@ -4,6 +4,7 @@ BuilderError(message, hint)
   PlanError                          the Dockerfile cannot be planned
     UnknownStageError(name, nearest)
     UnknownTargetError(name, nearest)
+    CheckFailedError(rules)          a build check, where warnings are errors
   UnsupportedFeatureError(feature)   known, and not carried out by this version
   LoweringError                      an instruction whose words make no sense (bad port, bad user)
   ContextError                       the build context
@@ -57,6 +58,17 @@ class UnknownTargetError(PlanError):
         super().__init__(f"target stage {name!r} could not be found", hint=hint)
         self.name = name
         self.nearest = nearest
+
+
+class CheckFailedError(PlanError):
+    """Warnings of build checks in a file that says `# check=error=true`."""
+
+    def __init__(self, *, rules: tuple[str, ...]) -> None:
+        super().__init__(
+            f"lint violation found for rules: {', '.join(rules)}",
+            hint="the file has `check=error=true`",
+        )
+        self.rules = rules
 
 
 class UnsupportedFeatureError(BuilderError):

@@ -5,7 +5,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
+from builder.cli.arguments import (
+    Arguments,
+    Command,
+    UsageError,
+    build_args,
+    flag,
+    many,
+    value,
+)
 from builder.cli.output import line
 
 if TYPE_CHECKING:
@@ -29,22 +37,29 @@ def build(arguments: Arguments, session: "Session") -> int:
     names = tuple(Reference.parse(name) for name in arguments.values("tag"))
     epoch = _source_date_epoch()
     jobs = _jobs(arguments.value("jobs"))
-    build_args = _build_args(arguments.values("build-arg"))
+    given_args = build_args(arguments.values("build-arg"))
     if epoch is not None:
-        build_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
+        given_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
     is_quiet = arguments.flag("quiet")
     style = arguments.value("progress") or os.environ.get("BUILDKIT_PROGRESS") or "auto"
     if style not in _STYLES:
         raise UsageError(f"invalid argument {style!r} for --progress", hint=", ".join(_STYLES))
+    call = "check" if arguments.flag("check") else arguments.value("call") or "build"
     inputs = read_inputs(arguments.words[0], arguments.value("file"), sys.stdin.buffer)
     with session.open_store() as store:
+        if call != "build":
+            from builder.cli.check import carry_out
+
+            code = carry_out(call, inputs, arguments.value("target") or "", given_args, store)
+            if code is not None:
+                return code
         request = BuildRequest(
             dockerfile=parse_remembered(inputs, store.cache),
             context=inputs.context,
             ignore_file=inputs.ignore_file,
             names=names,
             target=arguments.value("target") or "",
-            build_args=build_args,
+            build_args=given_args,
             labels=_pairs(arguments.values("label")),
             no_cache=arguments.flag("no-cache"),
             jobs=jobs,
@@ -78,20 +93,6 @@ def _source_date_epoch() -> int | None:
     if not text.isdigit():
         raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}", hint="seconds since 1970")
     return int(text)
-
-
-def _build_args(given: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE; a bare NAME takes the environment's value, and is left out without one."""
-    found = {}
-    for item in given:
-        name, equals, text = item.partition("=")
-        if not name:
-            raise UsageError(f"invalid argument {item!r} for --build-arg", hint="NAME=VALUE")
-        if equals:
-            found[name] = text
-        elif name in os.environ:
-            found[name] = os.environ[name]
-    return found
 
 
 def _pairs(given: tuple[str, ...]) -> dict[str, str]:
@@ -149,13 +150,18 @@ BUILD = Command(
         flag("-q", "--quiet", about="Print the image's id alone"),
         value("--progress", metavar="STYLE", about="auto, plain, tty, json or quiet"),
         value("--iidfile", metavar="FILE", about="Write the image's id to a file"),
+        value(
+            "--call",
+            metavar="METHOD[,format=json]",
+            about="build (default), check, outline or targets: what to do with the Dockerfile",
+        ),
+        flag("--check", about="The same as --call=check"),
     ),
     words=(1, 1),
     refused={
         **dict.fromkeys(("-o", "--output", "--push", "--load", "--metadata-file"), _OTHER),
         **dict.fromkeys(("--build-context", "--pull"), _LATER),
         **dict.fromkeys(("--cache-from", "--cache-to", "--platform", "--annotation"), _LATER),
-        **dict.fromkeys(("--check", "--cgroup-parent", "--no-cache-filter"), _LATER),
-        **dict.fromkeys(("--squash", "--call"), _LATER),
+        **dict.fromkeys(("--cgroup-parent", "--no-cache-filter", "--squash"), _LATER),
     },
 )
