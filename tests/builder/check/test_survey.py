@@ -6,12 +6,15 @@ The texts and the order of many files are in test_conformance.
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from builder.check import Subject, survey_of
+from builder.check import Subject, excerpt_of, outline_of, survey_of, targets_of
 from builder.errors import CheckFailedError, LoweringError, PlanError, UnknownTargetError
 from grammar import ExpansionError
 from tests.support.checks import HOST, look, said
 from tests.support.images import dockerfile
+from tests.support.strategies import DockerfileText, dockerfiles
 
 # Which stages, which checks.
 
@@ -122,3 +125,23 @@ def test_a_hostile_file_is_looked_at_in_seconds() -> None:
     started = time.monotonic()
     assert len(survey_of(subject, all_stages=True).warnings) == 1000
     assert time.monotonic() - started < 5
+
+
+# Any file.
+
+
+@settings(max_examples=200, deadline=None)
+@given(dockerfiles(), st.booleans())
+def test_any_file_has_warnings_and_perhaps_an_error_and_both_can_be_shown(
+    text: DockerfileText, all_stages: bool
+) -> None:
+    tree = dockerfile(text.text)
+    found = survey_of(Subject(dockerfile=tree, ignore_file=b"a\n"), all_stages=all_stages)
+    last = len(tree.source.lines)
+    for warning in found.warnings:
+        assert 1 <= warning.line <= warning.end_line <= last
+        assert ">>>" in excerpt_of(tree, warning.line, warning.end_line)
+    assert found.failure is None or found.failure.message
+    assert targets_of(tree)[-1].is_default
+    if found.failure is None:
+        assert outline_of(Subject(dockerfile=tree)).name == (tree.stages[-1].base.alias or "")
