@@ -1,7 +1,8 @@
 """One row per instruction of an image: which layer it made, what that holds, and what it cost.
 
 A layer's files are compared with everything below it, on tables of contents alone: nothing is
-unpacked. Directories that merely lead to a change count as nothing.
+unpacked. Every name counts, so that a directory removed with what is in it counts as all of it;
+directories that merely lead to a change count as nothing.
 
 `outcome` and `seconds` are of the newest build that made this very image; other images (loaded,
 imported, bases) have none.
@@ -33,11 +34,10 @@ class LayerRow:
 
 def layer_table(image: Image, store: Store) -> list[LayerRow]:
     """The rows of `image`, bottom first."""
-    built = record.of_image(image.id, store.private / "builds")
-    outcomes = _outcomes(built)
+    steps = iter(_steps(image, record.of_image(image.id, store.private / "builds")))
     tree = TreeIndex()
     return [
-        _row(position, entry, layer, tree, store, outcomes)
+        _row(position, entry, layer, tree, store, None if layer is None else next(steps))
         for position, (entry, layer) in enumerate(image.history(), 1)
     ]
 
@@ -48,7 +48,7 @@ def _row(
     layer: Layer | None,
     tree: TreeIndex,
     store: Store,
-    outcomes: dict[str, tuple[str, float]],
+    step: record.StepRecord | None,
 ) -> LayerRow:
     if layer is None:
         return LayerRow(
@@ -68,7 +68,6 @@ def _row(
     entries = store.layers.toc(layer)
     added, changed, removed = _counts(entries, tree)
     tree.add_layer(entries)
-    outcome, seconds = outcomes.get(layer.diff_id, ("", None))
     return LayerRow(
         position=position,
         instruction=entry.created_by,
@@ -80,31 +79,34 @@ def _row(
         added=added,
         changed=changed,
         removed=removed,
-        outcome=outcome,
-        seconds=seconds,
+        outcome="" if step is None else step.outcome,
+        seconds=None if step is None else step.seconds,
     )
 
 
 def _counts(entries: list[TocEntry], below: TreeIndex) -> tuple[int, int, int]:
     """How many names appear, are replaced or get other attributes, and vanish."""
-    added = changed = removed = 0
+    added = changed = 0
+    put: set[str] = set()
+    hidden: set[str] = set()  # by the layer: those that it puts again do not vanish
     for entry in entries:
         old = below.get(entry.path)
         if entry.kind == "remove":
-            removed += old is not None
-        elif entry.kind == "opaque":
-            removed += len(below.children(entry.path))
-        elif not entry.path:
+            hidden.update(node.entry.path for node in below.walk(entry.path))
             continue
-        elif old is None:
+        if entry.kind == "opaque":
+            hidden.update(node.entry.path for node in below.walk(entry.path))
+            hidden.discard(entry.path)
+            continue
+        put.add(entry.path)
+        if old is None:
             added += 1
-        elif (
-            entry.kind != "dir"
-            or old.entry.kind != "dir"
-            or _attributes(entry) != _attributes(old.entry)
-        ):
+        elif entry.kind != "dir" or old.entry.kind != "dir":
             changed += 1
-    return added, changed, removed
+            hidden.update(node.entry.path for node in below.walk(entry.path))
+        elif _attributes(entry) != _attributes(old.entry) and entry.path:
+            changed += 1
+    return added, changed, len(hidden - put)
 
 
 def _attributes(entry: TocEntry) -> tuple[object, ...]:
@@ -112,7 +114,15 @@ def _attributes(entry: TocEntry) -> tuple[object, ...]:
     return (meta.mode, meta.uid, meta.gid, meta.xattrs)
 
 
-def _outcomes(built: record.BuildRecord | None) -> dict[str, tuple[str, float]]:
-    if built is None:
-        return {}
-    return {step.layer: (step.outcome, step.seconds) for step in built.steps if step.layer}
+def _steps(image: Image, built: record.BuildRecord | None) -> list[record.StepRecord | None]:
+    """The step that made each layer of the image; None for those of its base.
+
+    Equal layers are told apart by their order, from the top: the last of them is the last step's.
+    """
+    left: dict[str, list[record.StepRecord]] = {}
+    for step in built.steps if built else ():
+        left.setdefault(step.layer, []).append(step)
+    found = [
+        steps.pop() if (steps := left.get(layer.diff_id)) else None for layer in image.layers[::-1]
+    ]
+    return found[::-1]
