@@ -2,6 +2,8 @@
 
 ExecStep   snapshot -> sandbox runs the program -> overlay changes -> commit
 FileStep   tree of the layers below + sources -> changes -> commit (nothing is mounted or run)
+
+What waits for a program is a generator (see schedule.py): other stages go on meanwhile.
 """
 
 import os
@@ -29,6 +31,7 @@ from builder.sandbox import (
     UnknownUserError,
     find_user,
 )
+from builder.schedule import Readable, Work
 from builder.snapshot import open_snapshot
 from builder.steps import CopyFiles, ExecStep, FileStep, MakeDirectory, Step
 from layerstore import Layer, Store, TreeIndex
@@ -49,7 +52,7 @@ def perform(
     executor: Callable[[], Executor],
     output: Output,
     epoch: int | None,
-) -> Layer:
+) -> Work[Layer]:
     """Do the work of `step` on top of `layers` and commit what it changed.
 
     Args:
@@ -63,7 +66,7 @@ def perform(
     """
     match step:
         case ExecStep():
-            return _perform_exec(step, layers, store, executor(), output, epoch)
+            return (yield from _perform_exec(step, layers, store, executor(), output, epoch))
         case FileStep():
             return _perform_files(step, layers, store, epoch)
     assert_never(step)
@@ -76,7 +79,7 @@ def _perform_exec(
     executor: Executor,
     output: Output,
     epoch: int | None,
-) -> Layer:
+) -> Work[Layer]:
     with open_snapshot(layers, store) as snapshot:
         spec = SandboxSpec(
             root=snapshot.root,
@@ -99,7 +102,7 @@ def _perform_exec(
             network=step.network,
             limits=Limits(pids_max=RUN_PIDS_MAX),
         )
-        status, tail = _run_program(executor, spec, output)
+        status, tail = yield from _run_program(executor, spec, output)
         if status.shell_code:
             raise StepFailedError(
                 title=" ".join(step.argv), code=status.shell_code, signal=status.signal, tail=tail
@@ -131,7 +134,9 @@ def network_files(network: str, hostname: str = HOSTNAME) -> tuple[FileMount, ..
     )
 
 
-def _run_program(executor: Executor, spec: SandboxSpec, output: Output) -> tuple[ExitStatus, bytes]:
+def _run_program(
+    executor: Executor, spec: SandboxSpec, output: Output
+) -> Work[tuple[ExitStatus, bytes]]:
     """Run to the end; returns the status and the last of what was written."""
     tail: deque[bytes] = deque()
     with ExitStack() as cleanup:
@@ -150,26 +155,28 @@ def _run_program(executor: Executor, spec: SandboxSpec, output: Output) -> tuple
             for writer in writers:
                 os.close(writer)
         try:
-            _pump(readers, output, tail)
+            yield from _pump(readers, output, tail)
+            yield Readable((running.fileno(),))
             return running.wait(), b"".join(tail)
         except BaseException:  # an interrupt too: nothing of the sandbox may outlive the step
             _end(running)
             raise
 
 
-def _pump(readers: dict[int, str], output: Output, tail: deque[bytes]) -> None:
+def _pump(readers: dict[int, str], output: Output, tail: deque[bytes]) -> Work[None]:
     """Pass on everything until the last writer has closed its end."""
     poller = select.poll()
     for reader in readers:
         poller.register(reader, select.POLLIN)
-    open_readers = len(readers)
+    open_readers = set(readers)
     kept = 0
     while open_readers:
-        for reader, _ in poller.poll():
+        yield Readable(tuple(open_readers))
+        for reader, _ in poller.poll(0):
             data = os.read(reader, _READ_BYTES)
             if not data:
                 poller.unregister(reader)
-                open_readers -= 1
+                open_readers.discard(reader)
                 continue
             output(readers[reader], data)
             tail.append(data)
@@ -188,8 +195,9 @@ def _perform_files(
 ) -> Layer:
     tree = store.layers.tree(layers)
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
-    collected = FileChanges(tree, now_ns=now_ns)
     with ExitStack() as cleanup:
+        below = cleanup.enter_context(store.layers.files(layers))
+        collected = FileChanges(tree, now_ns=now_ns, read=below.content)
         match step.action:
             case MakeDirectory(path=path, user=user):
                 uid, gid = None, None
@@ -234,17 +242,22 @@ def _ids(
     written: str, where: str, layers: tuple[Layer, ...], tree: TreeIndex, store: Store
 ) -> tuple[int, int]:
     """User and group of new files, by the image's own /etc/passwd and /etc/group."""
-    passwd = _read_small(tree, layers, store, "/etc/passwd")
-    group = _read_small(tree, layers, store, "/etc/group")
+    user, colon, group = ("0" if word == "root" else word for word in written.partition(":"))
+    files = [
+        _read_small(tree, layers, store, file) if word and not word.isdigit() else b""
+        for word, file in ((user, "/etc/passwd"), (group, "/etc/group"))
+    ]
     try:
-        ids = find_user(passwd, group, written)
+        ids = find_user(files[0], files[1], f"{user}:{group}".rstrip(":"))
     except UnknownUserError as error:
         raise LoweringError(
             f"{where}{written}: {error}",
             hint="names are looked up in the image's /etc/passwd and /etc/group; ids always work",
         ) from error
-    # as Docker: a number without a group means the group of the same number
-    return ids.uid, ids.uid if written.isdigit() else ids.gid
+    if group:
+        return ids.uid, ids.gid
+    # as Docker: `user:` is group 0, and a number alone means the group of the same number
+    return ids.uid, 0 if colon else ids.uid if user.isdigit() else ids.gid
 
 
 def _read_small(tree: TreeIndex, layers: tuple[Layer, ...], store: Store, path: str) -> bytes:

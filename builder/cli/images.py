@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.output import Listing, line, show_rows, warn, write
-from builder.cli.units import human_size, local_time, rfc3339_seconds, since, unix_seconds
+from builder.cli.units import (
+    human_size,
+    local_time,
+    moment_of,
+    rfc3339_seconds,
+    since,
+    unix_seconds,
+)
 from builder.errors import BuilderError
 
 if TYPE_CHECKING:
@@ -95,13 +102,14 @@ def image_row(record: "ImageRecord", name: str, *, whole: bool) -> dict[str, str
 
 
 def tag(arguments: Arguments, session: "Session") -> int:
-    """Give an image another name."""
+    """Give an image, or a moment of one, another name."""
+    from builder.timetravel import resolve
     from layerstore import Reference
 
     source, target = arguments.words
     with session.open_store() as store:
         store.lease()
-        store.images.tag(store.images.resolve(source), Reference.parse(target))
+        store.images.tag(resolve(store, source), Reference.parse(target))
     return 0
 
 
@@ -197,12 +205,18 @@ def _check_containers(session: "Session", image: "Image", *, force: bool) -> Non
 
 def history(arguments: Arguments, session: "Session") -> int:
     """Show what an image was made by, the last first."""
+    from builder.timetravel import base_count, resolve
+
     whole = arguments.flag("no-trunc")
     human = not arguments.options["human"] or arguments.flag("human")
     with session.open_store() as store:
-        image = store.images.resolve(arguments.words[0])
+        image = resolve(store, arguments.words[0])
+        below = base_count(store.cache, image)
+    template = arguments.value("format")
+    is_table = template in (None, "", "table") and not arguments.flag("quiet")
     rows: list[dict[str, str]] = []
-    for entry, layer in reversed(image.history()):
+    entries = image.history()
+    for position, (entry, layer) in reversed(list(enumerate(entries, 1 - below))):
         created = unix_seconds(entry.created) if entry.created else None
         created_by = entry.created_by.replace("\t", " ")
         if not whole and len(created_by) > 45:
@@ -211,7 +225,9 @@ def history(arguments: Arguments, session: "Session") -> int:
         size_bytes = 0 if layer is None else layer.size_bytes
         rows.append(
             {
-                "ID": _short(image.id, whole=whole) if not rows else "<missing>",
+                "ID": _short(image.id, whole=whole)
+                if not rows
+                else _parent(position, is_table=is_table),
                 "CreatedSince": (since(created) if human else at) if created is not None else "N/A",
                 "CreatedAt": at,
                 "CreatedBy": created_by,
@@ -223,8 +239,14 @@ def history(arguments: Arguments, session: "Session") -> int:
         for row in rows:
             line(row["ID"])
         return 0
-    show_rows(HISTORY_LISTING, rows, arguments.value("format"))
+    show_rows(HISTORY_LISTING, rows, template)
     return 0
+
+
+def _parent(position: int, *, is_table: bool) -> str:
+    """What to call the image that an earlier instruction made. Differs: the table says @3, which
+    goes after the image's name, where docker has `<missing>`, as scripts will find here too."""
+    return f"@{position}" if is_table and position > 0 else "<missing>"
 
 
 def image_prune(arguments: Arguments, session: "Session") -> int:
@@ -278,8 +300,6 @@ def chooser(filters: Iterable[str]) -> "Callable[[Labels, float], bool]":
     Raises:
         UsageError: another filter, or a bad time.
     """
-    from builder.cli.containers import moment_of
-
     tests: list[Callable[[Labels, float], bool]] = []
     for text in filters:
         key, _, content = text.partition("=")

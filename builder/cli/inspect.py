@@ -100,6 +100,7 @@ def _wants_size(arguments: Arguments) -> bool:
 
 def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size: bool) -> Document:
     from builder.runner import ContainerStore
+    from builder.timetravel import resolve
     from layerstore import NotFoundError
 
     if kind != "image":
@@ -113,7 +114,7 @@ def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size
         else:
             return container_document(record, session, with_size=with_size)
     try:
-        image = store.images.resolve(word)
+        image = resolve(store, word)
     except NotFoundError:
         if kind == "image":
             raise
@@ -136,7 +137,7 @@ def image_document(image: "Image", names: tuple[str, ...]) -> Document:
         Created=config.created,
         DockerVersion="",
         Author=config.author,
-        Config=_image_config(config.config),
+        Config=image_config(config.config),
         Architecture=config.architecture,
         Variant=config.variant,
         Os=config.os,
@@ -152,7 +153,8 @@ def image_document(image: "Image", names: tuple[str, ...]) -> Document:
     )
 
 
-def _image_config(config: "ContainerConfig") -> Document:
+def image_config(config: "ContainerConfig") -> Document:
+    """The part of it that containers get."""
     health = config.healthcheck
     return Document(
         Hostname="",

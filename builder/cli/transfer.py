@@ -72,16 +72,17 @@ def save(arguments: Arguments, session: "Session") -> int:
 
 def _exports(store: "Store", names: list[str]) -> "list[Export]":
     """The images, each with the names it was asked for by; one asked for twice is written once."""
+    from builder.timetravel import is_address, resolve
     from layerstore import Export, Reference
 
     images: dict[str, Image] = {}
     wanted: dict[str, list[Reference]] = {}
     for name in names:
-        image = store.images.resolve(name)
+        image = resolve(store, name)
         digest = image.descriptor.digest
         images[digest] = image
         named = wanted.setdefault(digest, [])
-        if not _is_id(name, image):
+        if not (is_address(name) or _is_id(name, image)):
             named.append(Reference.parse(name))
     return [
         Export(image=image, names=tuple(dict.fromkeys(wanted[digest])))

@@ -8,15 +8,22 @@ directories that merely lead to a change count as nothing.
 imported, bases) have none.
 """
 
+import os
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from builder import record
+from builder import record, timetravel
 from layerstore import History, Image, Layer, Store, TocEntry, TreeIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
-    """Sizes are bytes: `size_bytes` of the files unpacked, `blob_bytes` as stored."""
+    """Sizes are bytes: `size_bytes` of the files unpacked, `blob_bytes` as stored.
+
+    `position` counts the instructions below FROM (the 3 of `app@3`); the base's are 0 and less.
+    """
 
     position: int
     instruction: str
@@ -36,9 +43,10 @@ def layer_table(image: Image, store: Store) -> list[LayerRow]:
     """The rows of `image`, bottom first."""
     steps = iter(_steps(image, record.of_image(image.id, store.private / "builds")))
     tree = TreeIndex()
+    below = timetravel.base_count(store.cache, image)
     return [
         _row(position, entry, layer, tree, store, None if layer is None else next(steps))
-        for position, (entry, layer) in enumerate(image.history(), 1)
+        for position, (entry, layer) in enumerate(image.history(), 1 - below)
     ]
 
 
@@ -66,7 +74,7 @@ def _row(
             seconds=None,
         )
     entries = store.layers.toc(layer)
-    added, changed, removed = _counts(entries, tree)
+    letters = Counter(change.letter for change in changes(entries, tree))
     tree.add_layer(entries)
     return LayerRow(
         position=position,
@@ -76,37 +84,48 @@ def _row(
         diff_id=layer.diff_id,
         size_bytes=layer.size_bytes,
         blob_bytes=layer.descriptor.size_bytes,
-        added=added,
-        changed=changed,
-        removed=removed,
+        added=letters["A"],
+        changed=letters["C"],
+        removed=letters["D"],
         outcome="" if step is None else step.outcome,
         seconds=None if step is None else step.seconds,
     )
 
 
-def _counts(entries: list[TocEntry], below: TreeIndex) -> tuple[int, int, int]:
-    """How many names appear, are replaced or get other attributes, and vanish."""
-    added = changed = 0
-    put: set[str] = set()
-    hidden: set[str] = set()  # by the layer: those that it puts again do not vanish
+@dataclass(frozen=True, slots=True)
+class PathChange:
+    """`letter` as in `docker diff`: Added, Changed, Deleted."""
+
+    letter: Literal["A", "C", "D"]
+    path: str
+    size_bytes: int = 0
+
+
+def changes(entries: list[TocEntry], below: TreeIndex) -> Iterator[PathChange]:
+    """What a layer does to the tree below it, in the layer's order, every name once.
+
+    What it hides and puts again is changed, not deleted.
+    """
+    put = {entry.path for entry in entries if entry.kind not in ("remove", "opaque")}
+    gone: set[str] = set()
     for entry in entries:
-        old = below.get(entry.path)
-        if entry.kind == "remove":
-            hidden.update(node.entry.path for node in below.walk(entry.path))
+        path = entry.path
+        old = below.get(path)
+        if entry.kind != "dir":
+            hidden = {node.entry.path for node in below.walk(path)} - put - gone
+            hidden -= {path} if entry.kind == "opaque" else set()
+            gone |= hidden
+            yield from (PathChange("D", name) for name in sorted(hidden, key=os.fsencode))
+        if entry.kind in ("remove", "opaque") or not path:
             continue
-        if entry.kind == "opaque":
-            hidden.update(node.entry.path for node in below.walk(entry.path))
-            hidden.discard(entry.path)
-            continue
-        put.add(entry.path)
         if old is None:
-            added += 1
-        elif entry.kind != "dir" or old.entry.kind != "dir":
-            changed += 1
-            hidden.update(node.entry.path for node in below.walk(entry.path))
-        elif _attributes(entry) != _attributes(old.entry) and entry.path:
-            changed += 1
-    return added, changed, len(hidden - put)
+            yield PathChange("A", path, entry.size_bytes)
+        elif (
+            entry.kind != "dir"
+            or old.entry.kind != "dir"
+            or _attributes(entry) != _attributes(old.entry)
+        ):
+            yield PathChange("C", path, entry.size_bytes)
 
 
 def _attributes(entry: TocEntry) -> tuple[object, ...]:

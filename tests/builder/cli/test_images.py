@@ -372,14 +372,23 @@ class TestRmiOfWhatContainersUse:
 
 
 class TestHistory:
-    def test_the_last_comes_first_and_parents_are_missing(self, shelf: Commands) -> None:
+    def test_the_last_comes_first_and_earlier_ones_have_addresses(self, shelf: Commands) -> None:
         header, *rows = shelf("history", "app:1").lines
-        assert header == ("IMAGE          CREATED       CREATED BY   SIZE      COMMENT")
-        assert [row.split()[0] for row in rows] == [image(shelf, "app:1").id[7:19], "<missing>"]
+        assert header == "IMAGE          CREATED       CREATED BY   SIZE      COMMENT"
+        assert [row.split()[0] for row in rows] == [image(shelf, "app:1").id[7:19], "@1"]
         assert [row.split("ago")[1].split() for row in rows] == [
             ["step", "1", "2B"],
             ["step", "0", "1B"],
         ]
+        for style in ("", "table"):
+            assert shelf("history", "--format", style, "app:1").lines == [header, *rows]
+
+    def test_scripts_find_parents_missing_as_with_docker(self, shelf: Commands) -> None:
+        line = ("history", "--format", "{{.ID}}", "app:1")
+        assert shelf(*line).lines[1:] == ["<missing>"]
+        assert json.loads(shelf("history", "--format", "json", "app:1").lines[1])["ID"] == (
+            "<missing>"
+        )
 
     def test_quiet_prints_ids_alone(self, shelf: Commands) -> None:
         found = image(shelf, "app:1")
