@@ -159,7 +159,7 @@ def _remove(store: "Store", session: "Session", word: str, *, force: bool) -> bo
     image = store.images.resolve(word)
     names = store.images.names(image)
     name = _name_meant(word, names)
-    if name is not None and len(names) > 1:
+    if name is not None and (len(names) > 1 or (force and _runs(session, image))):
         store.images.untag(name)
         line(f"Untagged: {name.familiar}")
         return False
@@ -185,6 +185,17 @@ def _name_meant(word: str, names: tuple[str, ...]) -> "Reference | None":
     except InvalidReferenceError:
         return None
     return reference if reference.familiar in names else None
+
+
+def _runs(session: "Session", image: "Image") -> bool:
+    """Whether a container of it runs: then the image stays, as with docker, and loses its name."""
+    from builder.runner import ContainerStore
+
+    containers = ContainerStore(session.private)
+    containers.sweep()
+    return any(
+        record.image_id == image.id and record.state == "running" for record in containers.all()
+    )
 
 
 def _check_containers(session: "Session", image: "Image", *, force: bool) -> None:
@@ -464,6 +475,7 @@ RMI = Command(
         flag("--no-prune", about="Accepted: there are no untagged parents"),
     ),
     words=(1, None),
+    refused={"--platform": "an image goes with all that it has"},
 )
 HISTORY = Command(
     name="history",

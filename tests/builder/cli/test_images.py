@@ -359,11 +359,24 @@ class TestRmiOfWhatContainersUse:
 
     def test_a_running_container_holds_it_in_any_case(self, box: Commands) -> None:
         box(*self.RUN, "-d", "box", "sleep", "60")
-        for words in (("rmi", "box"), ("rmi", "-f", image(box, "box").id)):
+        image_id = image(box, "box").id
+        for words in (("rmi", "box"), ("rmi", image_id), ("rmi", "-f", image_id)):
             assert "is in use by the running container user (stop it first)" in (
                 box(*words, code=1).err
             )
         assert names(box) == ["box:latest"]
+
+    def test_by_force_it_loses_its_name_and_stays_while_it_runs(self, box: Commands) -> None:
+        box(*self.RUN, "-d", "box", "sleep", "60")
+        image_id = image(box, "box").id
+        assert box("rmi", "-f", "box").out == "Untagged: box:latest\n"
+        assert box("exec", "user", "cat", "/data/file").out == "from the image\n"
+        assert box("images", "-q", "--no-trunc").lines == [image_id]
+        box("image", "prune", "-af")
+        assert box("images", "-q", "--no-trunc").lines == [image_id]
+        box("rm", "-f", "user")
+        assert f"deleted: {image_id}" in box("image", "prune", "-f").lines
+        assert problems(box.root) == []
 
     def test_another_name_of_it_can_go(self, box: Commands) -> None:
         box("tag", "box", "other")
