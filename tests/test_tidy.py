@@ -408,19 +408,6 @@ def test_every_home_exists() -> None:
 WITHOUT_TESTS_OF_THEIR_OWN: frozenset[str] = frozenset(
     {
         "builder/cli/build.py",
-        "builder/cli/images.py",
-        "builder/cli/inspect.py",
-        "builder/cli/layers.py",
-        "builder/cli/system.py",
-        "builder/cli/transfer.py",
-        "builder/imports.py",
-        "builder/inspect/layertable.py",
-        "builder/sandbox/executor.py",
-        "builder/sandbox/server.py",
-        "builder/sandbox/spec.py",
-        "builder/sandbox/syscalls.py",
-        "builder/sandbox/syscalltable.py",
-        "builder/sandbox/trampoline.py",
     }
 )
 
