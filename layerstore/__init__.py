@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from layerstore.images import Image, ImageRecord, ImageStore, host_platform
     from layerstore.layers import Layer, LayerStore, in_user_namespace
     from layerstore.locks import Lease
+    from layerstore.merge import merged_changes
     from layerstore.overlaydir import OnSkip, remove_tree
     from layerstore.overlaydir import changes as overlay_changes
     from layerstore.overlaydir import write as write_overlay
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from layerstore.tarcodec import Limits, Packed, is_tar, pack, unpack
     from layerstore.toc import Summary, TocEntry, summarise
     from layerstore.transports import Export, Format, load_images, save_images
+    from layerstore.transports.rootfs import write_rootfs, write_rootfs_tar
     from layerstore.treediff import changes as tree_changes
     from layerstore.treeindex import Node, TreeIndex
     from layerstore.treepath import (
@@ -151,6 +153,7 @@ _HOMES = {
     "is_tar": "tarcodec",
     "join": "treepath",
     "load_images": "transports",
+    "merged_changes": "merge",
     "name_of": "treepath",
     "overlay_changes": "overlaydir:changes",
     "pack": "tarcodec",
@@ -166,6 +169,8 @@ _HOMES = {
     "usage": "collect",
     "verify_store": "verify",
     "write_overlay": "overlaydir:write",
+    "write_rootfs": "transports.rootfs",
+    "write_rootfs_tar": "transports.rootfs",
 }
 
 __all__ = [
@@ -242,6 +247,7 @@ __all__ = [
     "is_tar",
     "join",
     "load_images",
+    "merged_changes",
     "name_of",
     "overlay_changes",
     "pack",
@@ -257,6 +263,8 @@ __all__ = [
     "usage",
     "verify_store",
     "write_overlay",
+    "write_rootfs",
+    "write_rootfs_tar",
 ]
 
 
