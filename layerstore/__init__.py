@@ -31,7 +31,14 @@ if TYPE_CHECKING:
         prune,
         usage,
     )
-    from layerstore.compression import Compression, Detected, Reader, decompressor, detect
+    from layerstore.compression import (
+        Compression,
+        Detected,
+        Reader,
+        decompressor,
+        detect,
+        levels,
+    )
     from layerstore.descriptor import Descriptor, Platform
     from layerstore.digest import Digest, chain_ids
     from layerstore.documents import (
@@ -43,6 +50,7 @@ if TYPE_CHECKING:
         Manifest,
         canonical_json,
     )
+    from layerstore.encoding import Encoding, encode_image
     from layerstore.errors import (
         CorruptBlobError,
         InvalidReferenceError,
@@ -96,6 +104,7 @@ _HOMES = {
     "Descriptor": "descriptor",
     "Detected": "compression",
     "Digest": "digest",
+    "Encoding": "encoding",
     "Export": "transports",
     "FileStamp": "cacheindex",
     "Finding": "verify",
@@ -148,10 +157,12 @@ _HOMES = {
     "default_root": "store",
     "detect": "compression",
     "disk_bytes": "collect",
+    "encode_image": "encoding",
     "host_platform": "images",
     "in_user_namespace": "layers",
     "is_tar": "tarcodec",
     "join": "treepath",
+    "levels": "compression",
     "load_images": "transports",
     "merged_changes": "merge",
     "name_of": "treepath",
@@ -190,6 +201,7 @@ __all__ = [
     "Descriptor",
     "Detected",
     "Digest",
+    "Encoding",
     "Export",
     "FileStamp",
     "Finding",
@@ -242,10 +254,12 @@ __all__ = [
     "default_root",
     "detect",
     "disk_bytes",
+    "encode_image",
     "host_platform",
     "in_user_namespace",
     "is_tar",
     "join",
+    "levels",
     "load_images",
     "merged_changes",
     "name_of",

@@ -134,8 +134,14 @@ class ImageStore:
             layers=tuple(layer.descriptor for layer in layers),
             annotations=tuple(sorted(annotations)),
         )
+        return self.assemble_as(manifest, config, layers)
+
+    def assemble_as(
+        self, manifest: Manifest, config: ImageConfig, layers: Sequence[Layer]
+    ) -> Image:
+        """Make an image of a manifest, all parts of which are stored."""
         blob = put(self._blobs, manifest.encode())
-        self._hold((config_descriptor.digest, blob.digest))
+        self._hold((manifest.config.digest, blob.digest, *(b.digest for b in manifest.layers)))
         descriptor = Descriptor(
             media_type=manifest.media_type, digest=blob.digest, size_bytes=blob.size_bytes
         )
@@ -143,7 +149,7 @@ class ImageStore:
             descriptor=descriptor,
             manifest=manifest,
             config=config,
-            id=config_descriptor.digest,
+            id=manifest.config.digest,
             layers=tuple(layers),
         )
 
