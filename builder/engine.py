@@ -1,6 +1,6 @@
 """The fold: plan -> image.
 
-    for each needed stage, in file order
+    for each needed stage, side by side where none needs the other (schedule.py)
         state = open its base
         for each instruction (triggers of the base first)
             state, step = lower(instruction, state)
@@ -42,6 +42,7 @@ from builder.events import (
     ImageSealed,
     Notice,
     VertexCached,
+    VertexCanceled,
     VertexDone,
     VertexFailed,
     VertexOutput,
@@ -50,10 +51,11 @@ from builder.events import (
 from builder.lower import Surroundings, lower
 from builder.lower.metadata import with_labels
 from builder.perform import perform
-from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan
+from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan, stages_of
 from builder.platforms import name_of
 from builder.provide import Provider
 from builder.sandbox import Executor, ForkServer
+from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.state import StageState
 from builder.steps import Step
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
@@ -89,6 +91,7 @@ class BuildRequest:
     build_args: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     no_cache: bool = False
+    jobs: int = 0  # stages that are built at the same time; 0: as many as there are cores
     network: Literal["host", "none"] = "host"
     source_date_epoch: int | None = None
 
@@ -154,9 +157,9 @@ class _Engine:
         self._cleanup = cleanup
         self._platform = host_platform()
         self._vertex = 0
-        self._steps: list[record.StepRecord] = []
+        self._steps: dict[int, list[record.StepRecord]] = {}  # by stage
         self._states: dict[int, StageState] = {}
-        self._provider = Provider(request, store, cleanup, self._stage_state)
+        self._provider = Provider(request, store, cleanup, self._states.__getitem__)
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
@@ -174,21 +177,18 @@ class _Engine:
             )
             if self._epoch is None:
                 self._epoch = _written_epoch(self._plan, self._build_args())
-        for index in sorted(self._plan.needed):  # in file order: none waits for one below
-            state = self._stage_state(index)
+        stages = self._plan.stages
+        run_all(
+            {index: stages[index].needs for index in sorted(self._plan.needed)},
+            lambda index: self._build_stage(stages[index]),
+            jobs=self._request.jobs or len(os.sched_getaffinity(0)),
+        )
         self._provider.remember()
-        return self._seal(state)
+        return self._seal(self._states[self._plan.target])
 
-    def _stage_state(self, index: int) -> StageState:
-        """The finished stage; built when first asked for."""
-        assert self._plan is not None, "planned before"
-        if index not in self._states:
-            for needed in sorted(self._plan.stages[index].needs):
-                self._stage_state(needed)
-            self._states[index] = self._build_stage(self._plan.stages[index])
-        return self._states[index]
-
-    def _build_stage(self, stage: PlannedStage) -> StageState:
+    def _build_stage(self, stage: PlannedStage) -> Work[None]:
+        for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us
+            yield Needs(needed)
         with _Located(self._request.dockerfile, stage.from_node.span):
             state = self._open_base(stage)
         triggers = tuple(
@@ -213,8 +213,13 @@ class _Engine:
             in_trigger = number < len(triggers)
             span = stage.from_node.span if in_trigger else instruction.span
             with _Located(self._request.dockerfile, span, in_trigger=in_trigger):
-                state = self._build_instruction(instruction, state, around, label, stage, span)
-        return state
+                for needed in stages_of(instruction, stage.visible):  # a trigger's, by now
+                    yield Needs(needed)
+                state = yield from self._build_instruction(
+                    instruction, state, around, label, stage, span
+                )
+            yield PAUSE
+        self._states[stage.index] = state
 
     def _build_instruction(
         self,
@@ -224,7 +229,7 @@ class _Engine:
         label: str,
         stage: PlannedStage,
         span: Span,
-    ) -> StageState:
+    ) -> Work[StageState]:
         lowered = lower(instruction, state, around)
         for message in lowered.notices:
             self._report(Notice(message=message, line=span.start_line))
@@ -247,7 +252,7 @@ class _Engine:
                 unparse(instruction), span, stage, outcome="cached", key=key, layer=layer
             )
         else:
-            cached, layer = self._execute(
+            cached, layer = yield from self._execute(
                 lowered.step, state, key, document, lowered.created_by, vertex
             )
             outcome = "executed" if cached.key == key else "reused"
@@ -270,11 +275,11 @@ class _Engine:
         document: bytes,
         created_by: str,
         vertex: int,
-    ) -> tuple[CachedStep, Layer]:
+    ) -> Work[tuple[CachedStep, Layer]]:
         """Perform a step; the result is an earlier one where the content is the same."""
         started = time.monotonic()
         try:
-            layer = perform(
+            layer = yield from perform(
                 step,
                 state.layers,
                 store=self._store,
@@ -288,6 +293,9 @@ class _Engine:
                 ),
                 epoch=self._epoch,
             )
+        except (GeneratorExit, KeyboardInterrupt):
+            self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))
+            raise
         except BaseException as error:
             self._report(
                 VertexFailed(
@@ -339,7 +347,7 @@ class _Engine:
                 config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
                 return StageState(config=config)
             case StageBase(index=index):
-                state = self._stage_state(index)
+                state = self._states[index]
                 return replace(state, cmd_is_own=False)
             case ImageBase(name=name):
                 image = self._provider.image(name, stage)
@@ -432,7 +440,7 @@ class _Engine:
         layer: Layer | None = None,
         seconds: float = 0.0,
     ) -> None:
-        self._steps.append(
+        self._steps.setdefault(stage.index, []).append(
             record.StepRecord(
                 instruction=instruction,
                 line=span.start_line,
@@ -456,7 +464,7 @@ class _Engine:
             image_id="" if image is None else image.id,
             manifest_digest="" if image is None else image.descriptor.digest,
             error=error,
-            steps=tuple(self._steps),
+            steps=tuple(step for _, steps in sorted(self._steps.items()) for step in steps),
         )
         record.write(written, self._store.private / "builds")
         return written

@@ -2,6 +2,8 @@
 
 ExecStep   snapshot -> sandbox runs the program -> overlay changes -> commit
 FileStep   tree of the layers below + sources -> changes -> commit (nothing is mounted or run)
+
+What waits for a program is a generator (see schedule.py): other stages go on meanwhile.
 """
 
 import os
@@ -29,6 +31,7 @@ from builder.sandbox import (
     UnknownUserError,
     find_user,
 )
+from builder.schedule import Readable, Work
 from builder.snapshot import open_snapshot
 from builder.steps import CopyFiles, ExecStep, FileStep, MakeDirectory, Step
 from layerstore import Layer, Store, TreeIndex
@@ -49,7 +52,7 @@ def perform(
     executor: Callable[[], Executor],
     output: Output,
     epoch: int | None,
-) -> Layer:
+) -> Work[Layer]:
     """Do the work of `step` on top of `layers` and commit what it changed.
 
     Args:
@@ -63,7 +66,7 @@ def perform(
     """
     match step:
         case ExecStep():
-            return _perform_exec(step, layers, store, executor(), output, epoch)
+            return (yield from _perform_exec(step, layers, store, executor(), output, epoch))
         case FileStep():
             return _perform_files(step, layers, store, epoch)
     assert_never(step)
@@ -76,7 +79,7 @@ def _perform_exec(
     executor: Executor,
     output: Output,
     epoch: int | None,
-) -> Layer:
+) -> Work[Layer]:
     with open_snapshot(layers, store) as snapshot:
         spec = SandboxSpec(
             root=snapshot.root,
@@ -99,7 +102,7 @@ def _perform_exec(
             network=step.network,
             limits=Limits(pids_max=RUN_PIDS_MAX),
         )
-        status, tail = _run_program(executor, spec, output)
+        status, tail = yield from _run_program(executor, spec, output)
         if status.shell_code:
             raise StepFailedError(
                 title=" ".join(step.argv), code=status.shell_code, signal=status.signal, tail=tail
@@ -131,7 +134,9 @@ def network_files(network: str, hostname: str = HOSTNAME) -> tuple[FileMount, ..
     )
 
 
-def _run_program(executor: Executor, spec: SandboxSpec, output: Output) -> tuple[ExitStatus, bytes]:
+def _run_program(
+    executor: Executor, spec: SandboxSpec, output: Output
+) -> Work[tuple[ExitStatus, bytes]]:
     """Run to the end; returns the status and the last of what was written."""
     tail: deque[bytes] = deque()
     with ExitStack() as cleanup:
@@ -150,26 +155,28 @@ def _run_program(executor: Executor, spec: SandboxSpec, output: Output) -> tuple
             for writer in writers:
                 os.close(writer)
         try:
-            _pump(readers, output, tail)
+            yield from _pump(readers, output, tail)
+            yield Readable((running.fileno(),))
             return running.wait(), b"".join(tail)
         except BaseException:  # an interrupt too: nothing of the sandbox may outlive the step
             _end(running)
             raise
 
 
-def _pump(readers: dict[int, str], output: Output, tail: deque[bytes]) -> None:
+def _pump(readers: dict[int, str], output: Output, tail: deque[bytes]) -> Work[None]:
     """Pass on everything until the last writer has closed its end."""
     poller = select.poll()
     for reader in readers:
         poller.register(reader, select.POLLIN)
-    open_readers = len(readers)
+    open_readers = set(readers)
     kept = 0
     while open_readers:
-        for reader, _ in poller.poll():
+        yield Readable(tuple(open_readers))
+        for reader, _ in poller.poll(0):
             data = os.read(reader, _READ_BYTES)
             if not data:
                 poller.unregister(reader)
-                open_readers -= 1
+                open_readers.discard(reader)
                 continue
             output(readers[reader], data)
             tail.append(data)

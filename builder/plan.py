@@ -135,7 +135,7 @@ def _plan_stage(
         base = ImageBase(name=name)
     needs = {base.index} if isinstance(base, StageBase) else set()
     for instruction in stage.instructions:
-        needs.update(_referred(instruction, visible))
+        needs.update(stages_of(instruction, visible))
     return PlannedStage(
         index=index,
         name=node.alias or "",
@@ -147,8 +147,8 @@ def _plan_stage(
     )
 
 
-def _referred(instruction: Instruction, visible: Mapping[str, int]) -> set[int]:
-    """What the instruction itself needs; a trigger's needs are met when it fires."""
+def stages_of(instruction: Instruction, visible: Mapping[str, int]) -> set[int]:
+    """The stages the instruction itself copies from; those of an ONBUILD count when it fires."""
     names: list[str] = []
     if isinstance(instruction, Copy) and instruction.from_ is not None:
         names.append(instruction.from_.text)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from builder.cli.session import Session
 
 _STYLES = ("auto", "plain", "tty", "json", "rawjson", "quiet")
+_JOBS_MAX = 1 << 16  # more than a Dockerfile has stages
 _OTHER = "the image is in the store when the build has ended; `lamina save` writes it to a file"
 _LATER = "this version builds from local directories and images alone"
 
@@ -26,6 +27,7 @@ def build(arguments: Arguments, session: "Session") -> int:
 
     names = tuple(Reference.parse(name) for name in arguments.values("tag"))
     epoch = _source_date_epoch()
+    jobs = _jobs(arguments.value("jobs"))
     build_args = _build_args(arguments.values("build-arg"))
     if epoch is not None:
         build_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
@@ -44,6 +46,7 @@ def build(arguments: Arguments, session: "Session") -> int:
             build_args=build_args,
             labels=_pairs(arguments.values("label")),
             no_cache=arguments.flag("no-cache"),
+            jobs=jobs,
             network=_network(arguments.value("network")),
             source_date_epoch=epoch,
         )
@@ -92,6 +95,15 @@ def _pairs(given: tuple[str, ...]) -> dict[str, str]:
     return {name: text for name, _, text in pairs}
 
 
+def _jobs(given: str | None) -> int:
+    """0 means as many as podman's 0 does: all that could."""
+    if given is None:
+        return 0
+    if not (given.isascii() and given.isdigit()):
+        raise UsageError(f"invalid argument {given!r} for --jobs", hint="a number, 0 for no limit")
+    return int(given) or _JOBS_MAX
+
+
 def _network(given: str | None) -> Literal["host", "none"]:
     if given in (None, "default", "host"):
         return "host"
@@ -114,6 +126,7 @@ BUILD = Command(
         many("--build-arg", metavar="NAME[=VALUE]", about="Set an ARG"),
         many("--label", metavar="NAME=VALUE", about="Label the image"),
         flag("--no-cache", about="Execute every step"),
+        value("--jobs", metavar="N", about="Stages to build at once (default: the cores)"),
         value(
             "--network",
             metavar="host|none",
@@ -129,6 +142,6 @@ BUILD = Command(
         **dict.fromkeys(("--build-context", "--secret", "--ssh", "--pull"), _LATER),
         **dict.fromkeys(("--cache-from", "--cache-to", "--platform", "--annotation"), _LATER),
         **dict.fromkeys(("--add-host", "--shm-size", "--ulimit", "--allow", "--check"), _LATER),
-        **dict.fromkeys(("--no-cache-filter", "--squash", "--jobs", "--call"), _LATER),
+        **dict.fromkeys(("--no-cache-filter", "--squash", "--call"), _LATER),
     },
 )

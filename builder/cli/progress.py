@@ -22,6 +22,7 @@ from builder.events import (
     ImageSealed,
     Notice,
     VertexCached,
+    VertexCanceled,
     VertexDone,
     VertexFailed,
     VertexOutput,
@@ -42,6 +43,7 @@ _NAMES: "dict[type[Event], str]" = {
     VertexCached: "cached",
     VertexDone: "done",
     VertexFailed: "failed",
+    VertexCanceled: "canceled",
     Notice: "notice",
     ImageSealed: "image",
 }
@@ -101,6 +103,10 @@ class Plain:
             case VertexFailed():
                 self._flush(event.vertex)
                 self._write(event.vertex, f"ERROR: {printable(event.message)}")
+                self._end(event.vertex)
+            case VertexCanceled():
+                self._flush(event.vertex)
+                self._write(event.vertex, "CANCELED")
                 self._end(event.vertex)
             case Notice():
                 self._stream.write(_notice(event) + "\n")
@@ -182,7 +188,7 @@ class Quiet:
                 self._stream.write(self._tails[event.vertex].shown())
             case Notice():
                 self._stream.write(_notice(event) + "\n")
-            case VertexCached() | VertexDone() | ImageSealed():
+            case VertexCached() | VertexDone() | VertexCanceled() | ImageSealed():
                 pass
             case _:
                 assert_never(event)
@@ -246,6 +252,8 @@ class Terminal:
                     tail = self._work[event.vertex].tail
                     self._settle(event.vertex, f"ERROR {event.seconds:.1f}s", style="red")
                     self._console.file.write(tail.shown())
+                case VertexCanceled():
+                    self._settle(event.vertex, "CANCELED", style="yellow")
                 case Notice():
                     self._print(_notice(event), style="yellow")
                 case ImageSealed():

@@ -18,6 +18,7 @@ from builder.sandbox import (
     SandboxSpec,
     Stdio,
 )
+from builder.schedule import run_one
 from builder.sources import select
 from builder.steps import (
     CopyFiles,
@@ -99,13 +100,15 @@ class Bench:
         self.output: list[tuple[str, bytes]] = []
 
     def do(self, step: Step, *, epoch: int | None = None) -> Layer:
-        layer = perform(
-            step,
-            self.layers,
-            store=self.store,
-            executor=self.executor if isinstance(step, ExecStep) else no_executor,
-            output=lambda stream, data: self.output.append((stream, data)),
-            epoch=epoch,
+        layer = run_one(
+            perform(
+                step,
+                self.layers,
+                store=self.store,
+                executor=self.executor if isinstance(step, ExecStep) else no_executor,
+                output=lambda stream, data: self.output.append((stream, data)),
+                epoch=epoch,
+            )
         )
         self.layers = (*self.layers, layer)
         return layer
@@ -271,13 +274,15 @@ def test_nothing_outlives_a_step_that_was_interrupted(bench: Bench) -> None:
 
     before = sorted(Path("/proc/self/fd").iterdir())
     with pytest.raises(KeyboardInterrupt):
-        perform(
-            script("echo x"),
-            bench.layers,
-            store=bench.store,
-            executor=Remembering(),
-            output=interrupted,
-            epoch=None,
+        run_one(
+            perform(
+                script("echo x"),
+                bench.layers,
+                store=bench.store,
+                executor=Remembering(),
+                output=interrupted,
+                epoch=None,
+            )
         )
     assert running[0].killed
     assert sorted(Path("/proc/self/fd").iterdir()) == before

@@ -27,7 +27,7 @@ from builder.sandbox import (
     cgroups,
     namespaces,
 )
-from tests.support import rootfs
+from tests.support import rootfs, traces
 from tests.support.sandboxes import Bench
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
@@ -482,13 +482,13 @@ running.wait()
         process, init_pid = self.caller(bench, executor)
         relatives = {*tree_of(process.pid), *tree_of(init_pid)} - {process.pid}
         assert len(relatives) >= 3
-        mounts = Path("/proc/self/mountinfo").read_text()
+        mounts = traces.mount_table()
         process.send_signal(number)
         assert process.wait() == -number
         assert process.stdout is not None
         process.stdout.close()
         wait_until_gone(relatives)
-        assert Path("/proc/self/mountinfo").read_text() == mounts
+        assert traces.mount_table() == mounts
 
     def test_when_the_server_dies_the_sandbox_goes(self, bench: Bench) -> None:
         process, init_pid = self.caller(bench, "ForkServer")
