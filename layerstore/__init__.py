@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         StoreError,
         UnsafePathError,
         UnsupportedMediaTypeError,
+        UnusableLayerError,
     )
     from layerstore.images import Image, ImageRecord, ImageStore, host_platform
     from layerstore.layers import Layer, LayerStore, in_user_namespace
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
     from layerstore.tarcodec import Limits, Packed, is_tar, pack, unpack
     from layerstore.toc import Summary, TocEntry, summarise
     from layerstore.transports import Export, Format, load_images, save_images
+    from layerstore.transports.cache_directory import CacheDirectory, export_steps
+    from layerstore.transports.oci_layout import add as add_to_layout
     from layerstore.transports.rootfs import write_rootfs, write_rootfs_tar
     from layerstore.treediff import changes as tree_changes
     from layerstore.treeindex import Node, TreeIndex
@@ -93,6 +96,7 @@ _HOMES = {
     "BlobReader": "blobs",
     "BlobStore": "blobs",
     "BlobWriter": "blobs",
+    "CacheDirectory": "transports.cache_directory",
     "CacheIndex": "cacheindex",
     "CachedStep": "cacheindex",
     "Change": "changeset",
@@ -150,7 +154,9 @@ _HOMES = {
     "TreePath": "treepath",
     "UnsafePathError": "errors",
     "UnsupportedMediaTypeError": "errors",
+    "UnusableLayerError": "errors",
     "Usage": "collect",
+    "add_to_layout": "transports.oci_layout:add",
     "canonical_json": "documents",
     "chain_ids": "digest",
     "decompressor": "compression",
@@ -158,6 +164,7 @@ _HOMES = {
     "detect": "compression",
     "disk_bytes": "collect",
     "encode_image": "encoding",
+    "export_steps": "transports.cache_directory",
     "host_platform": "images",
     "in_user_namespace": "layers",
     "is_tar": "tarcodec",
@@ -190,6 +197,7 @@ __all__ = [
     "BlobReader",
     "BlobStore",
     "BlobWriter",
+    "CacheDirectory",
     "CacheIndex",
     "CachedStep",
     "Change",
@@ -247,7 +255,9 @@ __all__ = [
     "TreePath",
     "UnsafePathError",
     "UnsupportedMediaTypeError",
+    "UnusableLayerError",
     "Usage",
+    "add_to_layout",
     "canonical_json",
     "chain_ids",
     "decompressor",
@@ -255,6 +265,7 @@ __all__ = [
     "detect",
     "disk_bytes",
     "encode_image",
+    "export_steps",
     "host_platform",
     "in_user_namespace",
     "is_tar",

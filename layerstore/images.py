@@ -129,6 +129,7 @@ class ImageStore:
         annotations: Iterable[tuple[str, str]] = (),
     ) -> Image:
         """Make an image of a stored config, whose bytes are kept, and its layers."""
+        layers = [self._layers.fetch(layer) for layer in layers]
         manifest = Manifest(
             config=config_descriptor,
             layers=tuple(layer.descriptor for layer in layers),
