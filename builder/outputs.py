@@ -186,7 +186,8 @@ def _parse(
             feature="rewrite-timestamp=false",
             hint="with SOURCE_DATE_EPOCH the times of the build's own files are always bounded",
         )
-    named = names or _names(attributes.text("name"))
+    own_names = _names(attributes.text("name"))
+    named = names or own_names
     output = _of_image(kind, attributes, named, _encoding(attributes, common))
     attributes.end()
     return output, rewrite
