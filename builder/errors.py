@@ -7,6 +7,7 @@ BuilderError(message, hint)
     CheckFailedError(rules)          a build check, where warnings are errors
   UnsupportedFeatureError(feature)   known, and not carried out by this version
   LoweringError                      an instruction whose words make no sense (bad port, bad user)
+  OutputError                        what --output, --cache-to and the like ask for makes no sense
   ContextError                       the build context
     SourceNotFoundError(pattern, nearest)
     OutsideContextError(path)
@@ -78,6 +79,10 @@ class UnsupportedFeatureError(BuilderError):
 
 
 class LoweringError(BuilderError):
+    pass
+
+
+class OutputError(BuilderError):
     pass
 
 
