@@ -1,6 +1,6 @@
 """The fold: plan -> image.
 
-    for each needed stage, in file order
+    for each needed stage, side by side where none needs the other (schedule.py)
         state = open its base
         for each instruction (triggers of the base first)
             state, step = lower(instruction, state)
@@ -22,22 +22,20 @@ Invariants (tests/builder/test_engine.py):
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import grammar
-from builder import record
+from builder import record, timetravel
 from builder.cachekey import key_document
-from builder.context import ContextTree
+from builder.check import check_build
 from builder.errors import (
     BuilderError,
-    ContextError,
     PlanError,
-    UnknownStageError,
     UnsupportedFeatureError,
 )
 from builder.events import (
@@ -45,22 +43,23 @@ from builder.events import (
     ImageSealed,
     Notice,
     VertexCached,
+    VertexCanceled,
     VertexDone,
     VertexFailed,
     VertexOutput,
     VertexStarted,
 )
-from builder.ignorefile import NO_RULES, IgnoreRules, parse_ignore_file
 from builder.lower import Surroundings, lower
 from builder.lower.metadata import with_labels
-from builder.patterns import BadPatternError
+from builder.mounting import NO_GRANTS, Grants
 from builder.perform import perform
-from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan
+from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan, stages_of
 from builder.platforms import name_of
+from builder.provide import Provider
 from builder.sandbox import Executor, ForkServer
-from builder.sources import LayerTree, SourceTree
+from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.state import StageState
-from builder.steps import Step
+from builder.steps import NO_SETTINGS, RunSettings, Step, stands_alone
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -68,13 +67,18 @@ from layerstore import (
     Digest,
     Image,
     ImageConfig,
-    InvalidReferenceError,
     Layer,
     NotFoundError,
     Reference,
     Store,
+    StoreError,
+    UnusableLayerError,
     host_platform,
 )
+
+if TYPE_CHECKING:
+    from builder.squash import Squash
+    from layerstore import Encoding
 
 DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FLUSH_AFTER_S = 0.5
@@ -95,14 +99,31 @@ class BuildRequest:
     build_args: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     no_cache: bool = False
+    jobs: int = 0  # stages that are built at the same time; 0: as many as there are cores
     network: Literal["host", "none"] = "host"
     source_date_epoch: int | None = None
+    allowed: frozenset[str] = frozenset()  # rights RUN may ask for: network.host, security.insecure
+    run_settings: RunSettings = NO_SETTINGS
+    grants: Grants = NO_GRANTS
+    keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
+    squash: "Squash | None" = None
+    encoding: "Encoding | None" = None  # of the image in the store
+    cache_from: tuple[Path, ...] = ()  # directories of cached steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
+    """What a build made. `base` and `own`: the layers the image stands on, and those made here.
+
+    They are diff_ids; `own` are the layers before they were squashed.
+    """
+
     image: Image
     record: record.BuildRecord
+    base: frozenset[Digest] = frozenset()
+    own: frozenset[Digest] = frozenset()
+    epoch: int | None = None
+    vertices: int = 0  # how many pieces of work were numbered
 
 
 def build(
@@ -121,6 +142,40 @@ def build(
         BuilderError, SandboxError, StoreError, grammar.DockerfileError: with the place in the
             Dockerfile as a note, where there is one.
     """
+    if request.cache_from:
+        _add_caches(request, store, report)
+    with ExitStack() as cleanup:
+        executors: list[Executor] = []
+
+        def executor() -> Executor:  # one, however often it is begun anew
+            if not executors:
+                executors.append(start_executor())
+                cleanup.callback(executors[0].close)
+            return executors[0]
+
+        while True:
+            try:
+                return _build(request, store, report, executor)
+            except UnusableLayerError as error:  # what stands on it is built again without it
+                report(Notice(message=error.message))
+
+
+def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], None]) -> None:
+    from layerstore import CacheDirectory
+
+    def notice(message: str) -> None:
+        report(Notice(message=message))
+
+    for root in request.cache_from:
+        store.cache.add_source(CacheDirectory(root, store, notice))
+
+
+def _build(
+    request: BuildRequest,
+    store: Store,
+    report: Callable[[Event], None],
+    start_executor: Callable[[], Executor],
+) -> BuildResult:
     started = time.time()
     with ExitStack() as cleanup:
         engine = _Engine(request, store, report, cleanup, start_executor)
@@ -131,15 +186,16 @@ def build(
         except BaseException as error:
             engine.write_record(started, None, _first_line(error))
             raise
-        for name in request.names:
+        for name in request.names if request.keep else ():
             store.images.tag(image, name)
-        if not request.names:
+        if request.keep and not request.names:
             store.images.note_untagged(image)
         store.flush()
     written = engine.write_record(started, image, "")
-    names = tuple(name.familiar for name in request.names)
-    report(ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names))
-    return BuildResult(image=image, record=written)
+    if request.keep:
+        names = tuple(name.familiar for name in request.names)
+        report(ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names))
+    return engine.result(image, written)
 
 
 class _Engine:
@@ -160,9 +216,10 @@ class _Engine:
         self._cleanup = cleanup
         self._platform = host_platform()
         self._vertex = 0
-        self._steps: list[record.StepRecord] = []
+        self._steps: dict[int, list[record.StepRecord]] = {}  # by stage
         self._states: dict[int, StageState] = {}
-        self._context: ContextTree | None = None
+        self._noted: list[tuple[int, StageState]] = []  # of the target: line, and what it led to
+        self._provider = Provider(request, store, cleanup, self._states.__getitem__)
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
@@ -180,22 +237,58 @@ class _Engine:
             )
             if self._epoch is None:
                 self._epoch = _written_epoch(self._plan, self._build_args())
-        for index in sorted(self._plan.needed):  # in file order: none waits for one below
-            state = self._stage_state(index)
-        if self._context is not None:
-            self._remember_stamps(self._context)
-        return self._seal(state)
+        self._report_checks(self._plan)
+        stages = self._plan.stages
+        run_all(
+            {index: stages[index].needs for index in sorted(self._plan.needed)},
+            lambda index: self._build_stage(stages[index]),
+            jobs=self._request.jobs or len(os.sched_getaffinity(0)),
+        )
+        self._provider.remember()
+        image = self._seal(self._squash(self._states[self._plan.target]))
+        lines = [line for line, _ in self._noted]
+        configs = (self._image_config(state) for _, state in self._noted)
+        timetravel.remember(self._store.cache, image, lines, configs)
+        return image
 
-    def _stage_state(self, index: int) -> StageState:
-        """The finished stage; built when first asked for."""
-        assert self._plan is not None, "planned before"
-        if index not in self._states:
-            for needed in sorted(self._plan.stages[index].needs):
-                self._stage_state(needed)
-            self._states[index] = self._build_stage(self._plan.stages[index])
-        return self._states[index]
+    def _report_checks(self, plan: BuildPlan) -> None:
+        """Report what the build checks say; nothing has been executed yet."""
+        check_build(
+            self._request.dockerfile,
+            target=self._request.target,
+            build_args=self._build_args(),
+            ignore_file=self._request.ignore_file,
+            platform=self._platform,
+            bases=dict(self._known_bases(plan)),
+            cache=self._store.cache,
+            report=self._report,
+        )
 
-    def _build_stage(self, stage: PlannedStage) -> StageState:
+    def _known_bases(self, plan: BuildPlan) -> Iterator[tuple[str, tuple[str, ImageConfig]]]:
+        for index in plan.needed:
+            base = plan.stages[index].base
+            if isinstance(base, ImageBase):
+                # without it the build fails, or gets it, where it opens the stage
+                with suppress(StoreError):
+                    image = self._store.images.resolve(base.name)
+                    yield base.name, (image.id, image.config)
+
+    def result(self, image: Image, written: record.BuildRecord) -> BuildResult:
+        """What `build` made of the target."""
+        assert self._plan is not None, "built before"
+        state = self._states[self._plan.target]
+        return BuildResult(
+            image=image,
+            record=written,
+            base=state.base,
+            own=frozenset(layer.diff_id for layer in state.layers) - state.base,
+            epoch=self._epoch,
+            vertices=self._vertex,
+        )
+
+    def _build_stage(self, stage: PlannedStage) -> Work[None]:
+        for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us
+            yield Needs(needed)
         with _Located(self._request.dockerfile, stage.from_node.span):
             state = self._open_base(stage)
         triggers = tuple(
@@ -204,12 +297,16 @@ class _Engine:
         )
         state = replace(state, config=replace(state.config, on_build=()))
         around = Surroundings(
-            find_source=lambda name: self._find_source(name, stage),
+            find_source=lambda name: self._provider.tree(name, stage),
             build_args=self._build_args(),
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
+            allowed=self._request.allowed,
+            settings=self._request.run_settings,
+            no_cache=self._request.no_cache,
         )
+        self._note_moment(stage, stage.from_node.span, state)
         instructions = [*triggers, *stage.instructions]
         total = 1 + sum(each.written.keyword in _WORKING for each in instructions)
         position = 1
@@ -220,8 +317,14 @@ class _Engine:
             in_trigger = number < len(triggers)
             span = stage.from_node.span if in_trigger else instruction.span
             with _Located(self._request.dockerfile, span, in_trigger=in_trigger):
-                state = self._build_instruction(instruction, state, around, label, stage, span)
-        return state
+                for needed in stages_of(instruction, stage.visible):  # a trigger's, by now
+                    yield Needs(needed)
+                state = yield from self._build_instruction(
+                    instruction, state, around, label, stage, span
+                )
+            self._note_moment(stage, span, state)
+            yield PAUSE
+        self._states[stage.index] = state
 
     def _build_instruction(
         self,
@@ -231,7 +334,7 @@ class _Engine:
         label: str,
         stage: PlannedStage,
         span: Span,
-    ) -> StageState:
+    ) -> Work[StageState]:
         lowered = lower(instruction, state, around)
         for message in lowered.notices:
             self._report(Notice(message=message, line=span.start_line))
@@ -239,9 +342,10 @@ class _Engine:
             self._note_step(unparse(instruction), span, stage, outcome="metadata")
             return lowered.state
         vertex = self._begin(f"{label} {lowered.step.title}", stage.title, span.start_line)
+        below = StageState() if stands_alone(lowered.step) else state
         document = key_document(
             lowered.step,
-            parent=state.chain_id,
+            parent=below.chain_id,
             platform=name_of(self._platform),
             epoch=self._epoch,
         )
@@ -254,8 +358,8 @@ class _Engine:
                 unparse(instruction), span, stage, outcome="cached", key=key, layer=layer
             )
         else:
-            cached, layer = self._execute(
-                lowered.step, state, key, document, lowered.created_by, vertex
+            cached, layer = yield from self._execute(
+                lowered.step, below, key, document, lowered.created_by, vertex
             )
             outcome = "executed" if cached.key == key else "reused"
             self._note_step(
@@ -267,23 +371,25 @@ class _Engine:
                 layer=layer,
                 seconds=cached.seconds if outcome == "executed" else 0.0,
             )
-        return lowered.state.with_layer(layer, created=cached.created, created_by=cached.created_by)
+        return lowered.state.with_layer(
+            layer, created=cached.created, created_by=cached.created_by, line=span.start_line
+        )
 
     def _execute(
         self,
         step: Step,
-        state: StageState,
+        below: StageState,
         key: Digest,
         document: bytes,
         created_by: str,
         vertex: int,
-    ) -> tuple[CachedStep, Layer]:
+    ) -> Work[tuple[CachedStep, Layer]]:
         """Perform a step; the result is an earlier one where the content is the same."""
         started = time.monotonic()
         try:
-            layer = perform(
+            layer = yield from perform(
                 step,
-                state.layers,
+                below.layers,
                 store=self._store,
                 executor=self._get_executor,
                 output=lambda stream, data: self._report(
@@ -294,7 +400,11 @@ class _Engine:
                     )
                 ),
                 epoch=self._epoch,
+                grants=self._request.grants,
             )
+        except (GeneratorExit, KeyboardInterrupt):
+            self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))
+            raise
         except BaseException as error:
             self._report(
                 VertexFailed(
@@ -308,7 +418,7 @@ class _Engine:
         variant = str(self._epoch)
         earlier = None
         if not self._request.no_cache:
-            earlier = self._store.cache.same_content(state.chain_id, layer.content_digest, variant)
+            earlier = self._store.cache.same_content(below.chain_id, layer.content_digest, variant)
         earlier_layer = None if earlier is None else self._known_layer(earlier)
         made = CachedStep(
             key=key,
@@ -320,10 +430,10 @@ class _Engine:
         )
         if earlier is not None and earlier_layer is not None:
             alias = replace(earlier, key=key, document=document)
-            self._store.cache.put(alias, parent=state.chain_id, variant=variant)
+            self._store.cache.put(alias, parent=below.chain_id, variant=variant)
             made, layer = earlier, earlier_layer
         else:
-            self._store.cache.put(made, parent=state.chain_id, variant=variant)
+            self._store.cache.put(made, parent=below.chain_id, variant=variant)
         self._report(
             VertexDone(
                 vertex=vertex,
@@ -336,7 +446,7 @@ class _Engine:
         self._flush_when_due()
         return made, layer
 
-    # ---- bases and sources
+    # ---- bases
 
     def _open_base(self, stage: PlannedStage) -> StageState:
         if stage.from_node.platform is not None:
@@ -346,10 +456,10 @@ class _Engine:
                 config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
                 return StageState(config=config)
             case StageBase(index=index):
-                state = self._stage_state(index)
+                state = self._states[index]
                 return replace(state, cmd_is_own=False)
             case ImageBase(name=name):
-                image = self._resolve_image(name, stage)
+                image = self._provider.image(name, stage)
                 vertex = self._begin(
                     f"[{stage.title} 1/1] FROM {name}", stage.title, stage.from_node.span.start_line
                 )
@@ -370,63 +480,6 @@ class _Engine:
                 feature=f"FROM --platform={wanted} on {name_of(self._platform)}"
             )
 
-    def _resolve_image(self, name: str, stage: PlannedStage) -> Image:
-        try:
-            return self._store.images.resolve(name)
-        except (NotFoundError, InvalidReferenceError) as error:
-            from builder.nearest import nearest
-
-            close = nearest(name, [each for each in stage.visible if not each.isdigit()])
-            if close is None:
-                raise
-            raise UnknownStageError(name=name, nearest=close) from error
-
-    def _find_source(self, name: str | None, stage: PlannedStage) -> SourceTree:
-        if name is None:
-            return self._get_context()
-        index = stage.visible.get(name.lower())
-        if index is not None:
-            return LayerTree(
-                self._stage_state(index).layers,
-                self._store.layers,
-                description=f"the stage {name!r}",
-            )
-        if name.isdigit():
-            raise UnknownStageError(name=name, nearest=None)
-        image = self._resolve_image(name, stage)
-        return LayerTree(image.layers, self._store.layers, description=f"the image {name!r}")
-
-    def _get_context(self) -> ContextTree:
-        if self._context is None:
-            if self._request.context is None:
-                raise ContextError(
-                    "there is no build context: the Dockerfile came from standard input",
-                    hint="give a directory, and the Dockerfile with `-f -`",
-                )
-            self._context = ContextTree(
-                self._request.context,
-                self._ignore_rules(),
-                stamps=self._store.cache.load_file_digests(self._context_scope()),
-            )
-            self._cleanup.callback(self._context.close)
-        return self._context
-
-    def _ignore_rules(self) -> IgnoreRules:
-        if self._request.ignore_file is None:
-            return NO_RULES
-        try:
-            return parse_ignore_file(self._request.ignore_file)
-        except BadPatternError as error:
-            raise ContextError(f".dockerignore: {error}") from error
-
-    def _context_scope(self) -> str:
-        return os.path.realpath(self._request.context or "")
-
-    def _remember_stamps(self, context: ContextTree) -> None:
-        stamps = context.fresh_stamps()
-        if stamps is not None:
-            self._store.cache.save_file_digests(self._context_scope(), stamps)
-
     def _known_layer(self, cached: CachedStep) -> Layer | None:
         """The layer of a cache entry, None when it is gone from the store."""
         try:
@@ -438,7 +491,6 @@ class _Engine:
         """The executor, started for the first program; no thread has been started before."""
         if self._executor is None:
             self._executor = self._start_executor()
-            self._cleanup.callback(self._executor.close)
         return self._executor
 
     def _build_args(self) -> Mapping[str, str]:
@@ -446,7 +498,19 @@ class _Engine:
 
     # ---- the result
 
+    def _squash(self, state: StageState) -> StageState:
+        wish = self._request.squash
+        if wish is None:
+            return state
+        from builder.squash import squashed
+
+        return squashed(state, wish, self._store)
+
     def _seal(self, state: StageState) -> Image:
+        image = self._store.images.seal(self._image_config(state), state.layers)
+        return image if self._request.encoding is None else self._encoded(image, state)
+
+    def _image_config(self, state: StageState) -> ImageConfig:
         config = state.config
         if self._request.labels:
             added = list(self._request.labels.items())
@@ -454,19 +518,30 @@ class _Engine:
         created = state.created
         if self._epoch is not None:
             created = rfc3339(self._epoch)
-        return self._store.images.seal(
-            ImageConfig(
-                architecture=self._platform.architecture,
-                os=self._platform.os,
-                variant=self._platform.variant,
-                author=state.author,
-                created=created,
-                config=config,
-                diff_ids=tuple(layer.diff_id for layer in state.layers),
-                history=state.history,
-            ),
-            state.layers,
+        return ImageConfig(
+            architecture=self._platform.architecture,
+            os=self._platform.os,
+            variant=self._platform.variant,
+            author=state.author,
+            created=created,
+            config=config,
+            diff_ids=tuple(layer.diff_id for layer in state.layers),
+            history=state.history,
         )
+
+    def _encoded(self, image: Image, state: StageState) -> Image:
+        from layerstore import encode_image
+
+        assert self._request.encoding is not None, "asked before"
+        encoded = encode_image(
+            self._store,
+            image,
+            self._request.encoding,
+            is_own=lambda layer: layer.diff_id not in state.base,
+        )
+        if encoded is not image:
+            self._store.blobs.discard(image.descriptor.digest)  # the manifest nobody will name
+        return encoded
 
     def _created_now(self) -> str:
         epoch = self._epoch
@@ -479,6 +554,10 @@ class _Engine:
             self._last_flush = time.monotonic()
 
     # ---- telling
+
+    def _note_moment(self, stage: PlannedStage, span: Span, state: StageState) -> None:
+        if self._plan is not None and stage.index == self._plan.target:
+            self._noted.append((span.start_line, state))
 
     def _begin(self, title: str, stage: str, line: int) -> int:
         self._vertex += 1
@@ -496,7 +575,7 @@ class _Engine:
         layer: Layer | None = None,
         seconds: float = 0.0,
     ) -> None:
-        self._steps.append(
+        self._steps.setdefault(stage.index, []).append(
             record.StepRecord(
                 instruction=instruction,
                 line=span.start_line,
@@ -520,7 +599,7 @@ class _Engine:
             image_id="" if image is None else image.id,
             manifest_digest="" if image is None else image.descriptor.digest,
             error=error,
-            steps=tuple(self._steps),
+            steps=tuple(step for _, steps in sorted(self._steps.items()) for step in steps),
         )
         record.write(written, self._store.private / "builds")
         return written

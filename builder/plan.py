@@ -104,7 +104,7 @@ def plan(
         PlanError: an unknown target, an empty or malformed base.
         grammar.DockerfileError: a word that cannot be expanded.
     """
-    global_args = _global_args(dockerfile, build_args, platform, target)
+    global_args = global_values(dockerfile, build_args, platform, target)
     stages: list[PlannedStage] = []
     table: dict[str, list[int]] = {}
     for index, stage in enumerate(dockerfile.stages):
@@ -122,9 +122,17 @@ def plan(
     )
 
 
-def _global_args(
+def global_values(
     dockerfile: Dockerfile, build_args: Mapping[str, str], platform: Platform, target: str
 ) -> dict[str, str]:
+    """The ARGs that FROM sees: the predefined ones, and those before the first FROM.
+
+    Raises:
+        PlanError: there is no FROM.
+        grammar.DockerfileError: a default that cannot be expanded.
+    """
+    if not dockerfile.stages:
+        raise PlanError("dockerfile contains no stages to build", hint="begin with FROM")
     stage = target or dockerfile.stages[-1].base.alias or "default"
     values = {**platform_args(platform, target=platform), "TARGETSTAGE": stage}
     values.update((name, build_args[name]) for name in values if name in build_args)
@@ -162,7 +170,7 @@ def _plan_stage(
         base = ImageBase(name=name)
     needs = {base.index} if isinstance(base, StageBase) else set()
     for instruction in stage.instructions:
-        needs.update(_referred(instruction, visible))
+        needs.update(stages_of(instruction, visible))
     return PlannedStage(
         index=index,
         name=node.alias or "",
@@ -174,8 +182,8 @@ def _plan_stage(
     )
 
 
-def _referred(instruction: Instruction, visible: Mapping[str, int]) -> set[int]:
-    """What the instruction itself needs; a trigger's needs are met when it fires."""
+def stages_of(instruction: Instruction, visible: Mapping[str, int]) -> set[int]:
+    """The stages the instruction itself copies from; those of an ONBUILD count when it fires."""
     names: list[str] = []
     if isinstance(instruction, Copy) and instruction.from_ is not None:
         names.append(instruction.from_.text)

@@ -5,6 +5,7 @@ listed with its reason at the end of the run; with LAMINA_MUST_CHECK_ALL=1, as i
 """
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(f"this machine must check everything, but {reason}", pytrace=False)
     if reason:
         pytest.skip(reason)
+
+
+def pytest_configure() -> None:
+    """Signals act as at a terminal, also where the suite runs in the background of a script."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

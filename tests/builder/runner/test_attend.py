@@ -44,10 +44,34 @@ class Program:
 def test_signals_go_to_the_program() -> None:
     program = Program()
     with SignalProxy() as proxy:
-        proxy.running = program
+        proxy.start(lambda: program)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             os.kill(os.getpid(), number)
     assert program.signals == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+
+
+def test_while_it_starts_they_wait_for_it() -> None:
+    """It may run already, and have told whoever signals us."""
+    program = Program()
+
+    def start() -> Program:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return program
+
+    with SignalProxy() as proxy:
+        proxy.start(start)
+    assert program.signals == [signal.SIGTERM]
+
+
+def test_a_failed_start_ends_the_waiting() -> None:
+    def start() -> Program:
+        raise OSError
+
+    with SignalProxy() as proxy:
+        with pytest.raises(OSError):
+            proxy.start(start)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_before_there_is_a_program_they_interrupt() -> None:
@@ -68,7 +92,7 @@ def test_what_is_ignored_stays_ignored() -> None:
     try:
         program = Program()
         with SignalProxy() as proxy:
-            proxy.running = program
+            proxy.start(lambda: program)
             os.kill(os.getpid(), signal.SIGHUP)
         assert program.signals == []
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -81,7 +105,7 @@ def test_a_resized_terminal_is_told() -> None:
     with SignalProxy(resized=lambda: told.append(True)) as proxy:
         os.kill(os.getpid(), signal.SIGWINCH)
         assert told == []  # nobody to tell
-        proxy.running = Program()
+        proxy.start(Program)
         os.kill(os.getpid(), signal.SIGWINCH)
     assert told == [True]
 
