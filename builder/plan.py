@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from builder.errors import PlanError, UnknownTargetError
 from builder.nearest import nearest
 from builder.platforms import platform_args
-from grammar import Copy, Dockerfile, From, Instruction, Run, Stage, expand
+from grammar import Copy, Dockerfile, DockerfileError, From, Instruction, Run, Stage, expand
 from layerstore import Platform
 
 
@@ -101,8 +101,8 @@ def plan(
     """Plan a build.
 
     Raises:
-        PlanError: an unknown target, an empty or malformed base.
-        grammar.DockerfileError: a word that cannot be expanded.
+        PlanError: an unknown target, or no stage at all.
+        grammar.DockerfileError: a word that cannot be expanded, or a base that is empty then.
     """
     global_args = global_values(dockerfile, build_args, platform, target)
     stages: list[PlannedStage] = []
@@ -157,8 +157,10 @@ def _plan_stage(
     node = stage.base
     name = expand(node.image, global_args, escape=dockerfile.directives.escape)
     if not name:
-        raise PlanError(
+        raise DockerfileError(
             f"base name ({node.image.text}) should not be blank",
+            span=node.image.span,
+            source=dockerfile.source,
             hint="give the ARG a default above FROM, or pass --build-arg",
         )
     base: Base

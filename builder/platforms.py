@@ -21,4 +21,5 @@ def platform_args(build: Platform, *, target: Platform) -> dict[str, str]:
         values[prefix + "OS"] = platform.os
         values[prefix + "ARCH"] = platform.architecture
         values[prefix + "VARIANT"] = platform.variant
+        values[prefix + "OSVERSION"] = ""  # Windows has one
     return values

@@ -145,9 +145,15 @@ def test_quotes_of_a_default_are_removed() -> None:
 
 
 def test_an_empty_base_is_an_error_with_what_to_do() -> None:
-    with pytest.raises(PlanError, match=r"base name \(\$\{NAME\}\) should not be blank") as caught:
+    with pytest.raises(DockerfileError) as caught:
         planned("ARG NAME\nFROM ${NAME}\n")
-    assert "--build-arg" in caught.value.hint
+    assert caught.value.render() == (
+        "Dockerfile:2: base name (${NAME}) should not be blank\n"
+        "    1 | ARG NAME\n"
+        "    2 | FROM ${NAME}\n"
+        "      |      ^^^^^^^\n"
+        "hint: give the ARG a default above FROM, or pass --build-arg"
+    )
 
 
 def test_a_required_arg_that_is_missing_is_an_error() -> None:

@@ -16,10 +16,12 @@ def test_the_predefined_args_describe_build_and_target() -> None:
         "BUILDOS": "linux",
         "BUILDARCH": "amd64",
         "BUILDVARIANT": "",
+        "BUILDOSVERSION": "",
         "TARGETPLATFORM": "linux/arm/v7",
         "TARGETOS": "linux",
         "TARGETARCH": "arm",
         "TARGETVARIANT": "v7",
+        "TARGETOSVERSION": "",
     }
 
 
