@@ -26,7 +26,7 @@ from builder.lower.files import absolute_path, not_found
 from builder.lower.surroundings import Surroundings, expanded
 from builder.nearest import nearest
 from builder.sizes import parse_size
-from builder.sources import Selection, SourceTree, select
+from builder.sources import LayerTree, Selection, SourceTree, select
 from builder.state import StageState
 from builder.steps import (
     AgentMount,
@@ -271,6 +271,8 @@ def _ssh(options: _Options, state: StageState, _around: Surroundings, agents: in
 def _selection(options: _Options, tree: SourceTree) -> Selection:
     source = options.text("source")
     path = posixpath.normpath("/" + source).lstrip("/")  # `..` stops at the top of the source
+    if not path and isinstance(tree, LayerTree):
+        return tree.everything()
     selection = select(tree, path)
     if selection is None:
         raise not_found(tree, source, path)
