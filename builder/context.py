@@ -161,8 +161,9 @@ class ContextTree:
         """Whether `path` is there and only the ignore rules hide it."""
         if not self._rules.ignores(path):
             return False
+        parent, _, name = path.rpartition("/")
         try:
-            os.stat(path, dir_fd=self._root_fd, follow_symlinks=False)
+            os.stat(name, dir_fd=self._enter_directory(parent), follow_symlinks=False)
         except OSError:
             return False
         return True

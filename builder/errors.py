@@ -4,8 +4,10 @@ BuilderError(message, hint)
   PlanError                          the Dockerfile cannot be planned
     UnknownStageError(name, nearest)
     UnknownTargetError(name, nearest)
+    CheckFailedError(rules)          a build check, where warnings are errors
   UnsupportedFeatureError(feature)   known, and not carried out by this version
   LoweringError                      an instruction whose words make no sense (bad port, bad user)
+  OutputError                        what --output, --cache-to and the like ask for makes no sense
   ContextError                       the build context
     SourceNotFoundError(pattern, nearest)
     OutsideContextError(path)
@@ -59,6 +61,17 @@ class UnknownTargetError(PlanError):
         self.nearest = nearest
 
 
+class CheckFailedError(PlanError):
+    """Warnings of build checks in a file that says `# check=error=true`."""
+
+    def __init__(self, *, rules: tuple[str, ...]) -> None:
+        super().__init__(
+            f"lint violation found for rules: {', '.join(rules)}",
+            hint="the file has `check=error=true`",
+        )
+        self.rules = rules
+
+
 class UnsupportedFeatureError(BuilderError):
     def __init__(self, *, feature: str, hint: str = "") -> None:
         super().__init__(f"{feature} is not supported by this version of lamina", hint=hint)
@@ -66,6 +79,10 @@ class UnsupportedFeatureError(BuilderError):
 
 
 class LoweringError(BuilderError):
+    pass
+
+
+class OutputError(BuilderError):
     pass
 
 

@@ -96,8 +96,7 @@ def _files_step(
             notices.append(f"{word!r} leads outside of {tree.description}: {taken!r} is taken")
         selected = _selected(tree, word, exclude, parents=parents)
         if not selected or ((parents or exclude.rules) and all(each.is_empty for each in selected)):
-            left = ", but for what --exclude names," if exclude.rules else ""
-            notices.append(f"nothing in {tree.description}{left} matches {word!r}")
+            notices.append(_nothing_matches(tree, word, exclude))
         selections.extend(selected)
     inline = tuple(_inline(heredoc, state, around) for heredoc in node.heredocs)
     count = len(inline) + sum(each.kind != "dir" for each in selections)
@@ -177,7 +176,7 @@ def _paths(tree: SourceTree, word: str) -> list[str]:
         return [patterns.unescape(path)]
     with _bad_patterns():
         patterns.check(path)
-    return list(matches(tree, path))
+    return matches(tree, path)
 
 
 @contextmanager
@@ -193,6 +192,13 @@ def _one(tree: SourceTree, path: str, word: str, only: Filter | None) -> Selecti
     if selection is None:
         raise not_found(tree, word, path)
     return selection
+
+
+def _nothing_matches(tree: SourceTree, word: str, exclude: IgnoreRules) -> str:
+    left = ", but for what --exclude names," if exclude.rules else ""
+    hides = isinstance(tree, ContextTree) and tree.ignored_by_rules.rules
+    perhaps = " (.dockerignore hides files)" if hides else ""
+    return f"nothing in {tree.description}{left} matches {word!r}{perhaps}"
 
 
 def _refuse_names(chown: str) -> None:

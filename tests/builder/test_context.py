@@ -274,6 +274,15 @@ def test_a_message_can_tell_ignored_from_absent(tmp_path: Path) -> None:
         assert not tree.exists_ignored("../README.md")
 
 
+def test_what_lies_behind_a_link_is_not_told(tmp_path: Path) -> None:
+    write_files(tmp_path, {"out": Link("/etc"), "in": Link("docs"), "docs/a": b""})
+    with context(tmp_path, "*\n") as tree:
+        assert tree.exists_ignored("out")
+        assert not tree.exists_ignored("out/passwd")
+        assert not tree.exists_ignored("in/a")
+        assert tree.exists_ignored("docs/a")
+
+
 NAMES = st.sampled_from(["a", "b", "c"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 
