@@ -49,7 +49,7 @@ from builder.events import (
     VertexOutput,
     VertexStarted,
 )
-from builder.lower import Surroundings, lower
+from builder.lower import Surroundings, check, lower
 from builder.lower.metadata import with_labels
 from builder.mounting import NO_GRANTS, Grants
 from builder.perform import OnFailure, perform
@@ -240,6 +240,14 @@ class _Engine:
                 self._epoch = _written_epoch(self._plan, self._build_args())
         self._report_checks(self._plan)
         stages = self._plan.stages
+        for index in sorted(self._plan.needed):
+            for instruction in stages[index].instructions:
+                with _Located(self._request.dockerfile, instruction.span):
+                    check(
+                        instruction,
+                        allowed=self._request.allowed,
+                        escape=self._request.dockerfile.directives.escape,
+                    )
         run_all(
             {index: stages[index].needs for index in sorted(self._plan.needed)},
             lambda index: self._build_stage(stages[index]),
