@@ -36,7 +36,7 @@ _CLASSES = {
     value.__name__: value
     for value in (
         *(spec.SandboxSpec, spec.OverlayRoot, spec.PlainRoot, spec.Program, spec.Limits),
-        *(spec.BindMount, spec.TmpfsMount, spec.FileMount),
+        *(spec.BindMount, spec.OverlayMount, spec.TmpfsMount, spec.FileMount, spec.ResourceLimit),
     )
 }
 

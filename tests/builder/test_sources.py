@@ -122,9 +122,10 @@ def test_names_that_begin_with_a_dot_match_too() -> None:
     assert matches(DictTree({".a": b"", "b": b""}), "*") == [".a", "b"]
 
 
-def test_matches_come_in_byte_order() -> None:
+def test_matches_come_in_byte_order_directory_by_directory() -> None:
     items: Items = {"B": b"", "a": b"", "é": b"", "\udcff": b""}
     assert matches(DictTree(items), "*") == ["B", "a", "é", "\udcff"]
+    assert matches(DictTree({"a-/x": b"", "a/x": b""}), "*/x") == ["a/x", "a-/x"]
 
 
 # Walking.

@@ -41,6 +41,13 @@ def test_what_needs_no_parser_imports_no_lark(code: str) -> None:
     assert not modules_after(code) & set(HEAVY)
 
 
+def test_parsing_brings_nothing_dear_besides_lark() -> None:
+    grammar.parse("FROM a")  # so that the tables are there
+    parsing = modules_after("import grammar; grammar.parse('FROM a')")
+    lark = modules_after("import lark, lark.lexer")
+    assert not (parsing - lark) & (set(HEAVY) | {"urllib", "ipaddress", "shutil", "random"})
+
+
 def test_importing_the_room_imports_none_of_its_files() -> None:
     assert {
         name for name in modules_after("import grammar") if name.startswith("grammar.")
