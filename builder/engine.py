@@ -49,10 +49,10 @@ from builder.events import (
     VertexOutput,
     VertexStarted,
 )
-from builder.lower import Surroundings, lower
+from builder.lower import Surroundings, check, lower
 from builder.lower.metadata import with_labels
 from builder.mounting import NO_GRANTS, Grants
-from builder.perform import perform
+from builder.perform import OnFailure, perform
 from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan, stages_of
 from builder.platforms import name_of
 from builder.provide import Provider
@@ -105,6 +105,7 @@ class BuildRequest:
     allowed: frozenset[str] = frozenset()  # rights RUN may ask for: network.host, security.insecure
     run_settings: RunSettings = NO_SETTINGS
     grants: Grants = NO_GRANTS
+    on_failure: OnFailure | None = None  # what to do where a RUN has failed, before the build ends
     keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
     squash: "Squash | None" = None
     encoding: "Encoding | None" = None  # of the image in the store
@@ -239,6 +240,14 @@ class _Engine:
                 self._epoch = _written_epoch(self._plan, self._build_args())
         self._report_checks(self._plan)
         stages = self._plan.stages
+        for index in sorted(self._plan.needed):
+            for instruction in stages[index].instructions:
+                with _Located(self._request.dockerfile, instruction.span):
+                    check(
+                        instruction,
+                        allowed=self._request.allowed,
+                        escape=self._request.dockerfile.directives.escape,
+                    )
         run_all(
             {index: stages[index].needs for index in sorted(self._plan.needed)},
             lambda index: self._build_stage(stages[index]),
@@ -401,6 +410,7 @@ class _Engine:
                 ),
                 epoch=self._epoch,
                 grants=self._request.grants,
+                on_failure=self._request.on_failure,
             )
         except (GeneratorExit, KeyboardInterrupt):
             self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))

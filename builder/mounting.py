@@ -175,7 +175,7 @@ def _own(path: Path, mode: int, uid: int, gid: int) -> None:
     except OSError as error:
         raise LoweringError(
             f"a mount cannot belong to {uid}:{gid}: {error.strerror}",
-            hint="without subordinate ids (/etc/subuid, /etc/subgid) only root exists inside",
+            hint="without subordinate ids (/etc/subuid, /etc/subgid) there is only root",
         ) from error
     path.chmod(mode)
 

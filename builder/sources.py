@@ -264,6 +264,12 @@ class LayerTree:
         """The stack, bottom first: whoever mounts it needs no copy."""
         return self._layers
 
+    def everything(self) -> Selection:
+        """All of it. Known by its layers, so that nothing has to be looked at."""
+        contents = "".join(f"{layer.content_digest}\n" for layer in self._layers)
+        digest = Digest.of(contents.encode())
+        return Selection(name="", kind="dir", digest=digest, tree=self, path=TreePath(""))
+
     def get(self, path: TreePath) -> SourceEntry | None:
         node = self._tree().get(path)
         return None if node is None else self._entry(path, node)

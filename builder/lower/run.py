@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from builder.errors import LoweringError, UnsupportedFeatureError
 from builder.lower.heredocs import chomped
-from builder.lower.runmounts import run_mounts
+from builder.lower.runmounts import check_mounts, run_mounts
 from builder.lower.surroundings import Lowered, Surroundings
 from builder.state import StageState
 from builder.steps import AgentMount, ExecStep, ScriptFile, StepMount
@@ -30,7 +30,7 @@ _SCRIPT_DIRECTORY = "/dev/pipes"
 
 def run(node: Run, state: StageState, around: Surroundings) -> Lowered:
     """Lower RUN."""
-    _check_rights(node, around)
+    _check_rights(node, around.allowed)
     argv, scripts = _command(node, state)
     mounts = run_mounts(node, state, around)
     environment = _environment(state, mounts)
@@ -54,14 +54,24 @@ def run(node: Run, state: StageState, around: Surroundings) -> Lowered:
     return Lowered(state=state, created_by=created_by, step=step)
 
 
-def _check_rights(node: Run, around: Surroundings) -> None:
+def check(node: Run, *, allowed: frozenset[str], escape: str) -> None:
+    """Find what is wrong with RUN whatever the state is, before anything has been built.
+
+    Raises:
+        LoweringError, UnsupportedFeatureError, grammar.DockerfileError: as `run`.
+    """
+    _check_rights(node, allowed)
+    check_mounts(node, escape=escape)
+
+
+def _check_rights(node: Run, allowed: frozenset[str]) -> None:
     """A Dockerfile may ask, but only who builds it may grant."""
     asked = {
         "network.host": node.network == "host" and "RUN --network=host",
         "security.insecure": node.security == "insecure" and "RUN --security=insecure",
     }
     for right, flag in asked.items():
-        if flag and right not in around.allowed:
+        if flag and right not in allowed:
             raise LoweringError(
                 f"{flag}: {right} is not allowed",
                 hint=f"if the Dockerfile can be trusted with it, build with --allow {right}",

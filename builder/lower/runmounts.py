@@ -26,7 +26,7 @@ from builder.lower.files import absolute_path, not_found
 from builder.lower.surroundings import Surroundings, expanded
 from builder.nearest import nearest
 from builder.sizes import parse_size
-from builder.sources import Selection, SourceTree, select
+from builder.sources import LayerTree, Selection, SourceTree, select
 from builder.state import StageState
 from builder.steps import (
     AgentMount,
@@ -36,7 +36,7 @@ from builder.steps import (
     SourceMount,
     StepMount,
 )
-from grammar import DockerfileError, Run, RunMount, Word
+from grammar import DockerfileError, Run, RunMount, Word, expand
 
 _Sharing = Literal["shared", "private", "locked"]
 
@@ -74,16 +74,27 @@ def run_mounts(node: Run, state: StageState, around: Surroundings) -> tuple[Step
     """
     mounts: list[StepMount] = []
     for written in node.mounts:
-        options = _Options(written, state, around)
+        options = _Options(written, lambda word: expanded(word, state, around))
         agents = sum(isinstance(mount, AgentMount) for mount in mounts)
         mounts.append(_KINDS[options.kind](options, state, around, agents))
     return tuple(mounts)
 
 
+def check_mounts(node: Run, *, escape: str) -> None:
+    """Find what is wrong whatever the variables are, before anything has been built.
+
+    Raises:
+        grammar.DockerfileError: as `run_mounts`.
+    """
+    for mount in node.mounts:
+        if not any("$" in (value or "") for _, value in mount.options):
+            _Options(mount, lambda word: expand(word, {}, escape=escape))
+
+
 class _Options:
     """The options of one mount: names without their aliases, values expanded."""
 
-    def __init__(self, mount: RunMount, state: StageState, around: Surroundings) -> None:
+    def __init__(self, mount: RunMount, expanded: Callable[[Word], str]) -> None:
         self._mount = mount
         self._values: dict[str, str] = {}
         for written, value in mount.options:
@@ -91,7 +102,7 @@ class _Options:
             if value is None:
                 value = "true"
             elif name != "from":
-                value = expanded(Word(text=value, span=mount.span), state, around)
+                value = expanded(Word(text=value, span=mount.span))
             if name in ("readonly", "readwrite"):
                 truth = self._truth(written, value)
                 name, value = "readonly", str(truth == (name == "readonly")).lower()
@@ -271,6 +282,8 @@ def _ssh(options: _Options, state: StageState, _around: Surroundings, agents: in
 def _selection(options: _Options, tree: SourceTree) -> Selection:
     source = options.text("source")
     path = posixpath.normpath("/" + source).lstrip("/")  # `..` stops at the top of the source
+    if not path and isinstance(tree, LayerTree):
+        return tree.everything()
     selection = select(tree, path)
     if selection is None:
         raise not_found(tree, source, path)

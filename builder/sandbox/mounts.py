@@ -712,7 +712,14 @@ class Stage:
         while view:
             view = view[os.write(fd, view) :]
         if mount.uid or mount.gid:
-            os.fchown(fd, mount.uid, mount.gid)
+            try:
+                os.fchown(fd, mount.uid, mount.gid)
+            except OSError as error:  # EINVAL: this user namespace has no such id
+                raise SandboxError(
+                    phase=f"give {mount.target} to {mount.uid}:{mount.gid}",
+                    errno=error.errno or 0,
+                    hint="without subordinate ids (/etc/subuid, /etc/subgid) there is only root",
+                ) from error
         os.fchmod(fd, mount.mode)
         os.close(fd)
         return os.open(name, _PATH | os.O_NOFOLLOW, dir_fd=self._generated_fd)

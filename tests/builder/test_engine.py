@@ -1427,3 +1427,26 @@ COPY --from=box /bin/busybox /etc /copied/
             run_build(box, "FROM box\nRUN echo go; sleep 60\n", events=Interrupting())
         assert time.monotonic() - started < 20
         assert findings(box) == []
+
+
+@pytest.mark.parametrize(
+    ("instruction", "message"),
+    [
+        ("RUN --mount=type=cach,target=/c true", "unsupported mount type 'cach'"),
+        ("RUN --network=host true", "network.host is not allowed"),
+        ("RUN --security=insecure true", "security.insecure is not allowed"),
+        ("RUN --device=vendor.com/gpu true", "RUN --device is not supported"),
+    ],
+)
+def test_mistakes_in_a_late_run_are_found_before_the_first_is_executed(
+    store: Store, context: Path, instruction: str, message: str
+) -> None:
+    text = f"FROM scratch\nRUN true\n{instruction}\n"
+    fake = FakeExecutor()
+    with pytest.raises((BuilderError, DockerfileError), match=message):
+        run_build(store, text, context=context, executor=fake)
+    assert fake.scripts == []
+    # of a stage that nobody needs, nothing is
+    spared = f"FROM scratch AS unneeded\n{instruction}\nFROM scratch\nRUN true\n"
+    run_build(store, spared, context=context, executor=fake)
+    assert fake.scripts == ["true"]

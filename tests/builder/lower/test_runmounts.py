@@ -6,6 +6,7 @@ import pytest
 
 from builder.errors import BuilderError, LoweringError, SourceNotFoundError
 from builder.lower import Lowered
+from builder.lower.runmounts import check_mounts
 from builder.sources import select
 from builder.steps import (
     AgentMount,
@@ -15,7 +16,7 @@ from builder.steps import (
     SourceMount,
     StepMount,
 )
-from grammar import DockerfileError
+from grammar import DockerfileError, Run, parse
 from tests.support.lowering import Stage, exec_step
 from tests.support.sources import DictTree, Items, Link
 
@@ -282,3 +283,25 @@ class TestOptions:
         error = refusal(options)
         assert message in str(error)
         assert hint in error.hint
+
+
+class TestCheck:
+    """What is found before anything is built."""
+
+    def checked(self, options: str) -> None:
+        (node,) = parse(f"FROM scratch\nRUN --mount={options} true\n").stages[0].instructions
+        assert isinstance(node, Run)
+        check_mounts(node, escape="\\")
+
+    @pytest.mark.parametrize("options", ["typ=cache", "type=cach", "target", "target=/x,size=1"])
+    def test_mistakes_are_found_without_a_stage(self, options: str) -> None:
+        with pytest.raises(DockerfileError) as caught:
+            self.checked(options)
+        assert str(caught.value) == str(refusal(options))
+
+    @pytest.mark.parametrize(
+        "options",
+        ["type=$KIND,size=1", "target=/x,source=absent,from=absent", "type=cache,target=/"],
+    )
+    def test_what_hangs_on_a_stage_is_left_for_later(self, options: str) -> None:
+        self.checked(options)
