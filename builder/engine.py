@@ -467,7 +467,7 @@ class _Engine:
                 return StageState(config=config)
             case StageBase(index=index):
                 state = self._states[index]
-                return replace(state, cmd_is_own=False)
+                return state.inherited()
             case ImageBase(name=name):
                 image = self._provider.image(name, stage)
                 vertex = self._begin(

@@ -138,7 +138,7 @@ def global_values(
     values.update((name, build_args[name]) for name in values if name in build_args)
     for arg in dockerfile.global_args:
         for declaration in arg.declarations:
-            name = expand(declaration.name, values, escape=dockerfile.directives.escape)
+            name = declaration.name.text  # never expanded
             if name in build_args:
                 values[name] = build_args[name]
             elif declaration.default is not None:
