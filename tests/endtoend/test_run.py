@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -468,7 +469,8 @@ RUN test "$(id -u):$(id -g)" = 7:0
         assert project.added() == set()
 
 
-def test_killing_a_build_leaves_no_mount_and_the_next_one_cleans_up(project: Project) -> None:
+def interrupted(project: Project, number: signal.Signals) -> int:
+    """Send a signal to a build whose RUN uses mounts; gives the exit code."""
     (project.context / "Dockerfile").write_text(
         "FROM busybox\n"
         "RUN --mount=target=/src,rw --mount=type=cache,target=/c,sharing=locked "
@@ -478,7 +480,17 @@ def test_killing_a_build_leaves_no_mount_and_the_next_one_cleans_up(project: Pro
     while not list((project.lamina.root / "lamina/cachemounts").glob("*/data/began")):
         assert build.poll() is None
         time.sleep(0.02)
-    build.kill()
-    ended(build)
-    assert subprocess.run(["fuser", "-s", str(project.lamina.root)], check=False).returncode
+    build.send_signal(number)
+    return ended(build).returncode
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_leaves_nothing(project: Project, number: signal.Signals) -> None:
+    assert interrupted(project, number) == 128 + number
+    assert list((project.lamina.root / "lamina/tmp").iterdir()) == []
+    project.build("FROM busybox\nRUN --mount=type=cache,target=/c,sharing=locked ls /c/began\n")
+
+
+def test_killing_a_build_leaves_no_mount_and_the_next_one_cleans_up(project: Project) -> None:
+    assert interrupted(project, signal.SIGKILL) == -signal.SIGKILL
     project.build("FROM busybox\nRUN --mount=type=cache,target=/c,sharing=locked ls /c/began\n")
