@@ -126,6 +126,30 @@ RUN --mount=from=made,source=/out,target=/a --mount=from=made,source=link,target
         (project.context / "d/f").chmod(0o755)
         assert project.ran(text) == 1
 
+    def test_what_changes_while_it_is_shown_is_not_kept(self, project: Project) -> None:
+        """Other than a changed file of a COPY: a program may look at it for as long as it likes."""
+        (project.context / "d").mkdir()
+        (project.context / "d/f").write_text("one")
+        (project.context / "Dockerfile").write_text(
+            "FROM busybox\n"
+            "RUN --mount=source=d,target=/src --mount=type=cache,target=/c "
+            "touch /c/began; while grep -q one /src/f; do sleep 0.1; done; cat /src/f > /f\n"
+        )
+        build = project.lamina.start("build", "--progress=plain", project.context)
+        while not list((project.lamina.root / "lamina/cachemounts").glob("*/data/began")):
+            assert build.poll() is None
+            time.sleep(0.02)
+        (project.context / "d/f").write_text("two")
+        said = build.communicate(timeout=60)[1].decode()
+        assert build.returncode == 0, said
+        assert "the build context changed meanwhile" in said
+        (project.context / "d/f").write_text("one")
+        again = project.lamina.start("build", "--progress=plain", project.context)
+        time.sleep(1)
+        assert again.poll() is None, "it is executed again, not taken from the cache"
+        (project.context / "d/f").write_text("three")
+        assert ended(again).returncode == 0
+
     def test_a_change_in_a_stage_is_seen_where_it_is_shown(self, project: Project) -> None:
         text = """\
 FROM busybox AS made
