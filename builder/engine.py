@@ -52,7 +52,7 @@ from builder.events import (
 from builder.lower import Surroundings, check, lower
 from builder.lower.metadata import with_labels
 from builder.mounting import NO_GRANTS, Grants, is_as_keyed
-from builder.perform import perform
+from builder.perform import OnFailure, perform
 from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan, stages_of
 from builder.platforms import name_of
 from builder.provide import Provider
@@ -105,6 +105,7 @@ class BuildRequest:
     allowed: frozenset[str] = frozenset()  # rights RUN may ask for: network.host, security.insecure
     run_settings: RunSettings = NO_SETTINGS
     grants: Grants = NO_GRANTS
+    on_failure: OnFailure | None = None  # what to do where a RUN has failed, before the build ends
     keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
     squash: "Squash | None" = None
     encoding: "Encoding | None" = None  # of the image in the store
@@ -409,6 +410,7 @@ class _Engine:
                 ),
                 epoch=self._epoch,
                 grants=self._request.grants,
+                on_failure=self._request.on_failure,
             )
         except (GeneratorExit, KeyboardInterrupt):
             self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from builder.agents import AgentRelay
 
 Output = Callable[[str, bytes], None]
+OnFailure = Callable[[Executor, SandboxSpec], None]
 
 RUN_PIDS_MAX = 4096
 _TAIL_BYTES = 16 << 10
@@ -59,11 +60,14 @@ def perform(
     output: Output,
     epoch: int | None,
     grants: Grants = NO_GRANTS,
+    on_failure: OnFailure | None = None,
 ) -> Work[Layer]:
     """Do the work of `step` on top of `layers` and commit what it changed.
 
     Args:
         grants: the secrets and agents that the step may use.
+        on_failure: called when the program has failed, while all that it had is still there: the
+            same specification can be started again.
         executor: gives the executor; only called for a program, so that a build without one
             starts none.
         output: called as `output("stdout" | "stderr", data)` with what the program writes.
@@ -76,7 +80,9 @@ def perform(
     match step:
         case ExecStep():
             return (
-                yield from _perform_exec(step, layers, store, executor(), output, epoch, grants)
+                yield from _perform_exec(
+                    step, layers, store, executor(), output, epoch, grants, on_failure
+                )
             )
         case FileStep():
             return _perform_files(step, layers, store, epoch)
@@ -91,6 +97,7 @@ def _perform_exec(
     output: Output,
     epoch: int | None,
     grants: Grants,
+    on_failure: OnFailure | None,
 ) -> Work[Layer]:
     with open_snapshot(layers, store) as snapshot:
         with ExitStack() as cleanup:
@@ -103,6 +110,8 @@ def _perform_exec(
             )
             spec = _sandbox(step, snapshot, opened)
             status, tail = yield from run_program(executor, spec, output, opened.relays)
+            if status.shell_code and on_failure is not None:
+                on_failure(executor, spec)
         if status.shell_code:
             raise StepFailedError(
                 title=" ".join(step.argv), code=status.shell_code, signal=status.signal, tail=tail

@@ -35,6 +35,7 @@ def build(arguments: Arguments, session: "Session") -> int:
     from builder import build as build_image
     from builder.cli.grants import grants_of, rights_of, settings_of
     from builder.cli.progress import Shown, choose
+    from builder.cli.rescue import rescuer
     from builder.sandbox import ForkServer
     from layerstore import Reference
 
@@ -44,6 +45,7 @@ def build(arguments: Arguments, session: "Session") -> int:
     given_args = build_args(arguments.values("build-arg"))
     if epoch is not None:
         given_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
+    on_failure = rescuer(arguments.value("on-error"))
     is_quiet = arguments.flag("quiet")
     style = arguments.value("progress") or os.environ.get("BUILDKIT_PROGRESS") or "auto"
     if style not in _STYLES:
@@ -75,12 +77,15 @@ def build(arguments: Arguments, session: "Session") -> int:
             allowed=rights_of(arguments),
             run_settings=settings_of(arguments),
             grants=grants_of(arguments),
+            on_failure=on_failure,
             keep=outputs is None or stored is not None,
             squash=_squash(arguments),
             encoding=None if stored is None else stored.encoding,
             cache_from=imports,
         )
         style = "quiet" if is_quiet else "json" if style == "rawjson" else style
+        if on_failure is not None and style in ("auto", "tty"):
+            style = "plain"  # the terminal is the shell's
         # The live view draws from a thread, and after the first thread nothing is forked any more.
         is_live = style in ("auto", "tty") and sys.stderr.isatty()
         server = ForkServer() if is_live else None
@@ -204,6 +209,11 @@ BUILD = Command(
         many("--add-host", metavar="NAME:ADDRESS", about="Add a line to /etc/hosts of RUN"),
         value("--shm-size", metavar="BYTES", about="Size of /dev/shm in RUN (default: 64m)"),
         many("--ulimit", metavar="NAME=SOFT[:HARD]", about="Limit a resource in RUN"),
+        value(
+            "--on-error",
+            metavar="shell",
+            about="Open a shell where a RUN has failed, in what it left behind",
+        ),
         flag("-q", "--quiet", about="Print the image's id alone"),
         value("--progress", metavar="STYLE", about="auto, plain, tty, json or quiet"),
         value("--iidfile", metavar="FILE", about="Write the image's id to a file"),

@@ -392,7 +392,8 @@ def _patterns(arguments: Arguments) -> list[str]:
     from builder.patterns import BadPatternError, check
 
     texts = (text.partition("=") for text in arguments.values("filter"))
-    patterns = [pattern for key, _, pattern in texts if key == "reference"] + arguments.words
+    patterns = [pattern for key, _, pattern in texts if key == "reference"]
+    patterns += [word for word in arguments.words if word]
     for pattern in patterns:
         try:
             check(pattern)

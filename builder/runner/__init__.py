@@ -6,7 +6,7 @@ Names are loaded when they are first used: `lamina run` pays for what it needs.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from builder.runner.attend import Streams
+    from builder.runner.attend import Streams, pump_terminal
     from builder.runner.container import ContainerRecord, MountPoint
     from builder.runner.liveness import Hold
     from builder.runner.logs import Entry, LogWriter, follow_log, last_entries, read_log
@@ -56,6 +56,7 @@ _HOMES = {
     "kill": "verbs",
     "last_entries": "logs",
     "parse_env_file": "options",
+    "pump_terminal": "attend",
     "parse_mount": "options",
     "parse_tmpfs": "options",
     "parse_volume": "options",
@@ -95,6 +96,7 @@ __all__ = [
     "parse_mount",
     "parse_tmpfs",
     "parse_volume",
+    "pump_terminal",
     "read_log",
     "remove",
     "remove_volume",

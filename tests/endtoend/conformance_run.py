@@ -31,6 +31,7 @@ from tests.support import conformance
 from tests.support.cli import Lamina
 from tests.support.imagetree import Entry, OciLayout, difference
 from tests.support.peers import Containers, PeerError
+from tests.support.tally import HEAD
 
 Outcome = Literal["pass", "refused", "fail"]
 JSON = Any
@@ -248,9 +249,6 @@ class Comparison:
             f"{pair} {'not compared' if lines is None else 'differs' if lines else 'same'}"
             for pair, lines in pairs.items()
         )
-
-
-HEAD = f"{'ours=ref':9}{'bah=ref':9}{'ours=bah':9}"
 
 
 class Differential:

@@ -163,6 +163,9 @@ class TestImages:
         assert names(shelf, pattern) == expected
         assert names(shelf, "-f", f"reference={pattern}") == expected
 
+    def test_an_empty_word_asks_for_all(self, shelf: Commands) -> None:
+        assert names(shelf, "") == names(shelf)
+
     def test_of_several_patterns_one_is_enough(self, shelf: Commands) -> None:
         words = ("-f", "reference=*:one", "--filter=reference=team/*")
         assert names(shelf, *words) == ["team/app:2", "app:one"]
