@@ -51,7 +51,7 @@ from builder.events import (
 )
 from builder.lower import Surroundings, check, lower
 from builder.lower.metadata import with_labels
-from builder.mounting import NO_GRANTS, Grants
+from builder.mounting import NO_GRANTS, Grants, is_as_keyed
 from builder.perform import OnFailure, perform
 from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan, stages_of
 from builder.platforms import name_of
@@ -59,7 +59,7 @@ from builder.provide import Provider
 from builder.sandbox import Executor, ForkServer
 from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.state import StageState
-from builder.steps import NO_SETTINGS, RunSettings, Step, stands_alone
+from builder.steps import NO_SETTINGS, ExecStep, RunSettings, Step, stands_alone
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -438,12 +438,15 @@ class _Engine:
             seconds=seconds,
             document=document,
         )
+        kept = made
         if earlier is not None and earlier_layer is not None:
-            alias = replace(earlier, key=key, document=document)
-            self._store.cache.put(alias, parent=below.chain_id, variant=variant)
+            kept = replace(earlier, key=key, document=document)
             made, layer = earlier, earlier_layer
+        if isinstance(step, ExecStep) and not is_as_keyed(step.mounts):
+            text = "the build context changed meanwhile: this result is not kept for later builds\n"
+            self._report(VertexOutput(vertex=vertex, stream="stderr", data=text.encode()))
         else:
-            self._store.cache.put(made, parent=below.chain_id, variant=variant)
+            self._store.cache.put(kept, parent=below.chain_id, variant=variant)
         self._report(
             VertexDone(
                 vertex=vertex,

@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from layerstore.overlaydir import write as write_overlay
     from layerstore.reference import Reference
     from layerstore.store import Store, default_root
-    from layerstore.tarcodec import Limits, Packed, is_tar, pack, unpack
+    from layerstore.tarcodec import InOrder, Limits, Packed, is_tar, pack, unpack
     from layerstore.toc import Summary, TocEntry, summarise
     from layerstore.transports import Export, Format, load_images, save_images
     from layerstore.transports.cache_directory import CacheDirectory, export_steps
@@ -124,6 +124,7 @@ _HOMES = {
     "ImageRecord": "images",
     "ImageStore": "images",
     "ImageUsage": "collect",
+    "InOrder": "tarcodec",
     "Index": "documents",
     "InvalidReferenceError": "errors",
     "Layer": "layers",
@@ -228,6 +229,7 @@ __all__ = [
     "ImageRecord",
     "ImageStore",
     "ImageUsage",
+    "InOrder",
     "Index",
     "InvalidReferenceError",
     "Layer",
