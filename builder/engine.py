@@ -69,6 +69,7 @@ from layerstore import (
     NotFoundError,
     Reference,
     Store,
+    StoreError,
     UnusableLayerError,
     host_platform,
 )
@@ -102,7 +103,8 @@ class BuildRequest:
     keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
     squash: "Squash | None" = None
     encoding: "Encoding | None" = None  # of the image in the store
-    cache_from: tuple[Path, ...] = ()  # directories of cached steps
+    inline_cache: bool = False  # the image says which steps made its layers
+    cache_from: tuple[Path | str, ...] = ()  # directories of cached steps, names of such images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,13 +157,19 @@ def build(
 
 
 def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], None]) -> None:
-    from layerstore import CacheDirectory
+    from layerstore import CacheDirectory, InlineCache
 
     def notice(message: str) -> None:
         report(Notice(message=message))
 
-    for root in request.cache_from:
-        store.cache.add_source(CacheDirectory(root, store, notice))
+    for source in request.cache_from:
+        if isinstance(source, Path):
+            store.cache.add_source(CacheDirectory(source, store, notice))
+            continue
+        try:
+            store.cache.add_source(InlineCache(store.images.resolve(source), store, notice))
+        except StoreError as error:
+            notice(f"no build cache in {source}: {error.message}")
 
 
 def _build(
@@ -483,10 +491,19 @@ class _Engine:
                 config=config,
                 diff_ids=tuple(layer.diff_id for layer in state.layers),
                 history=state.history,
+                inline_cache=self._inline_cache(state) if self._request.inline_cache else "",
             ),
             state.layers,
         )
         return image if self._request.encoding is None else self._encoded(image, state)
+
+    def _inline_cache(self, state: StageState) -> str:
+        from layerstore import inline_steps
+
+        own = {self._store.layers.fetch(layer).diff_id for layer in state.layers} - state.base
+        records = (step for steps in self._steps.values() for step in steps)
+        keys = [Digest(step.key) for step in records if step.key and step.layer in own]
+        return inline_steps(self._store, keys)
 
     def _encoded(self, image: Image, state: StageState) -> Image:
         from layerstore import encode_image

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from layerstore.toc import Summary, TocEntry, summarise
     from layerstore.transports import Export, Format, load_images, save_images
     from layerstore.transports.cache_directory import CacheDirectory, export_steps
+    from layerstore.transports.inline_cache import InlineCache, inline_steps
     from layerstore.transports.oci_layout import add as add_to_layout
     from layerstore.transports.rootfs import write_rootfs, write_rootfs_tar
     from layerstore.treediff import changes as tree_changes
@@ -121,6 +122,7 @@ _HOMES = {
     "ImageStore": "images",
     "ImageUsage": "collect",
     "Index": "documents",
+    "InlineCache": "transports.inline_cache",
     "InvalidReferenceError": "errors",
     "Layer": "layers",
     "LayerStore": "layers",
@@ -167,6 +169,7 @@ _HOMES = {
     "export_steps": "transports.cache_directory",
     "host_platform": "images",
     "in_user_namespace": "layers",
+    "inline_steps": "transports.inline_cache",
     "is_tar": "tarcodec",
     "join": "treepath",
     "levels": "compression",
@@ -222,6 +225,7 @@ __all__ = [
     "ImageStore",
     "ImageUsage",
     "Index",
+    "InlineCache",
     "InvalidReferenceError",
     "Layer",
     "LayerStore",
@@ -268,6 +272,7 @@ __all__ = [
     "export_steps",
     "host_platform",
     "in_user_namespace",
+    "inline_steps",
     "is_tar",
     "join",
     "levels",

@@ -317,7 +317,7 @@ def test_annotations_stand_in_the_manifest(busybox: Lamina, project: Path) -> No
         (["-o", "type=what"], 1, "unknown type 'what'"),
         (["-o", "type=local"], 1, "dest is required"),
         (["--cache-to", "type=gha"], 1, "type=gha is not supported"),
-        (["--cache-from", "user/app"], 1, "type=registry is not supported"),
+        (["--cache-from", "type=registry,ref=a"], 1, "type=registry is not supported"),
         (["--cache-to", "type=local,dest=x,mounts=true"], 1, "mounts= of --cache-to"),
         (["--squash", "--squash-all"], 125, "exclude each other"),
         (["--squash-from", "0"], 125, "not a whole number of at least 1"),
