@@ -185,6 +185,8 @@ def _build(
         try:
             store.lease()  # what the build finds must not be collected before it is named
             image = engine.build()
+        except UnusableLayerError:  # begun anew by `build`: no build of its own
+            raise
         except BaseException as error:
             engine.write_record(started, None, _first_line(error))
             raise
