@@ -22,16 +22,17 @@ Invariants (tests/builder/test_engine.py):
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import grammar
-from builder import record
+from builder import record, timetravel
 from builder.cachekey import key_document
+from builder.check import check_build
 from builder.errors import (
     BuilderError,
     PlanError,
@@ -48,16 +49,17 @@ from builder.events import (
     VertexOutput,
     VertexStarted,
 )
-from builder.lower import Surroundings, lower
+from builder.lower import Surroundings, check, lower
 from builder.lower.metadata import with_labels
-from builder.perform import perform
+from builder.mounting import NO_GRANTS, Grants
+from builder.perform import OnFailure, perform
 from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan, stages_of
 from builder.platforms import name_of
 from builder.provide import Provider
 from builder.sandbox import Executor, ForkServer
 from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.state import StageState
-from builder.steps import Step
+from builder.steps import NO_SETTINGS, RunSettings, Step, stands_alone
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -100,6 +102,10 @@ class BuildRequest:
     jobs: int = 0  # stages that are built at the same time; 0: as many as there are cores
     network: Literal["host", "none"] = "host"
     source_date_epoch: int | None = None
+    allowed: frozenset[str] = frozenset()  # rights RUN may ask for: network.host, security.insecure
+    run_settings: RunSettings = NO_SETTINGS
+    grants: Grants = NO_GRANTS
+    on_failure: OnFailure | None = None  # what to do where a RUN has failed, before the build ends
     keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
     squash: "Squash | None" = None
     encoding: "Encoding | None" = None  # of the image in the store
@@ -222,6 +228,7 @@ class _Engine:
         self._vertex = 0
         self._steps: dict[int, list[record.StepRecord]] = {}  # by stage
         self._states: dict[int, StageState] = {}
+        self._noted: list[tuple[int, StageState]] = []  # of the target: line, and what it led to
         self._provider = Provider(request, store, cleanup, self._states.__getitem__)
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
@@ -240,14 +247,49 @@ class _Engine:
             )
             if self._epoch is None:
                 self._epoch = _written_epoch(self._plan, self._build_args())
+        self._report_checks(self._plan)
         stages = self._plan.stages
+        for index in sorted(self._plan.needed):
+            for instruction in stages[index].instructions:
+                with _Located(self._request.dockerfile, instruction.span):
+                    check(
+                        instruction,
+                        allowed=self._request.allowed,
+                        escape=self._request.dockerfile.directives.escape,
+                    )
         run_all(
             {index: stages[index].needs for index in sorted(self._plan.needed)},
             lambda index: self._build_stage(stages[index]),
             jobs=self._request.jobs or len(os.sched_getaffinity(0)),
         )
         self._provider.remember()
-        return self._seal(self._squash(self._states[self._plan.target]))
+        image = self._seal(self._squash(self._states[self._plan.target]))
+        lines = [line for line, _ in self._noted]
+        configs = (self._image_config(state) for _, state in self._noted)
+        timetravel.remember(self._store.cache, image, lines, configs)
+        return image
+
+    def _report_checks(self, plan: BuildPlan) -> None:
+        """Report what the build checks say; nothing has been executed yet."""
+        check_build(
+            self._request.dockerfile,
+            target=self._request.target,
+            build_args=self._build_args(),
+            ignore_file=self._request.ignore_file,
+            platform=self._platform,
+            bases=dict(self._known_bases(plan)),
+            cache=self._store.cache,
+            report=self._report,
+        )
+
+    def _known_bases(self, plan: BuildPlan) -> Iterator[tuple[str, tuple[str, ImageConfig]]]:
+        for index in plan.needed:
+            base = plan.stages[index].base
+            if isinstance(base, ImageBase):
+                # without it the build fails, or gets it, where it opens the stage
+                with suppress(StoreError):
+                    image = self._store.images.resolve(base.name)
+                    yield base.name, (image.id, image.config)
 
     def result(self, image: Image, written: record.BuildRecord) -> BuildResult:
         """What `build` made of the target."""
@@ -278,7 +320,11 @@ class _Engine:
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
+            allowed=self._request.allowed,
+            settings=self._request.run_settings,
+            no_cache=self._request.no_cache,
         )
+        self._note_moment(stage, stage.from_node.span, state)
         instructions = [*triggers, *stage.instructions]
         total = 1 + sum(each.written.keyword in _WORKING for each in instructions)
         position = 1
@@ -294,6 +340,7 @@ class _Engine:
                 state = yield from self._build_instruction(
                     instruction, state, around, label, stage, span
                 )
+            self._note_moment(stage, span, state)
             yield PAUSE
         self._states[stage.index] = state
 
@@ -313,9 +360,10 @@ class _Engine:
             self._note_step(unparse(instruction), span, stage, outcome="metadata")
             return lowered.state
         vertex = self._begin(f"{label} {lowered.step.title}", stage.title, span.start_line)
+        below = StageState() if stands_alone(lowered.step) else state
         document = key_document(
             lowered.step,
-            parent=state.chain_id,
+            parent=below.chain_id,
             platform=name_of(self._platform),
             epoch=self._epoch,
         )
@@ -329,7 +377,7 @@ class _Engine:
             )
         else:
             cached, layer = yield from self._execute(
-                lowered.step, state, key, document, lowered.created_by, vertex
+                lowered.step, below, key, document, lowered.created_by, vertex
             )
             outcome = "executed" if cached.key == key else "reused"
             self._note_step(
@@ -348,7 +396,7 @@ class _Engine:
     def _execute(
         self,
         step: Step,
-        state: StageState,
+        below: StageState,
         key: Digest,
         document: bytes,
         created_by: str,
@@ -359,7 +407,7 @@ class _Engine:
         try:
             layer = yield from perform(
                 step,
-                state.layers,
+                below.layers,
                 store=self._store,
                 executor=self._get_executor,
                 output=lambda stream, data: self._report(
@@ -370,6 +418,8 @@ class _Engine:
                     )
                 ),
                 epoch=self._epoch,
+                grants=self._request.grants,
+                on_failure=self._request.on_failure,
             )
         except (GeneratorExit, KeyboardInterrupt):
             self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))
@@ -387,7 +437,7 @@ class _Engine:
         variant = str(self._epoch)
         earlier = None
         if not self._request.no_cache:
-            earlier = self._store.cache.same_content(state.chain_id, layer.content_digest, variant)
+            earlier = self._store.cache.same_content(below.chain_id, layer.content_digest, variant)
         earlier_layer = None if earlier is None else self._known_layer(earlier)
         made = CachedStep(
             key=key,
@@ -399,10 +449,10 @@ class _Engine:
         )
         if earlier is not None and earlier_layer is not None:
             alias = replace(earlier, key=key, document=document)
-            self._store.cache.put(alias, parent=state.chain_id, variant=variant)
+            self._store.cache.put(alias, parent=below.chain_id, variant=variant)
             made, layer = earlier, earlier_layer
         else:
-            self._store.cache.put(made, parent=state.chain_id, variant=variant)
+            self._store.cache.put(made, parent=below.chain_id, variant=variant)
         self._report(
             VertexDone(
                 vertex=vertex,
@@ -476,6 +526,13 @@ class _Engine:
         return squashed(state, wish, self._store)
 
     def _seal(self, state: StageState) -> Image:
+        config = self._image_config(state)
+        if self._request.inline_cache:
+            config = replace(config, inline_cache=self._inline_cache(state))
+        image = self._store.images.seal(config, state.layers)
+        return image if self._request.encoding is None else self._encoded(image, state)
+
+    def _image_config(self, state: StageState) -> ImageConfig:
         config = state.config
         if self._request.labels:
             added = list(self._request.labels.items())
@@ -483,21 +540,16 @@ class _Engine:
         created = state.created
         if self._epoch is not None:
             created = rfc3339(self._epoch)
-        image = self._store.images.seal(
-            ImageConfig(
-                architecture=self._platform.architecture,
-                os=self._platform.os,
-                variant=self._platform.variant,
-                author=state.author,
-                created=created,
-                config=config,
-                diff_ids=tuple(layer.diff_id for layer in state.layers),
-                history=state.history,
-                inline_cache=self._inline_cache(state) if self._request.inline_cache else "",
-            ),
-            state.layers,
+        return ImageConfig(
+            architecture=self._platform.architecture,
+            os=self._platform.os,
+            variant=self._platform.variant,
+            author=state.author,
+            created=created,
+            config=config,
+            diff_ids=tuple(layer.diff_id for layer in state.layers),
+            history=state.history,
         )
-        return image if self._request.encoding is None else self._encoded(image, state)
 
     def _inline_cache(self, state: StageState) -> str:
         from layerstore import inline_steps
@@ -532,6 +584,10 @@ class _Engine:
             self._last_flush = time.monotonic()
 
     # ---- telling
+
+    def _note_moment(self, stage: PlannedStage, span: Span, state: StageState) -> None:
+        if self._plan is not None and stage.index == self._plan.target:
+            self._noted.append((span.start_line, state))
 
     def _begin(self, title: str, stage: str, line: int) -> int:
         self._vertex += 1

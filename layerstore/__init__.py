@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from layerstore.blobs import BlobInfo, BlobReader, BlobStore, BlobWriter
     from layerstore.cacheindex import CachedStep, CacheIndex, FileStamp
+    from layerstore.cachemounts import CacheMounts, HeldCache
     from layerstore.changeset import (
         Change,
         Content,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
         UnusableLayerError,
     )
     from layerstore.images import Image, ImageRecord, ImageStore, host_platform
+    from layerstore.layerfiles import LayerFiles
     from layerstore.layers import Layer, LayerStore, in_user_namespace
     from layerstore.locks import Lease
     from layerstore.merge import merged_changes
@@ -99,6 +101,7 @@ _HOMES = {
     "BlobWriter": "blobs",
     "CacheDirectory": "transports.cache_directory",
     "CacheIndex": "cacheindex",
+    "CacheMounts": "cachemounts",
     "CachedStep": "cacheindex",
     "Change": "changeset",
     "Compression": "compression",
@@ -115,6 +118,7 @@ _HOMES = {
     "Finding": "verify",
     "Format": "transports",
     "HealthcheckConfig": "documents",
+    "HeldCache": "cachemounts",
     "History": "documents",
     "Image": "images",
     "ImageConfig": "documents",
@@ -125,6 +129,7 @@ _HOMES = {
     "InlineCache": "transports.inline_cache",
     "InvalidReferenceError": "errors",
     "Layer": "layers",
+    "LayerFiles": "layerfiles",
     "LayerStore": "layers",
     "Lease": "locks",
     "Limits": "tarcodec",
@@ -202,6 +207,7 @@ __all__ = [
     "BlobWriter",
     "CacheDirectory",
     "CacheIndex",
+    "CacheMounts",
     "CachedStep",
     "Change",
     "Compression",
@@ -218,6 +224,7 @@ __all__ = [
     "Finding",
     "Format",
     "HealthcheckConfig",
+    "HeldCache",
     "History",
     "Image",
     "ImageConfig",
@@ -228,6 +235,7 @@ __all__ = [
     "InlineCache",
     "InvalidReferenceError",
     "Layer",
+    "LayerFiles",
     "LayerStore",
     "Lease",
     "Limits",

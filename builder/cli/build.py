@@ -5,7 +5,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
+from builder.cli.arguments import (
+    Arguments,
+    Command,
+    UsageError,
+    build_args,
+    flag,
+    many,
+    value,
+)
 from builder.cli.output import line
 
 if TYPE_CHECKING:
@@ -25,37 +33,51 @@ def build(arguments: Arguments, session: "Session") -> int:
     """Build an image; with -q only its id is printed."""
     from builder import BuildRequest, parse_remembered, read_inputs
     from builder import build as build_image
+    from builder.cli.grants import grants_of, rights_of, settings_of
     from builder.cli.progress import Shown, choose
+    from builder.cli.rescue import rescuer
     from builder.sandbox import ForkServer
     from layerstore import Reference
 
     names = tuple(Reference.parse(name) for name in arguments.values("tag"))
     epoch = _source_date_epoch()
     jobs = _jobs(arguments.value("jobs"))
-    build_args = _build_args(arguments.values("build-arg"))
+    given_args = build_args(arguments.values("build-arg"))
     if epoch is not None:
-        build_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
+        given_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
+    on_failure = rescuer(arguments.value("on-error"))
     is_quiet = arguments.flag("quiet")
     style = arguments.value("progress") or os.environ.get("BUILDKIT_PROGRESS") or "auto"
     if style not in _STYLES:
         raise UsageError(f"invalid argument {style!r} for --progress", hint=", ".join(_STYLES))
+    call = "check" if arguments.flag("check") else arguments.value("call") or "build"
     outputs = _outputs(arguments, names)
     stored = None if outputs is None else outputs.stored
-    exports, is_inline, imports = _caches(arguments, build_args)
+    exports, is_inline, imports = _caches(arguments, given_args)
     inputs = read_inputs(arguments.words[0], arguments.value("file"), sys.stdin.buffer)
     with session.open_store() as store:
+        if call != "build":
+            from builder.cli.check import carry_out
+
+            code = carry_out(call, inputs, arguments.value("target") or "", given_args, store)
+            if code is not None:
+                return code
         request = BuildRequest(
             dockerfile=parse_remembered(inputs, store.cache),
             context=inputs.context,
             ignore_file=inputs.ignore_file,
             names=names if stored is None else stored.names,
             target=arguments.value("target") or "",
-            build_args=build_args,
+            build_args=given_args,
             labels=_pairs(arguments.values("label")),
             no_cache=arguments.flag("no-cache"),
             jobs=jobs,
             network=_network(arguments.value("network")),
             source_date_epoch=epoch,
+            allowed=rights_of(arguments),
+            run_settings=settings_of(arguments),
+            grants=grants_of(arguments),
+            on_failure=on_failure,
             keep=outputs is None or stored is not None,
             squash=_squash(arguments),
             encoding=None if stored is None else stored.encoding,
@@ -63,6 +85,8 @@ def build(arguments: Arguments, session: "Session") -> int:
             cache_from=imports,
         )
         style = "quiet" if is_quiet else "json" if style == "rawjson" else style
+        if on_failure is not None and style in ("auto", "tty"):
+            style = "plain"  # the terminal is the shell's
         # The live view draws from a thread, and after the first thread nothing is forked any more.
         is_live = style in ("auto", "tty") and sys.stderr.isatty()
         server = ForkServer() if is_live else None
@@ -105,11 +129,11 @@ def _outputs(arguments: Arguments, names: "tuple[Reference, ...]") -> "Outputs |
 
 
 def _caches(
-    arguments: Arguments, build_args: dict[str, str]
+    arguments: Arguments, given_args: dict[str, str]
 ) -> "tuple[tuple[CacheExport, ...], bool, tuple[Path | str, ...]]":
     """Directories to export steps to, whether into the image, and where to import them from."""
     exports, imports = list(arguments.values("cache-to")), arguments.values("cache-from")
-    if build_args.get("BUILDKIT_INLINE_CACHE") in ("1", "true"):  # as docker reads it
+    if given_args.get("BUILDKIT_INLINE_CACHE") in ("1", "true"):  # as docker reads it
         exports.append("type=inline")
     if not exports and not imports:
         return (), False, ()
@@ -137,20 +161,6 @@ def _source_date_epoch() -> int | None:
     if not text.isdigit():
         raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}", hint="seconds since 1970")
     return int(text)
-
-
-def _build_args(given: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE; a bare NAME takes the environment's value, and is left out without one."""
-    found = {}
-    for item in given:
-        name, equals, text = item.partition("=")
-        if not name:
-            raise UsageError(f"invalid argument {item!r} for --build-arg", hint="NAME=VALUE")
-        if equals:
-            found[name] = text
-        elif name in os.environ:
-            found[name] = os.environ[name]
-    return found
 
 
 def _pairs(given: tuple[str, ...]) -> dict[str, str]:
@@ -195,9 +205,30 @@ BUILD = Command(
             metavar="host|none",
             about="The network of RUN (default: host; private networks are not there yet)",
         ),
+        many("--secret", metavar="id=ID[,src=FILE|,env=NAME]", about="Lend a secret to RUN"),
+        many("--ssh", metavar="default|ID[=SOCKET]", about="Lend an SSH agent to RUN"),
+        many(
+            "--allow",
+            metavar="RIGHT",
+            about="Let RUN ask for network.host or security.insecure",
+        ),
+        many("--add-host", metavar="NAME:ADDRESS", about="Add a line to /etc/hosts of RUN"),
+        value("--shm-size", metavar="BYTES", about="Size of /dev/shm in RUN (default: 64m)"),
+        many("--ulimit", metavar="NAME=SOFT[:HARD]", about="Limit a resource in RUN"),
+        value(
+            "--on-error",
+            metavar="shell",
+            about="Open a shell where a RUN has failed, in what it left behind",
+        ),
         flag("-q", "--quiet", about="Print the image's id alone"),
         value("--progress", metavar="STYLE", about="auto, plain, tty, json or quiet"),
         value("--iidfile", metavar="FILE", about="Write the image's id to a file"),
+        value(
+            "--call",
+            metavar="METHOD[,format=json]",
+            about="build (default), check, outline or targets: what to do with the Dockerfile",
+        ),
+        flag("--check", about="The same as --call=check"),
         value("--metadata-file", metavar="FILE", about="Write digests and names to a JSON file"),
         many(
             "-o",
@@ -224,9 +255,7 @@ BUILD = Command(
     words=(1, 1),
     refused={
         "--push": _NO_PUSH,
-        **dict.fromkeys(("--build-context", "--secret", "--ssh", "--pull"), _LATER),
-        "--platform": _LATER,
-        **dict.fromkeys(("--add-host", "--shm-size", "--ulimit", "--allow", "--check"), _LATER),
-        **dict.fromkeys(("--no-cache-filter", "--call"), _LATER),
+        **dict.fromkeys(("--build-context", "--pull", "--platform"), _LATER),
+        **dict.fromkeys(("--cgroup-parent", "--no-cache-filter"), _LATER),
     },
 )

@@ -171,7 +171,7 @@ def test_a_step_whose_layer_is_here_costs_nothing(there: Store, here: Store, cac
     assert [step.key for step in here.cache.steps()] == [KEYS[0]]
 
 
-@pytest.mark.parametrize("use", ["toc", "checkout", "tar", "reread", "tree", "file"])
+@pytest.mark.parametrize("use", ["toc", "checkout", "tar", "reread", "changes", "tree", "file"])
 def test_a_layer_can_be_used_as_any_other(there: Store, here: Store, cache: Path, use: str) -> None:
     (made,) = exported(there, cache, {"d/a": b"content"})
     attach(here, cache)
@@ -186,6 +186,8 @@ def test_a_layer_can_be_used_as_any_other(there: Store, here: Store, cache: Path
             assert Digest.of(b"".join(here.layers.tar_pieces(layer))) == made.diff_id
         case "reread":
             assert here.layers.reread(layer)[0] == made
+        case "changes":
+            assert [change.path for change in here.layers.changes(layer)] == ["d", "d/a"]
         case "tree":
             assert here.layers.tree([layer]).get("d/a") is not None
         case _:
