@@ -196,10 +196,14 @@ def _build(
         except BaseException as error:
             engine.write_record(started, None, _first_line(error))
             raise
-        for name in request.names if request.keep else ():
-            store.images.tag(image, name)
-        if request.keep and not request.names:
-            store.images.note_untagged(image)
+        if request.keep:
+            for name in request.names:
+                store.images.tag(image, name)
+            if not request.names:
+                store.images.note_untagged(image)
+        else:
+            for digest in (image.descriptor.digest, image.id):
+                store.blobs.discard(digest)  # unless another build has left it
         store.flush()
     written = engine.write_record(started, image, "")
     if request.keep:

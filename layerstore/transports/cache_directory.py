@@ -61,7 +61,7 @@ _TAG = "latest"
 def export_steps(store: "Store", keys: Iterable[Digest], root: Path) -> int:
     """Write the steps with these keys, and all they need, into `root`; returns how many.
 
-    What lies in `root` already stays. Left out are steps that the store has lost meanwhile.
+    What lies in `root` already stays. Left out are steps whose layer is lost or cannot be fetched.
     """
     layout = LayoutDirectory(root)
     layers: dict[Digest, Layer] = {}
@@ -71,7 +71,10 @@ def export_steps(store: "Store", keys: Iterable[Digest], root: Path) -> int:
         layer = None if row is None else store.layers.find(row.step.diff_id)
         if row is None or layer is None:
             continue
-        layer = store.layers.fetch(layer)
+        try:
+            layer = store.layers.fetch(layer)
+        except UnusableLayerError:
+            continue
         layers[layer.diff_id] = layer
         _write_step(store, layout, row, layer)
         steps += 1

@@ -434,6 +434,20 @@ def test_a_damaged_table_is_not_believed(there: Store, here: Store, cache: Path)
         here.layers.toc(here.layers.get(made.diff_id))
 
 
+def test_a_damaged_layer_is_not_handed_on(
+    there: Store, here: Store, cache: Path, tmp_path: Path
+) -> None:
+    one, _ = exported(there, cache, {"a": b"1"}, {"b": b"2"})
+    attach(here, cache)
+    for key in KEYS:
+        step = here.cache.get(key)
+        assert step is not None
+        here.cache.put(step, parent=PARENT, variant="None")
+    flip(blob(cache, one.descriptor.digest), 20)
+    assert export_steps(here, KEYS, tmp_path / "next") == 1
+    assert not step_file(tmp_path / "next").exists()
+
+
 def test_the_next_directory_is_asked_when_one_is_damaged(
     there: Store, here: Store, cache: Path, tmp_path: Path
 ) -> None:
