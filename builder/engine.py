@@ -109,7 +109,8 @@ class BuildRequest:
     keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
     squash: "Squash | None" = None
     encoding: "Encoding | None" = None  # of the image in the store
-    cache_from: tuple[Path, ...] = ()  # directories of cached steps
+    inline_cache: bool = False  # the image says which steps made its layers
+    cache_from: tuple[Path | str, ...] = ()  # directories of cached steps, names of such images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,13 +163,19 @@ def build(
 
 
 def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], None]) -> None:
-    from layerstore import CacheDirectory
+    from layerstore import CacheDirectory, InlineCache
 
     def notice(message: str) -> None:
         report(Notice(message=message))
 
-    for root in request.cache_from:
-        store.cache.add_source(CacheDirectory(root, store, notice))
+    for source in request.cache_from:
+        if isinstance(source, Path):
+            store.cache.add_source(CacheDirectory(source, store, notice))
+            continue
+        try:
+            store.cache.add_source(InlineCache(store.images.resolve(source), store, notice))
+        except StoreError as error:
+            notice(f"no build cache in {source}: {error.message}")
 
 
 def _build(
@@ -184,13 +191,19 @@ def _build(
         try:
             store.lease()  # what the build finds must not be collected before it is named
             image = engine.build()
+        except UnusableLayerError:  # begun anew by `build`: no build of its own
+            raise
         except BaseException as error:
             engine.write_record(started, None, _first_line(error))
             raise
-        for name in request.names if request.keep else ():
-            store.images.tag(image, name)
-        if request.keep and not request.names:
-            store.images.note_untagged(image)
+        if request.keep:
+            for name in request.names:
+                store.images.tag(image, name)
+            if not request.names:
+                store.images.note_untagged(image)
+        else:
+            for digest in (image.descriptor.digest, image.id):
+                store.blobs.discard(digest)  # unless another build has left it
         store.flush()
     written = engine.write_record(started, image, "")
     if request.keep:
@@ -520,7 +533,10 @@ class _Engine:
         return squashed(state, wish, self._store)
 
     def _seal(self, state: StageState) -> Image:
-        image = self._store.images.seal(self._image_config(state), state.layers)
+        config = self._image_config(state)
+        if self._request.inline_cache:
+            config = replace(config, inline_cache=self._inline_cache(state))
+        image = self._store.images.seal(config, state.layers)
         return image if self._request.encoding is None else self._encoded(image, state)
 
     def _image_config(self, state: StageState) -> ImageConfig:
@@ -541,6 +557,14 @@ class _Engine:
             diff_ids=tuple(layer.diff_id for layer in state.layers),
             history=state.history,
         )
+
+    def _inline_cache(self, state: StageState) -> str:
+        from layerstore import inline_steps
+
+        own = {self._store.layers.fetch(layer).diff_id for layer in state.layers} - state.base
+        records = (step for steps in self._steps.values() for step in steps)
+        keys = [Digest(step.key) for step in records if step.key and step.layer in own]
+        return inline_steps(self._store, keys)
 
     def _encoded(self, image: Image, state: StageState) -> Image:
         from layerstore import encode_image

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from layerstore.toc import Summary, TocEntry, summarise
     from layerstore.transports import Export, Format, load_images, save_images
     from layerstore.transports.cache_directory import CacheDirectory, export_steps
+    from layerstore.transports.inline_cache import InlineCache, inline_steps
     from layerstore.transports.oci_layout import add as add_to_layout
     from layerstore.transports.rootfs import write_rootfs, write_rootfs_tar
     from layerstore.treediff import changes as tree_changes
@@ -126,6 +127,7 @@ _HOMES = {
     "ImageUsage": "collect",
     "InOrder": "tarcodec",
     "Index": "documents",
+    "InlineCache": "transports.inline_cache",
     "InvalidReferenceError": "errors",
     "Layer": "layers",
     "LayerFiles": "layerfiles",
@@ -173,6 +175,7 @@ _HOMES = {
     "export_steps": "transports.cache_directory",
     "host_platform": "images",
     "in_user_namespace": "layers",
+    "inline_steps": "transports.inline_cache",
     "is_tar": "tarcodec",
     "join": "treepath",
     "levels": "compression",
@@ -231,6 +234,7 @@ __all__ = [
     "ImageUsage",
     "InOrder",
     "Index",
+    "InlineCache",
     "InvalidReferenceError",
     "Layer",
     "LayerFiles",
@@ -278,6 +282,7 @@ __all__ = [
     "export_steps",
     "host_platform",
     "in_user_namespace",
+    "inline_steps",
     "is_tar",
     "join",
     "levels",

@@ -53,7 +53,7 @@ def build(arguments: Arguments, session: "Session") -> int:
     call = "check" if arguments.flag("check") else arguments.value("call") or "build"
     outputs = _outputs(arguments, names)
     stored = None if outputs is None else outputs.stored
-    exports, imports = _caches(arguments)
+    exports, is_inline, imports = _caches(arguments, given_args)
     inputs = read_inputs(arguments.words[0], arguments.value("file"), sys.stdin.buffer)
     with session.open_store() as store:
         if call != "build":
@@ -81,6 +81,7 @@ def build(arguments: Arguments, session: "Session") -> int:
             keep=outputs is None or stored is not None,
             squash=_squash(arguments),
             encoding=None if stored is None else stored.encoding,
+            inline_cache=is_inline,
             cache_from=imports,
         )
         style = "quiet" if is_quiet else "json" if style == "rawjson" else style
@@ -127,13 +128,18 @@ def _outputs(arguments: Arguments, names: "tuple[Reference, ...]") -> "Outputs |
     return parse_outputs(texts, names=names, annotations=annotations, load=arguments.flag("load"))
 
 
-def _caches(arguments: Arguments) -> "tuple[tuple[CacheExport, ...], tuple[Path, ...]]":
-    exports, imports = arguments.values("cache-to"), arguments.values("cache-from")
+def _caches(
+    arguments: Arguments, given_args: dict[str, str]
+) -> "tuple[tuple[CacheExport, ...], bool, tuple[Path | str, ...]]":
+    """Directories to export steps to, whether into the image, and where to import them from."""
+    exports, imports = list(arguments.values("cache-to")), arguments.values("cache-from")
+    if given_args.get("BUILDKIT_INLINE_CACHE") in ("1", "true"):  # as docker reads it
+        exports.append("type=inline")
     if not exports and not imports:
-        return (), ()
+        return (), False, ()
     from builder.cacheoptions import parse_cache_from, parse_cache_to
 
-    return parse_cache_to(exports), parse_cache_from(imports)
+    return *parse_cache_to(exports), parse_cache_from(imports)
 
 
 def _squash(arguments: Arguments) -> "Squash | None":
@@ -237,12 +243,12 @@ BUILD = Command(
         value("--squash-from", metavar="LINE", about="Make one layer from that line on"),
         many(
             "--cache-to",
-            metavar="type=local,dest=DIRECTORY[,mode=max]",
+            metavar="type=local,dest=DIRECTORY[,mode=max]|type=inline",
             about="Export the cached steps of this build",
         ),
         many(
             "--cache-from",
-            metavar="type=local,src=DIRECTORY",
+            metavar="type=local,src=DIRECTORY|IMAGE",
             about="Use exported steps as if they had been built here",
         ),
     ),
