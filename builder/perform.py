@@ -37,6 +37,7 @@ from builder.steps import CopyFiles, ExecStep, FileStep, MakeDirectory, Step
 from layerstore import Layer, Store, TreeIndex
 
 Output = Callable[[str, bytes], None]
+Ended = Callable[[ExitStatus], None]
 
 RUN_PIDS_MAX = 4096
 _TAIL_BYTES = 16 << 10
@@ -52,6 +53,7 @@ def perform(
     executor: Callable[[], Executor],
     output: Output,
     epoch: int | None,
+    ended: Ended = lambda status: None,
 ) -> Work[Layer]:
     """Do the work of `step` on top of `layers` and commit what it changed.
 
@@ -60,13 +62,14 @@ def perform(
             starts none.
         output: called as `output("stdout" | "stderr", data)` with what the program writes.
         epoch: SOURCE_DATE_EPOCH in seconds: later modification times become this.
+        ended: called with the status of the program, which says what it took.
 
     Raises:
         StepFailedError: the program ended with another status than 0.
     """
     match step:
         case ExecStep():
-            return (yield from _perform_exec(step, layers, store, executor(), output, epoch))
+            return (yield from _perform_exec(step, layers, store, executor(), output, epoch, ended))
         case FileStep():
             return _perform_files(step, layers, store, epoch)
     assert_never(step)
@@ -79,6 +82,7 @@ def _perform_exec(
     executor: Executor,
     output: Output,
     epoch: int | None,
+    ended: Ended,
 ) -> Work[Layer]:
     with open_snapshot(layers, store) as snapshot:
         spec = SandboxSpec(
@@ -103,6 +107,7 @@ def _perform_exec(
             limits=Limits(pids_max=RUN_PIDS_MAX),
         )
         status, tail = yield from _run_program(executor, spec, output)
+        ended(status)
         if status.shell_code:
             raise StepFailedError(
                 title=" ".join(step.argv), code=status.shell_code, signal=status.signal, tail=tail

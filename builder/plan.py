@@ -9,7 +9,7 @@ Source: Dockerfile reference, "FROM", "Understand how ARG and FROM interact"; Bu
 dockerfile2llb/convert.go.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from builder.errors import PlanError, UnknownTargetError
@@ -53,6 +53,10 @@ class PlannedStage:
     def title(self) -> str:
         """What to call the stage in progress output."""
         return self.name or f"stage-{self.index}"
+
+    def is_one_of(self, names: Collection[str]) -> bool:
+        """Whether one of `names` is this stage's name, in any case of letters, or its number."""
+        return any(name.lower() in (self.name.lower(), str(self.index)) for name in names if name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

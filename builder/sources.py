@@ -12,7 +12,6 @@ Links are resolved inside the source; `..` stops at its root, absolute targets s
 Source: BuildKit solver/llbsolver/file and fsutil/copy (ResolveWildcards, FollowLinks).
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -108,6 +107,7 @@ class Selection:
     pivot: str = ""
     tree: SourceTree = field(compare=False, repr=False)
     path: TreePath = field(compare=False)
+    listing: bytes = field(default=b"", compare=False, repr=False)  # what `digest` is the digest of
     excludes: Callable[[str], bool] | None = field(default=None, compare=False, repr=False)
 
 
@@ -190,10 +190,12 @@ def select(
         name = ""  # what is in it is copied, whatever it is called
     elif name in ("", ".", ".."):
         name = resolved.rpartition("/")[2]
+    listing = _listing(tree, entry, excludes)
     return Selection(
         name=name,
         kind=entry.kind,
-        digest=_selection_digest(tree, entry, excludes),
+        digest=Digest.of(listing),
+        listing=listing,
         pivot=pivot,
         tree=tree,
         path=resolved,
@@ -201,10 +203,8 @@ def select(
     )
 
 
-def _selection_digest(
-    tree: SourceTree, top: SourceEntry, excludes: Callable[[str], bool] | None
-) -> Digest:
-    """Content, names, modes, owners, link structure and xattrs: all but times."""
+def _listing(tree: SourceTree, top: SourceEntry, excludes: Callable[[str], bool] | None) -> bytes:
+    """A line for each file: content, name, mode, owner, links and xattrs: all but times."""
     found = [("", top)]
     if top.kind == "dir":
         found.extend(
@@ -215,12 +215,12 @@ def _selection_digest(
     # names of one file are linked when two of them are selected
     names = Counter(entry.link_group for _, entry in found if entry.link_group is not None)
     groups: dict[object, int] = {}
-    hasher = hashlib.sha256()
+    lines = []
     for relative, entry in found:
         linked = names[entry.link_group] > 1
         group = groups.setdefault(entry.link_group, len(groups)) if linked else None
-        hasher.update(_identity(tree, relative, entry, group))
-    return Digest("sha256:" + hasher.hexdigest())
+        lines.append(_identity(tree, relative, entry, group))
+    return b"".join(lines)
 
 
 def _identity(tree: SourceTree, relative: str, entry: SourceEntry, group: int | None) -> bytes:

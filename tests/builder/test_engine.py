@@ -1076,7 +1076,10 @@ def test_a_failed_build_leaves_a_record_of_how_far_it_came(
     (found,) = record.read_all(store.private / "builds")
     assert found.image_id == ""
     assert found.error.endswith("exit code: 9")
-    assert [step.instruction for step in found.steps] == ["RUN touch /a"]
+    assert [(step.instruction, step.outcome) for step in found.steps] == [
+        ("RUN touch /a", "executed"),
+        ("RUN exit 9", "failed"),
+    ]
 
 
 def test_nothing_is_left_in_the_store_but_what_it_is_made_of(
