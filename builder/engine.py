@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import grammar
-from builder import record
+from builder import record, timetravel
 from builder.cachekey import key_document
 from builder.errors import (
     BuilderError,
@@ -57,7 +57,7 @@ from builder.provide import Provider
 from builder.sandbox import Executor, ExitStatus, ForkServer
 from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.state import StageState
-from builder.steps import selections_of
+from builder.steps import selections_of, stands_alone
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -190,6 +190,7 @@ class _Engine:
         self._logs: dict[int, record.StepLog] = {}  # by vertex
         self._earlier: Earlier | None = None
         self._states: dict[int, StageState] = {}
+        self._noted: list[tuple[int, StageState]] = []  # of the target: line, and what it led to
         self._provider = Provider(request, store, cleanup, self._states.__getitem__)
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
@@ -201,7 +202,11 @@ class _Engine:
     def build(self) -> Image:
         target = self.fold()
         self._provider.remember()
-        return self._seal(target)
+        image = self._seal(target)
+        lines = [line for line, _ in self._noted]
+        configs = (self._image_config(state) for _, state in self._noted)
+        timetravel.remember(self._store.cache, image, lines, configs)
+        return image
 
     def fold(self) -> StageState:
         """Build all stages that are needed; returns what the target has become."""
@@ -240,6 +245,7 @@ class _Engine:
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
         )
+        self._note_moment(stage, stage.from_node.span, state)
         instructions = [*triggers, *stage.instructions]
         total = 1 + sum(each.written.keyword in _WORKING for each in instructions)
         position = 1
@@ -255,6 +261,7 @@ class _Engine:
                 state = yield from self._build_instruction(
                     instruction, state, around, label, stage, span, instructions
                 )
+            self._note_moment(stage, span, state)
             yield PAUSE
         self._states[stage.index] = state
 
@@ -280,9 +287,10 @@ class _Engine:
             self._note(stage, noted)
             return lowered.state
         vertex = self._begin(f"{label} {lowered.step.title}", stage.title, span.start_line)
+        below = StageState() if stands_alone(lowered.step) else state
         document = key_document(
             lowered.step,
-            parent=state.chain_id,
+            parent=below.chain_id,
             platform=name_of(self._platform),
             epoch=self._epoch,
         )
@@ -319,8 +327,8 @@ class _Engine:
             explained = self._explain(missed)
             noted = replace(noted, explanation=explained, reason=explained.reason)
             if self._predictor is not None:
-                return self._predict(missed, lowered, stage, noted)
-            cached, layer = yield from self._execute(missed, state, stage, noted)
+                return self._predict(missed, below, lowered, stage, noted)
+            cached, layer = yield from self._execute(missed, below, stage, noted)
         return lowered.state.with_layer(layer, created=cached.created, created_by=cached.created_by)
 
     def _forced(self, stage: PlannedStage, span: Span) -> str:
@@ -361,18 +369,23 @@ class _Engine:
         return all(self._predictor.is_known(self._states[index]) for index in sources)
 
     def _predict(
-        self, missed: "Missed", lowered: Lowered, stage: PlannedStage, noted: record.StepRecord
+        self,
+        missed: "Missed",
+        below: StageState,
+        lowered: Lowered,
+        stage: PlannedStage,
+        noted: record.StepRecord,
     ) -> StageState:
         assert self._predictor is not None
         seconds, size_bytes = self._predictor.estimate(noted)
-        outcome = self._predictor.judge(missed, lowered.state)
+        outcome = self._predictor.judge(missed, below)
         self._note(stage, replace(noted, outcome=outcome, seconds=seconds, size_bytes=size_bytes))
         return self._predictor.with_imaginary_layer(lowered.state, lowered.created_by)
 
     # ---- performing
 
     def _execute(
-        self, missed: "Missed", state: StageState, stage: PlannedStage, noted: record.StepRecord
+        self, missed: "Missed", below: StageState, stage: PlannedStage, noted: record.StepRecord
     ) -> Work[tuple[CachedStep, Layer]]:
         """Perform a step; the result is an earlier one where the content is the same."""
         started = time.monotonic()
@@ -411,7 +424,7 @@ class _Engine:
         try:
             layer = yield from perform(
                 missed.step,
-                state.layers,
+                below.layers,
                 store=self._store,
                 executor=self._get_executor,
                 output=output,
@@ -432,7 +445,7 @@ class _Engine:
         variant = str(self._epoch)
         earlier = None
         if not missed.forced:
-            earlier = self._store.cache.same_content(state.chain_id, layer.content_digest, variant)
+            earlier = self._store.cache.same_content(below.chain_id, layer.content_digest, variant)
         earlier_layer = None if earlier is None else self._known_layer(earlier)
         made = CachedStep(
             key=missed.key,
@@ -444,10 +457,10 @@ class _Engine:
         )
         if earlier is not None and earlier_layer is not None:
             alias = replace(earlier, key=missed.key, document=missed.document)
-            self._store.cache.put(alias, parent=state.chain_id, variant=variant)
+            self._store.cache.put(alias, parent=below.chain_id, variant=variant)
             made, layer = earlier, earlier_layer
         else:
-            self._store.cache.put(made, parent=state.chain_id, variant=variant)
+            self._store.cache.put(made, parent=below.chain_id, variant=variant)
         self._report(
             VertexDone(
                 vertex=vertex,
@@ -520,6 +533,9 @@ class _Engine:
     # ---- the result
 
     def _seal(self, state: StageState) -> Image:
+        return self._store.images.seal(self._image_config(state), state.layers)
+
+    def _image_config(self, state: StageState) -> ImageConfig:
         config = state.config
         if self._request.labels:
             added = list(self._request.labels.items())
@@ -527,18 +543,15 @@ class _Engine:
         created = state.created
         if self._epoch is not None:
             created = rfc3339(self._epoch)
-        return self._store.images.seal(
-            ImageConfig(
-                architecture=self._platform.architecture,
-                os=self._platform.os,
-                variant=self._platform.variant,
-                author=state.author,
-                created=created,
-                config=config,
-                diff_ids=tuple(layer.diff_id for layer in state.layers),
-                history=state.history,
-            ),
-            state.layers,
+        return ImageConfig(
+            architecture=self._platform.architecture,
+            os=self._platform.os,
+            variant=self._platform.variant,
+            author=state.author,
+            created=created,
+            config=config,
+            diff_ids=tuple(layer.diff_id for layer in state.layers),
+            history=state.history,
         )
 
     def _created_now(self) -> str:
@@ -552,6 +565,10 @@ class _Engine:
             self._last_flush = time.monotonic()
 
     # ---- telling
+
+    def _note_moment(self, stage: PlannedStage, span: Span, state: StageState) -> None:
+        if self._plan is not None and stage.index == self._plan.target:
+            self._noted.append((span.start_line, state))
 
     def _begin(self, title: str, stage: str, line: int) -> int:
         self._vertex += 1

@@ -9,6 +9,7 @@ BuilderError(message, hint)
   ContextError                       the build context
     SourceNotFoundError(pattern, nearest)
     OutsideContextError(path)
+  NoSuchMomentError(name)            app@9 of an image with fewer instructions
   StepFailedError(title, status)     the program of a RUN ended badly: the user's turn
   ContainerError                     containers
     NoSuchContainerError(name)
@@ -86,6 +87,12 @@ class OutsideContextError(ContextError):
             hint="copy the file into the context, or use another context directory",
         )
         self.path = path
+
+
+class NoSuchMomentError(BuilderError):
+    def __init__(self, *, name: str, hint: str) -> None:
+        super().__init__(f"no such moment: {name}", hint=hint)
+        self.name = name
 
 
 class StepFailedError(BuilderError):

@@ -200,8 +200,9 @@ def _perform_files(
 ) -> Layer:
     tree = store.layers.tree(layers)
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
-    collected = FileChanges(tree, now_ns=now_ns)
     with ExitStack() as cleanup:
+        below = cleanup.enter_context(store.layers.files(layers))
+        collected = FileChanges(tree, now_ns=now_ns, read=below.content)
         match step.action:
             case MakeDirectory(path=path, user=user):
                 uid, gid = None, None
@@ -246,17 +247,22 @@ def _ids(
     written: str, where: str, layers: tuple[Layer, ...], tree: TreeIndex, store: Store
 ) -> tuple[int, int]:
     """User and group of new files, by the image's own /etc/passwd and /etc/group."""
-    passwd = _read_small(tree, layers, store, "/etc/passwd")
-    group = _read_small(tree, layers, store, "/etc/group")
+    user, colon, group = ("0" if word == "root" else word for word in written.partition(":"))
+    files = [
+        _read_small(tree, layers, store, file) if word and not word.isdigit() else b""
+        for word, file in ((user, "/etc/passwd"), (group, "/etc/group"))
+    ]
     try:
-        ids = find_user(passwd, group, written)
+        ids = find_user(files[0], files[1], f"{user}:{group}".rstrip(":"))
     except UnknownUserError as error:
         raise LoweringError(
             f"{where}{written}: {error}",
             hint="names are looked up in the image's /etc/passwd and /etc/group; ids always work",
         ) from error
-    # as Docker: a number without a group means the group of the same number
-    return ids.uid, ids.uid if written.isdigit() else ids.gid
+    if group:
+        return ids.uid, ids.gid
+    # as Docker: `user:` is group 0, and a number alone means the group of the same number
+    return ids.uid, 0 if colon else ids.uid if user.isdigit() else ids.gid
 
 
 def _read_small(tree: TreeIndex, layers: tuple[Layer, ...], store: Store, path: str) -> bytes:

@@ -9,7 +9,8 @@ Source: Dockerfile reference, "FROM", "Understand how ARG and FROM interact"; Bu
 dockerfile2llb/convert.go.
 """
 
-from collections.abc import Collection, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from builder.errors import PlanError, UnknownTargetError
@@ -35,6 +36,31 @@ class ImageBase:
 
 
 Base = ScratchBase | StageBase | ImageBase
+
+
+class StagesAbove(Mapping[str, int]):
+    """What a stage may say of those above it: names in lower case and numbers, to indexes.
+
+    Of two stages with one name the nearer counts. All stages share one table, in which each sees
+    the part above it: a copy for every stage would be quadratic.
+    """
+
+    def __init__(self, table: Mapping[str, list[int]], *, below: int) -> None:
+        self._table = table
+        self._below = below
+
+    def __getitem__(self, name: str) -> int:
+        indexes = self._table[name]
+        place = bisect_left(indexes, self._below)
+        if not place:
+            raise KeyError(name)
+        return indexes[place - 1]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, indexes in self._table.items() if indexes[0] < self._below)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +110,14 @@ def plan(
     """
     global_args = _global_args(dockerfile, build_args, platform, target)
     stages: list[PlannedStage] = []
-    visible: dict[str, int] = {}
+    table: dict[str, list[int]] = {}
     for index, stage in enumerate(dockerfile.stages):
-        stages.append(_plan_stage(index, stage, dict(visible), global_args, dockerfile))
-        visible[str(index)] = index
+        visible = StagesAbove(table, below=index)
+        stages.append(_plan_stage(index, stage, visible, global_args, dockerfile))
+        table[str(index)] = [index]
         if stage.base.alias:
-            visible[stage.base.alias.lower()] = index
-    wanted = _target_index(target, stages, visible)
+            table.setdefault(stage.base.alias.lower(), []).append(index)
+    wanted = _target_index(target, stages, StagesAbove(table, below=len(stages)))
     return BuildPlan(
         stages=tuple(stages),
         target=wanted,
@@ -119,7 +146,7 @@ def _global_args(
 def _plan_stage(
     index: int,
     stage: Stage,
-    visible: dict[str, int],
+    visible: Mapping[str, int],
     global_args: Mapping[str, str],
     dockerfile: Dockerfile,
 ) -> PlannedStage:

@@ -19,7 +19,7 @@ from builder.patterns import BadPatternError
 from builder.plan import PlannedStage
 from builder.sources import LayerTree, SourceTree
 from builder.state import StageState
-from layerstore import Image, InvalidReferenceError, NotFoundError, Store
+from layerstore import Image, InvalidReferenceError, Layer, NotFoundError, Store
 
 if TYPE_CHECKING:
     from builder.engine import BuildRequest
@@ -43,6 +43,7 @@ class Provider:
         self._cleanup = cleanup
         self._finished = finished
         self._context: ContextTree | None = None
+        self._layer_trees: dict[tuple[tuple[Layer, ...], str], LayerTree] = {}
 
     def image(self, name: str, stage: PlannedStage) -> Image:
         """The image that FROM or --from names in `stage`."""
@@ -62,15 +63,11 @@ class Provider:
             return self._get_context()
         index = stage.visible.get(name.lower())
         if index is not None:
-            return LayerTree(
-                self._finished(index).layers,
-                self._store.layers,
-                description=f"the stage {name!r}",
-            )
+            return self._layer_tree(self._finished(index).layers, f"the stage {name!r}")
         if name.isdigit():
             raise UnknownStageError(name=name, nearest=None)
         image = self.image(name, stage)
-        return LayerTree(image.layers, self._store.layers, description=f"the image {name!r}")
+        return self._layer_tree(image.layers, f"the image {name!r}")
 
     def remember(self) -> None:
         """Keep for the next build what was learned about the files of the context."""
@@ -79,6 +76,14 @@ class Provider:
         stamps = self._context.fresh_stamps()
         if stamps is not None:
             self._store.cache.save_file_digests(self._context_scope(), stamps)
+
+    def _layer_tree(self, layers: tuple[Layer, ...], description: str) -> LayerTree:
+        known = self._layer_trees.get((layers, description))
+        if known is None:
+            known = LayerTree(layers, self._store.layers, description=description)
+            self._layer_trees[layers, description] = known
+            self._cleanup.callback(known.close)
+        return known
 
     def _get_context(self) -> ContextTree:
         if self._context is None:

@@ -4,6 +4,7 @@ A piece of work is a generator that yields what it cannot go on without:
 
     Readable(fds)   until one of the descriptors can be read (its program has written, or ended)
     PAUSE           nothing: others may have a turn
+    Later(seconds)  for what nobody tells of, such as a lock: asked for again after a while
     Needs(piece)    until the piece of that number has ended
 
 and returns its result. Programs run as processes of their own; what is done here in between (keys,
@@ -18,6 +19,7 @@ Invariants (tests/builder/test_schedule.py):
 """
 
 import select
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack
@@ -32,7 +34,11 @@ class Needs(NamedTuple):
     piece: int
 
 
-Wait = Readable | Needs
+class Later(NamedTuple):
+    seconds: float
+
+
+Wait = Readable | Needs | Later
 PAUSE = Readable(())
 
 Result = TypeVar("Result")
@@ -82,14 +88,15 @@ class _Running(Generic[Result]):
         self._active: dict[int, Work[Result]] = {}
         self._ready: deque[int] = deque()
         self._reading: dict[int, tuple[int, ...]] = {}
+        self._sleeping: dict[int, float] = {}  # until when, on the monotonic clock
         self._needing: dict[int, int] = {}  # who waits for whom
 
     def turn(self) -> bool:
         """Give everybody who can go on one turn; False when there is nobody left."""
         self._begin_more()
-        if self._reading:
+        if self._reading or self._sleeping:
             self._await()
-        if not self._ready:
+        if not (self._ready or self._reading or self._sleeping):
             assert not (self._waiting or self._needing), "pieces wait for one another"
             return False
         for _ in range(len(self._ready)):
@@ -111,14 +118,26 @@ class _Running(Generic[Result]):
             self._ready.append(index)
 
     def _await(self) -> None:
-        """Wait until somebody can read; look only, when others are ready."""
+        """Wait until somebody can read or has slept enough; look only, when others are ready."""
         poller = select.poll()
         owners = {fd: index for index, fds in self._reading.items() for fd in fds}
         for fd in owners:
             poller.register(fd, select.POLLIN)
-        for index in dict.fromkeys(owners[fd] for fd, _ in poller.poll(0 if self._ready else None)):
+        found = poller.poll(self._timeout_ms())
+        for index in dict.fromkeys(owners[fd] for fd, _ in found):
             del self._reading[index]
             self._ready.append(index)
+        now = time.monotonic()
+        for index in [index for index, end in self._sleeping.items() if end <= now]:
+            del self._sleeping[index]
+            self._ready.append(index)
+
+    def _timeout_ms(self) -> float | None:
+        if self._ready:
+            return 0
+        if not self._sleeping:
+            return None
+        return max(0.0, (min(self._sleeping.values()) - time.monotonic()) * 1000)
 
     def _advance(self, index: int) -> None:
         work = self._active.pop(index)
@@ -133,6 +152,8 @@ class _Running(Generic[Result]):
                 self._ready.append(index)
             case Readable(descriptors=descriptors):
                 self._reading[index] = descriptors
+            case Later(seconds=seconds):
+                self._sleeping[index] = time.monotonic() + seconds
             case Needs(piece=other) if other in self.results:
                 self._ready.append(index)
             case Needs(piece=other):

@@ -16,12 +16,13 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from builder import patterns
 from builder.errors import BuilderError
+from builder.filters import Filter
 from layerstore import (
     Content,
     Digest,
@@ -97,18 +98,17 @@ class Selection:
     """What one source word selected: a file, or a directory with all that is in it.
 
     `name` is the last component as it was asked for, which is the name a file gets in a
-    destination directory, and empty for a directory; `pivot` is the parent path that `--parents`
-    keeps.
+    destination directory, and empty for a directory. What `only` leaves out is not in the digest.
     """
 
     name: str
     kind: EntryKind
     digest: Digest
-    pivot: str = ""
     tree: SourceTree = field(compare=False, repr=False)
     path: TreePath = field(compare=False)
     listing: bytes = field(default=b"", compare=False, repr=False)  # what `digest` is the digest of
-    excludes: Callable[[str], bool] | None = field(default=None, compare=False, repr=False)
+    only: Filter | None = field(default=None, compare=False, repr=False)
+    is_empty: bool = field(default=False, compare=False)  # a directory of which nothing is taken
 
 
 class SourceLoopError(BuilderError):
@@ -157,29 +157,38 @@ def matches(tree: SourceTree, pattern: str) -> list[str]:
     return sorted(found, key=os.fsencode)
 
 
-def walk(tree: SourceTree, top: TreePath) -> Iterator[tuple[str, SourceEntry]]:
-    """Every entry beneath `top` with its path relative to it, parents first, in byte order."""
-    pending = [(name, name) for name in reversed(tree.children(top))]
+def walk(
+    tree: SourceTree, top: TreePath, only: Filter | None = None
+) -> Iterator[tuple[str, SourceEntry, bool]]:
+    """The entries beneath `top` with their paths relative to it, parents first, in byte order.
+
+    The flag is False for a directory that `only` does not take, and that leads to something taken.
+    """
     base = top + "/" if top else ""
+    pending = tree.children(top)[::-1]
+    leading: list[tuple[str, SourceEntry]] = []
     while pending:
-        relative, _ = pending.pop()
+        relative = pending.pop()
         entry = tree.get(TreePath(base + relative))
         if entry is None:  # vanished since its directory was read
             continue
-        yield relative, entry
+        while leading and not relative.startswith(leading[-1][0] + "/"):
+            leading.pop()
+        is_taken = only is None or only.takes(relative)
+        if is_taken:
+            for above, directory in leading:
+                yield above, directory, False
+            leading.clear()
+            yield relative, entry, True
+        elif entry.kind == "dir" and only is not None and only.may_take_beneath(relative):
+            leading.append((relative, entry))
+        else:
+            continue
         if entry.kind == "dir":
-            pending.extend(
-                (f"{relative}/{name}", name) for name in reversed(tree.children(entry.path))
-            )
+            pending.extend(f"{relative}/{name}" for name in reversed(tree.children(entry.path)))
 
 
-def select(
-    tree: SourceTree,
-    path: str,
-    *,
-    excludes: Callable[[str], bool] | None = None,
-    pivot: str = "",
-) -> Selection | None:
+def select(tree: SourceTree, path: str, *, only: Filter | None = None) -> Selection | None:
     """Select what is at `path`, links followed; None where nothing is."""
     resolved = resolve(tree, path)
     entry = tree.get(resolved)
@@ -190,44 +199,43 @@ def select(
         name = ""  # what is in it is copied, whatever it is called
     elif name in ("", ".", ".."):
         name = resolved.rpartition("/")[2]
-    listing = _listing(tree, entry, excludes)
+    found = [("", entry, True)]
+    if entry.kind == "dir":
+        found.extend(walk(tree, resolved, only))
+    listing = _listing(tree, found)
     return Selection(
         name=name,
         kind=entry.kind,
         digest=Digest.of(listing),
         listing=listing,
-        pivot=pivot,
         tree=tree,
         path=resolved,
-        excludes=excludes,
+        only=only,
+        is_empty=entry.kind == "dir" and len(found) == 1,
     )
 
 
-def _listing(tree: SourceTree, top: SourceEntry, excludes: Callable[[str], bool] | None) -> bytes:
+def _listing(tree: SourceTree, found: list[tuple[str, SourceEntry, bool]]) -> bytes:
     """A line for each file: content, name, mode, owner, links and xattrs: all but times."""
-    found = [("", top)]
-    if top.kind == "dir":
-        found.extend(
-            (relative, entry)
-            for relative, entry in walk(tree, top.path)
-            if excludes is None or not excludes(relative)
-        )
     # names of one file are linked when two of them are selected
-    names = Counter(entry.link_group for _, entry in found if entry.link_group is not None)
+    names = Counter(entry.link_group for _, entry, _ in found if entry.link_group is not None)
     groups: dict[object, int] = {}
     lines = []
-    for relative, entry in found:
+    for relative, entry, is_taken in found:
         linked = names[entry.link_group] > 1
         group = groups.setdefault(entry.link_group, len(groups)) if linked else None
-        lines.append(_identity(tree, relative, entry, group))
+        kind = entry.kind if is_taken else "leads"
+        lines.append(_identity(tree, relative, entry, kind, group))
     return b"".join(lines)
 
 
-def _identity(tree: SourceTree, relative: str, entry: SourceEntry, group: int | None) -> bytes:
+def _identity(
+    tree: SourceTree, relative: str, entry: SourceEntry, kind: str, group: int | None
+) -> bytes:
     meta = entry.meta
     fields = (
         relative,
-        entry.kind,
+        kind,
         meta.mode,
         meta.uid,
         meta.gid,
@@ -241,13 +249,14 @@ def _identity(tree: SourceTree, relative: str, entry: SourceEntry, group: int | 
 
 
 class LayerTree:
-    """A stack of layers as a source; contents come from the layers' snapshots or blobs."""
+    """A stack of layers as a source. Carries out `SourceTree`; close it when done."""
 
     def __init__(self, layers: tuple[Layer, ...], store: LayerStore, *, description: str) -> None:
         self._layers = layers
         self._store = store
         self._description = description
         self._index: TreeIndex | None = None
+        self._files = store.files(layers)
 
     @property
     def description(self) -> str:
@@ -266,7 +275,11 @@ class LayerTree:
         return digest
 
     def content(self, entry: SourceEntry) -> Content:
-        return self._store.read_file(self._layers, self._file(entry))
+        return self._files.content(self._file(entry))
+
+    def close(self) -> None:
+        """Release the blobs that are open."""
+        self._files.close()
 
     def _tree(self) -> TreeIndex:
         if self._index is None:

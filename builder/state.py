@@ -11,6 +11,7 @@ Source: Dockerfile reference, "ARG", "Scope" and "Using ARG variables".
 """
 
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -74,17 +75,18 @@ class StageState:
             created=max(self.created, created),
         )
 
-    def with_env(self, name: str, value: str) -> Self:
-        """Set one environment variable of the config, in place where it exists."""
-        return replace(self, config=replace(self.config, env=set_env(self.config.env, name, value)))
+    def with_env(self, values: Mapping[str, str]) -> Self:
+        """Set environment variables of the config, in place where they exist."""
+        return replace(self, config=replace(self.config, env=set_env(self.config.env, values)))
 
 
 COMMENT = "lamina"
 
 
-def set_env(env: tuple[str, ...], name: str, value: str) -> tuple[str, ...]:
-    """`env` with NAME=value, at its old place or at the end."""
-    prefix = name + "="
-    if any(pair.startswith(prefix) for pair in env):
-        return tuple(prefix + value if pair.startswith(prefix) else pair for pair in env)
-    return (*env, prefix + value)
+def set_env(env: tuple[str, ...], values: Mapping[str, str]) -> tuple[str, ...]:
+    """`env` with each NAME=value, at its old place or at the end."""
+    pairs = {name: f"{name}={value}" for name, value in values.items()}
+    names = [pair.partition("=")[0] for pair in env]
+    kept = tuple([pairs.get(name, pair) for name, pair in zip(names, env, strict=True)])
+    there = set(names)
+    return (*kept, *(pairs[name] for name in pairs if name not in there))

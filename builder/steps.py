@@ -65,7 +65,7 @@ class CopyFiles:
     chown: str | None
     chmod: str | None
     unpack: bool  # ADD: archives are unpacked
-    parents: bool = False
+    link: bool = field(default=False, compare=False)  # in the key as a parent that is missing
 
 
 FileAction = MakeDirectory | CopyFiles
@@ -78,6 +78,12 @@ class FileStep:
 
 
 Step = ExecStep | FileStep
+
+
+def stands_alone(step: Step) -> bool:
+    """Whether the file system below plays no part in what the step makes: `--link`."""
+    return isinstance(step, FileStep) and isinstance(step.action, CopyFiles) and step.action.link
+
 
 Document = str | int | bool | None | list["Document"] | dict[str, "Document"]
 

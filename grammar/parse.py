@@ -44,6 +44,7 @@ _PAIRS = frozenset(("ENV", "LABEL"))
 _PATHS = frozenset(("ADD", "COPY", "VOLUME"))
 _LINES = KEYWORDS - _PAIRS - _PATHS - {"ARG", "EXPOSE", "FROM", "ONBUILD"}
 _FLAG_NAME = re.compile(r"[a-z]+(-[a-z]+)*")
+_GLUED_HEREDOC = re.compile(r"(?<=[^\s<])<<-?['\"]?[A-Za-z_]\w*")
 _CHECK_TYPES = {"CMD": "CHECK_CMD", "NONE": "CHECK_NONE"}
 
 # What each instruction needs, for the error when it has something else.
@@ -210,12 +211,16 @@ def _explain(token: _Token, expected: set[str], splits: list[Split], start: str)
 
 def _unknown_instruction(one: Split) -> DockerfileError:
     name = one.written.spelling
+    before = one.line.source.lines[one.line.start_line - 2] if one.line.start_line > 1 else ""
+    glued = _GLUED_HEREDOC.search(before)
     hint = "instructions are " + ", ".join(sorted(KEYWORDS))
     if name and not name[0].isalpha():
         hint = "to continue the line above, end that one with the escape character"
+    if glued:
+        hint = f"only with a blank before it {glued[0][:40]} begins a heredoc"
     return UnknownInstructionError(
         name=name[:40],
-        nearest=nearest(one.keyword, KEYWORDS),
+        nearest="" if glued else nearest(one.keyword, KEYWORDS),
         span=one.line.span(one.start, one.start + len(name)),
         source=one.line.source,
         hint=hint,

@@ -186,7 +186,7 @@ def _with_heredocs(one: Split, reader: LineReader) -> Split:
             raise one.error(
                 f"the heredoc {word.name} does not end",
                 _place_of_heredocs(one),
-                hint=f"put {word.name} on a line of its own after its text",
+                hint=_terminator_hint(word.name, reader),
             )
         heredocs.append(heredoc)
     end_line = reader.line_count
@@ -204,6 +204,16 @@ def _with_heredocs(one: Split, reader: LineReader) -> Split:
     if heredocs and one.trigger:
         return one._replace(trigger=one.trigger._replace(heredocs=one.heredocs, end_line=end_line))
     return one
+
+
+def _terminator_hint(name: str, reader: LineReader) -> str:
+    """What to do about a heredoc that does not end; often its end is only indented."""
+    for number, line in enumerate(reader.source.lines[reader.line_count :], reader.line_count + 1):
+        if line.strip(SPACES) == name:
+            return (
+                f"line {number} has blanks beside {name}; <<- takes tabs before it, and no others"
+            )
+    return f"put {name} on a line of its own after its text"
 
 
 def _place_of_heredocs(one: Split) -> Part:

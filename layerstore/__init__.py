@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         UnsupportedMediaTypeError,
     )
     from layerstore.images import Image, ImageRecord, ImageStore, host_platform
+    from layerstore.layerfiles import LayerFiles
     from layerstore.layers import Layer, LayerStore, in_user_namespace
     from layerstore.locks import Lease
     from layerstore.overlaydir import OnSkip, remove_tree
@@ -108,6 +109,7 @@ _HOMES = {
     "Index": "documents",
     "InvalidReferenceError": "errors",
     "Layer": "layers",
+    "LayerFiles": "layerfiles",
     "LayerStore": "layers",
     "Lease": "locks",
     "Limits": "tarcodec",
@@ -199,6 +201,7 @@ __all__ = [
     "Index",
     "InvalidReferenceError",
     "Layer",
+    "LayerFiles",
     "LayerStore",
     "Lease",
     "Limits",

@@ -19,7 +19,7 @@ Invariants (tests/layerstore/test_layers.py):
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,12 +32,14 @@ from layerstore.errors import (
     CorruptBlobError,
     MalformedDocumentError,
     NotFoundError,
-    StoreError,
 )
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from layerstore.changeset import Change, Content
     from layerstore.compression import Compression, Reader
+    from layerstore.layerfiles import LayerFiles
     from layerstore.toc import TocEntry
     from layerstore.treeindex import Node, TreeIndex
 
@@ -282,25 +284,49 @@ class LayerStore:
             tree.add_layer(self.toc(layer))
         return tree
 
+    def files(self, layers: Sequence[Layer]) -> "LayerFiles":
+        """A reader of the contents of `tree(layers)`; close it when done."""
+        from layerstore.layerfiles import LayerFiles
+
+        return LayerFiles(self, layers)
+
     def read_file(self, layers: Sequence[Layer], node: "Node") -> "Content":
-        """The content of a file of `tree(layers)`, read from the checkout of its layer.
+        """The content of one file of `tree(layers)`; for several, `files` is cheaper.
 
         Raises:
             CorruptBlobError: what is stored is not what the table of contents says (for a large
                 file, when it is read).
         """
-        assert node.layer is not None, "planned changes carry their own content"
-        layer = layers[node.layer]
-        entry = node.entry
-        if entry.kind == "hardlink":
-            entry = next(found for found in self.toc(layer) if found.path == entry.target)
-        if entry.kind != "file" or entry.digest is None:
-            raise StoreError(f"{entry.path!r} is no file")
 
         def pieces() -> Iterator[bytes]:
-            yield from _verified(_pieces_of_file(self.checkout(layer), entry.path), entry)
+            with self.files(layers) as reader:
+                yield from reader.pieces(node)
 
-        return b"".join(pieces()) if entry.size_bytes <= _SMALL_BYTES else pieces
+        return b"".join(pieces()) if node.entry.size_bytes <= _SMALL_BYTES else pieces
+
+    def find_checkout(self, layer: Layer) -> Path | None:
+        """The directory with the layer in overlayfs form, if there is one."""
+        path = self.snapshot_path(layer.diff_id)
+        return path if path.is_dir() else None
+
+    def changes(self, layer: Layer) -> "Generator[Change, None, None]":
+        """What is in the blob, in the order of its tar, as `tarcodec.unpack` gives it.
+
+        The last byte of the blob is verified only where all is read: compare what you take with
+        the table of contents. Close the iterator when it is not read to its end.
+        """
+        from layerstore import compression
+
+        with self._blobs.open(layer.descriptor.digest) as reader:
+            kind = compression.kind_of(layer.descriptor.media_type)
+            yield from _unpack(compression.decompressor(kind, reader))
+
+    def temporary_file(self) -> "BinaryIO":
+        """A file without a name, beside the layers."""
+        path = self._new_tmp_path("file")
+        file = path.open("w+b")
+        path.unlink()
+        return file
 
     def toc_path(self, diff_id: Digest) -> Path:
         """Where the table of contents is, or would be."""
@@ -534,7 +560,7 @@ def _integer(value: Value) -> int:
     return value
 
 
-def _unpack(tar: "_TarReader") -> "Iterator[Change]":
+def _unpack(tar: "Reader") -> "Iterator[Change]":
     from layerstore import tarcodec
 
     return tarcodec.unpack(tar)
@@ -599,54 +625,6 @@ class _Tee:
     def drain(self) -> None:
         while self.read(_PIECE_BYTES):
             pass
-
-
-def _verified(pieces: Iterable[bytes], entry: "TocEntry") -> Iterator[bytes]:
-    """Hand on a file's pieces, the last one only when all were right."""
-    content = hashlib.sha256()
-    held = b""
-    for piece in pieces:
-        if held:
-            yield held
-        content.update(piece)
-        held = piece
-    actual = "sha256:" + content.hexdigest()
-    if actual != entry.digest:
-        raise CorruptBlobError(
-            what=f"file {entry.path!r} of a layer",
-            expected=str(entry.digest),
-            actual=actual,
-            hint="`lamina fsck` names the layer",
-        )
-    if held:
-        yield held
-
-
-def _pieces_of_file(root: Path, path: str) -> Iterator[bytes]:
-    """Read a file below `root` without following any link."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        *parents, name = path.split("/")
-        for parent in parents:
-            inner = os.open(
-                parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
-            )
-            os.close(fd)
-            fd = inner
-        inner = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
-        os.close(fd)
-        fd = inner
-        while piece := os.read(fd, _PIECE_BYTES):
-            yield piece
-    except OSError as error:
-        raise CorruptBlobError(
-            what=f"checkout {root.name}",
-            expected=f"the file {path!r}",
-            actual=error.strerror or "none",
-            hint="`lamina fsck` lists all damage",
-        ) from None
-    finally:
-        os.close(fd)
 
 
 def _clamp_times(upperdir: Path, entries: "Iterable[TocEntry]", mtime_max_s: int) -> bool:

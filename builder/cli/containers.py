@@ -255,21 +255,36 @@ def prune(arguments: Arguments, session: "Session") -> int:
     """Remove all containers that do not run."""
     from builder.cli.confirm import confirmed
 
+    choose = container_chooser(arguments.values("filter"))
     if not arguments.flag("force") and not confirmed("This will remove all stopped containers."):
         return 0
     containers = opened(session)
-    removed = prune_containers(containers)
+    removed = prune_containers(containers, choose)
     if removed:
         write("Deleted Containers:\n" + "".join(f"{name}\n" for name, _ in removed) + "\n")
     line(f"Total reclaimed space: {human_size(sum(size for _, size in removed), digits=4)}")
     return 0
 
 
-def prune_containers(containers: "ContainerStore") -> list[tuple[str, int]]:
-    """Remove all containers that do not run; returns their ids and sizes in bytes."""
+def container_chooser(filters: "Iterable[str]") -> "Callable[[ContainerRecord], bool]":
+    """`until=` and `label=` of the prune commands, for containers.
+
+    Raises:
+        UsageError: another filter, or a bad time.
+    """
+    from builder.cli.images import chooser
+
+    choose = chooser(filters)
+    return lambda record: choose(record.labels, record.created)
+
+
+def prune_containers(
+    containers: "ContainerStore", choose: "Callable[[ContainerRecord], bool]"
+) -> list[tuple[str, int]]:
+    """Remove those that do not run and are chosen; returns their ids and sizes in bytes."""
     removed = []
     for record in list(containers.all()):
-        if record.state == "running":
+        if record.state == "running" or not choose(record):
             continue
         taken = runner.disk_usage(containers, record)
         try:
@@ -381,19 +396,21 @@ def _moment(arguments: Arguments, key: str) -> str:
     text = arguments.value(key)
     if text is None:
         return ""
-    moment = duration(text)
-    if moment is not None:
-        moment = time.time() - moment
-    elif text.replace(".", "", 1).isdecimal():
-        moment = float(text)
-    else:
-        moment = unix_seconds(text)
+    moment = moment_of(text)
     if moment is None:
         raise UsageError(
             f"invalid argument {text!r} for --{key}", hint="10m, 2026-01-31T12:00:00Z, or seconds"
         )
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
     return f"{whole}.{int(moment % 1 * 10**9):09d}Z"
+
+
+def moment_of(text: str) -> float | None:
+    """`10m` (ago), Unix seconds or RFC 3339, in Unix seconds; None if it is none of these."""
+    ago = duration(text)
+    if ago is not None:
+        return time.time() - ago
+    return float(text) if text.replace(".", "", 1).isdecimal() else unix_seconds(text)
 
 
 def duration(text: str) -> float | None:
@@ -546,9 +563,11 @@ CONTAINER_PRUNE = Command(
     synopsis="",
     about="Remove all containers that do not run.",
     act=prune,
-    options=(flag("-f", "--force", about="Do not ask"),),
+    options=(
+        flag("-f", "--force", about="Do not ask"),
+        many("--filter", metavar="KEY=VALUE", about="Only those that fit: until=, label="),
+    ),
     words=(0, 0),
-    refused={"--filter": "remove them one by one: `lamina ps -aq --filter ...`"},
 )
 CONTAINER_EXISTS = Command(
     name="container exists",

@@ -7,15 +7,21 @@ unpacked. Directories that merely lead to a change count as nothing.
 imported, bases) have none.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from builder import record
+from builder import record, timetravel
 from layerstore import History, Image, Layer, Store, TocEntry, TreeIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
-    """Sizes are bytes: `size_bytes` of the files unpacked, `blob_bytes` as stored."""
+    """Sizes are bytes: `size_bytes` of the files unpacked, `blob_bytes` as stored.
+
+    `position` counts the instructions below FROM (the 3 of `app@3`); the base's are 0 and less.
+    """
 
     position: int
     instruction: str
@@ -36,9 +42,10 @@ def layer_table(image: Image, store: Store) -> list[LayerRow]:
     built = record.of_image(image.id, store.private / "builds")
     outcomes = _outcomes(built)
     tree = TreeIndex()
+    below = timetravel.base_count(store.cache, image)
     return [
         _row(position, entry, layer, tree, store, outcomes)
-        for position, (entry, layer) in enumerate(image.history(), 1)
+        for position, (entry, layer) in enumerate(image.history(), 1 - below)
     ]
 
 
@@ -66,7 +73,7 @@ def _row(
             seconds=None,
         )
     entries = store.layers.toc(layer)
-    added, changed, removed = _counts(entries, tree)
+    letters = Counter(change.letter for change in changes(entries, tree))
     tree.add_layer(entries)
     outcome, seconds = outcomes.get(layer.diff_id, ("", None))
     return LayerRow(
@@ -77,34 +84,44 @@ def _row(
         diff_id=layer.diff_id,
         size_bytes=layer.size_bytes,
         blob_bytes=layer.descriptor.size_bytes,
-        added=added,
-        changed=changed,
-        removed=removed,
+        added=letters["A"],
+        changed=letters["C"],
+        removed=letters["D"],
         outcome=outcome,
         seconds=seconds,
     )
 
 
-def _counts(entries: list[TocEntry], below: TreeIndex) -> tuple[int, int, int]:
-    """How many names appear, are replaced or get other attributes, and vanish."""
-    added = changed = removed = 0
+@dataclass(frozen=True, slots=True)
+class PathChange:
+    """`letter` as in `docker diff`: Added, Changed, Deleted."""
+
+    letter: Literal["A", "C", "D"]
+    path: str
+    size_bytes: int = 0
+
+
+def changes(entries: list[TocEntry], below: TreeIndex) -> Iterator[PathChange]:
+    """What a layer does to the tree below it, in the layer's order."""
     for entry in entries:
-        old = below.get(entry.path)
+        path = entry.path
+        old = below.get(path)
         if entry.kind == "remove":
-            removed += old is not None
+            if old is not None:
+                yield PathChange("D", path)
         elif entry.kind == "opaque":
-            removed += len(below.children(entry.path))
-        elif not entry.path:
+            for name in below.children(path):
+                yield PathChange("D", f"{path}/{name}".lstrip("/"))
+        elif not path:
             continue
         elif old is None:
-            added += 1
+            yield PathChange("A", path, entry.size_bytes)
         elif (
             entry.kind != "dir"
             or old.entry.kind != "dir"
             or _attributes(entry) != _attributes(old.entry)
         ):
-            changed += 1
-    return added, changed, removed
+            yield PathChange("C", path, entry.size_bytes)
 
 
 def _attributes(entry: TocEntry) -> tuple[object, ...]:

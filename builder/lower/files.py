@@ -6,11 +6,15 @@ dispatchCopy.
 
 import posixpath
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from builder import patterns
 from builder.context import ContextTree
 from builder.errors import LoweringError, SourceNotFoundError, UnsupportedFeatureError
+from builder.filters import Filter, exclusion, inclusion
+from builder.ignorefile import IgnoreRules
 from builder.lower.run import chomped
 from builder.lower.surroundings import Lowered, Surroundings, expanded
 from builder.nearest import nearest
@@ -44,12 +48,6 @@ def copy(node: Copy, state: StageState, around: Surroundings) -> Lowered:
             "variable expansion is not supported for --from",
             hint="define a stage with FROM $VARIABLE AS name, and use --from=name",
         )
-    if node.parents:
-        raise UnsupportedFeatureError(feature="COPY --parents")
-    if node.link:
-        raise UnsupportedFeatureError(feature="COPY --link")
-    if node.excludes:
-        raise UnsupportedFeatureError(feature="COPY --exclude")
     source = node.from_.text if node.from_ is not None else None
     words = [expanded(word, state, around) for word in node.sources]
     return _files_step("COPY", node, words, source, state, around, unpack=False)
@@ -58,10 +56,8 @@ def copy(node: Copy, state: StageState, around: Surroundings) -> Lowered:
 def add(node: Add, state: StageState, around: Surroundings) -> Lowered:
     """ADD: like COPY from the context, and local archives are unpacked."""
     for feature, given in (
-        ("ADD --link", node.link),
         ("ADD --checksum", node.checksum is not None),
         ("ADD --keep-git-dir", node.keep_git_dir is not None),
-        ("ADD --exclude", bool(node.excludes)),
     ):
         if given:
             raise UnsupportedFeatureError(feature=feature)
@@ -87,6 +83,9 @@ def _files_step(
 ) -> Lowered:
     destination = expanded(node.destination, state, around)
     target = destination_path(destination or ".", state.workdir)
+    parents = isinstance(node, Copy) and node.parents
+    with _bad_patterns():
+        exclude = exclusion(expanded(word, state, around) for word in node.excludes)
     selections: list[Selection] = []
     notices: list[str] = []
     tree = around.find_source(source) if words else None  # here-documents alone need none
@@ -95,12 +94,22 @@ def _files_step(
         if _climbs_out(word):
             taken = _inside(word) or "."
             notices.append(f"{word!r} leads outside of {tree.description}: {taken!r} is taken")
-        selected = _selected(tree, word)
-        if not selected:
-            notices.append(f"nothing in {tree.description} matches {word!r}")
+        selected = _selected(tree, word, exclude, parents=parents)
+        if not selected or ((parents or exclude.rules) and all(each.is_empty for each in selected)):
+            left = ", but for what --exclude names," if exclude.rules else ""
+            notices.append(f"nothing in {tree.description}{left} matches {word!r}")
         selections.extend(selected)
     inline = tuple(_inline(heredoc, state, around) for heredoc in node.heredocs)
+    count = len(inline) + sum(each.kind != "dir" for each in selections)
+    if count > 1 and not target.endswith("/"):
+        notices.append(
+            f"{count} files for {target!r}, which does not end in '/': unless the image has a"
+            " directory there, the last one replaces the others"
+        )
     chown, chmod = _optional(node.chown, state, around), _optional(node.chmod, state, around)
+    link = node.link and not chmod  # as in BuildKit, --chmod turns --link off
+    if link and chown:
+        _refuse_names(chown)
     action = CopyFiles(
         selections=tuple(selections),
         inline=inline,
@@ -108,36 +117,92 @@ def _files_step(
         chown=chown or None,
         chmod=chmod or None,
         unpack=unpack,
+        link=link,
     )
     names = [*words, *(f"<<{heredoc.name}" for heredoc in node.heredocs)]
-    owners = [*([f"--chown={chown}"] if chown else []), *([f"--chmod={chmod}"] if chmod else [])]
-    described = " ".join([keyword, *owners, *names, destination])
-    flags = " ".join([keyword, *node.written.flags, *names, destination])
+    flags = [
+        *(["--parents"] if parents else []),
+        *([f"--chown={chown}"] if chown else []),
+        *([f"--chmod={chmod}"] if chmod else []),
+    ]
+    described = " ".join([keyword, *flags, *names, destination])
+    title = " ".join([keyword, *node.written.flags, *names, destination])
     return Lowered(
         state=state,
         created_by=described,
-        step=FileStep(action=action, title=flags),
+        step=FileStep(action=action, title=title),
         notices=tuple(notices),
     )
 
 
-def _selected(tree: SourceTree, word: str) -> list[Selection]:
+def _selected(
+    tree: SourceTree, word: str, exclude: IgnoreRules, *, parents: bool
+) -> list[Selection]:
     """What one source word stands for, in byte order; as in Docker, wildcards may match nothing."""
+    if parents:
+        return _selected_with_parents(tree, word, exclude)
+    only = Filter(exclude=exclude) if exclude.rules else None
+    found = [_one(tree, path, word, only) for path in _paths(tree, word)]
+    # Differs: BuildKit looks for --exclude in directories only, and copies a file that it names.
+    return [each for each in found if each.kind == "dir" or not exclude.ignores(each.name)]
+
+
+def _selected_with_parents(tree: SourceTree, word: str, exclude: IgnoreRules) -> list[Selection]:
+    """`top/./pattern`: from the directories `top` what matches the pattern, with its own path."""
+    top, pivot, pattern = word.partition("/./")
+    if not pivot:
+        top, pattern = "", word
+    pattern = _inside(pattern)
+    with _bad_patterns():
+        # Differs: BuildKit copies nothing where the pattern is the directory itself.
+        include = inclusion(pattern) if pattern else None
+    only = Filter(include=include, exclude=exclude) if include or exclude.rules else None
+    found = [_one(tree, path, word, only) for path in _paths(tree, top)]
+    if patterns.has_wildcard(top) or patterns.has_wildcard(pattern):
+        return [each for each in found if each.kind == "dir"]
+    path = patterns.unescape(f"{_inside(top)}/{pattern}".strip("/"))
+    if tree.get(resolve(tree, path)) is None:
+        raise _not_found(tree, word, path)
+    if not exclude.rules and only and all(each.is_empty for each in found):
+        raise LoweringError(
+            f"{word!r} leads through a link, and --parents follows none",
+            hint=f"name what the link leads to: {resolve(tree, path)}",
+        )
+    return found
+
+
+def _paths(tree: SourceTree, word: str) -> list[str]:
     path = _inside(word)
     if not patterns.has_wildcard(path):
-        return [_one(tree, patterns.unescape(path), word)]
-    try:
+        return [patterns.unescape(path)]
+    with _bad_patterns():
         patterns.check(path)
+    return list(matches(tree, path))
+
+
+@contextmanager
+def _bad_patterns() -> Iterator[None]:
+    try:
+        yield
     except patterns.BadPatternError as error:
         raise LoweringError(str(error)) from error
-    return [_one(tree, each, word) for each in matches(tree, path)]
 
 
-def _one(tree: SourceTree, path: str, word: str) -> Selection:
-    selection = select(tree, path)
+def _one(tree: SourceTree, path: str, word: str, only: Filter | None) -> Selection:
+    selection = select(tree, path, only=only)
     if selection is None:
         raise _not_found(tree, word, path)
     return selection
+
+
+def _refuse_names(chown: str) -> None:
+    """Names are looked up in the image below, which a linked layer must not depend on."""
+    for name in chown.split(":", 1):
+        if name not in ("", "root") and not (name.isascii() and name.isdigit()):
+            raise LoweringError(
+                f"--chown={chown} together with --link: names are those of the image below",
+                hint="give numbers (--chown=1000:1000), or leave out --link",
+            )
 
 
 def _inside(word: str) -> str:

@@ -33,4 +33,5 @@ class Lowered:
 
 def expanded(word: Word, state: StageState, around: Surroundings) -> str:
     """A word with its quotes removed and the stage's variables put in."""
-    return expand(word, state.environment(), escape=around.escape)
+    env = state.environment() if "$" in word.text else {}  # costs as much as it has variables
+    return expand(word, env, escape=around.escape)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.cachekey import SCHEMA, key_document
+from builder.filters import Filter
 from builder.sources import Selection
 from builder.steps import CopyFiles, ExecStep, FileStep, InlineFile, MakeDirectory, ScriptFile, Step
 from layerstore import Digest, TreePath
@@ -25,7 +26,6 @@ SELECTIONS = st.builds(
     name=TEXT,
     kind=st.sampled_from(["file", "dir"]),
     digest=st.binary(max_size=2).map(Digest.of),
-    pivot=TEXT,
     tree=st.just(TREE),
     path=TEXT.map(TreePath),
 )
@@ -54,7 +54,6 @@ FILE_STEPS = st.builds(
             chown=st.none() | TEXT,
             chmod=st.none() | TEXT,
             unpack=st.booleans(),
-            parents=st.booleans(),
         ),
     ),
     title=TEXT,
@@ -111,7 +110,7 @@ def test_changing_a_locator_does_not_change_the_key(step: Step, title: str, path
         other = replace(other, secret_env=("NO_PROXY=x",))
     elif isinstance(other.action, CopyFiles):
         moved = tuple(
-            replace(each, path=TreePath(path), tree=DictTree({"other": b""}), excludes=bool)
+            replace(each, path=TreePath(path), tree=DictTree({"other": b""}), only=Filter())
             for each in other.action.selections
         )
         other = replace(other, action=replace(other.action, selections=moved))

@@ -49,7 +49,7 @@ def entry_of(tree: ContextTree, path: str) -> SourceEntry:
 
 
 def all_paths(tree: ContextTree) -> list[str]:
-    return [relative for relative, _ in sources.walk(tree, TreePath(""))]
+    return [relative for relative, _, _ in sources.walk(tree, TreePath(""))]
 
 
 def content_of(tree: ContextTree, path: str) -> bytes:

@@ -698,7 +698,7 @@ def test_every_kind_of_file_comes_through(store: Store, tmp_path: Path) -> None:
     )
     built = run_build(store, "FROM scratch\nCOPY . /\n", context=root, executor=no_executor)
     assert sorted(built.tree) == sorted(
-        ["a", "d", "d/b", "pipe", "empty", name, "setuid", "line\nbreak"]
+        ["a", "d", "d/b", "pipe", "socket", "empty", name, "setuid", "line\nbreak"]
     )
     assert built.tree["d/b"].target == "a"  # one inode, two names
     assert built.tree["empty"].meta.mode == 0o1777
@@ -838,6 +838,108 @@ def test_a_copied_stage_is_keyed_by_what_is_copied(store: Store, fake: FakeExecu
     assert len(ran) == 1
     assert second.outcomes == ["executed", "cached"]
     assert second.digest == first.digest
+
+
+def test_a_linked_copy_survives_another_base(
+    store: Store, context: Path, fake: FakeExecutor
+) -> None:
+    """--link: one layer, whatever it lies on; the steps around it run as always."""
+    text = "FROM scratch\nRUN echo {} > /base\n{} a.txt /d/x\nRUN cat /d/x > /y\n"
+    for keyword in ("COPY --link", "ADD --link"):
+        first, _ = rebuilt(store, text.format(f"{keyword} 1", keyword), fake, context=context)
+        second, ran = rebuilt(store, text.format(f"{keyword} 2", keyword), fake, context=context)
+        assert first.image.layers[1] == second.image.layers[1]
+        assert first.image.layers[0] != second.image.layers[0]
+        assert second.outcomes[1] == "cached"
+        assert ran == [f"echo {keyword} 2 > /base", "cat /d/x > /y"]
+        assert second.read("y") == b"a"
+    plain, _ = rebuilt(store, text.format(3, "COPY --link=false"), fake, context=context)
+    assert plain.outcomes[1] == "executed"
+
+
+def test_a_linked_copy_is_that_of_scratch(store: Store, context: Path) -> None:
+    alone = run_build(store, "FROM scratch\nCOPY d /d/\n", context=context, executor=no_executor)
+    text = "FROM scratch\nWORKDIR /w\nCOPY --link d /d/\n"
+    linked = run_build(store, text, context=context, executor=no_executor)
+    assert linked.outcomes == ["executed", "cached"]
+    assert linked.image.layers[1] == alone.image.layers[0]
+
+
+def test_a_linked_copy_sees_nothing_of_the_image(store: Store, context: Path) -> None:
+    """Links are replaced by directories of its own, made anew as on scratch."""
+    base: Items = {
+        "lib": Link("usr/lib"),
+        "usr/lib/x": b"x",
+        "tmp": Dir(mode=0o1777),
+        "etc/passwd": b"root:x:7:7::/:/bin/sh\n",
+    }
+    make_image(store, "base", base)
+    text = "FROM base\nCOPY {} a.txt /lib/a\nCOPY {} --chown=root a.txt /tmp/a\n"
+    followed = run_build(store, text.format("", ""), context=context, executor=no_executor)
+    assert followed.tree["lib"].kind == "symlink"
+    assert "usr/lib/a" in followed.tree
+    assert followed.tree["tmp"].meta.mode == 0o1777
+    linked = run_build(
+        store, text.format("--link", "--link"), context=context, executor=no_executor
+    )
+    assert linked.tree["lib"].kind == "dir"
+    assert sorted(path for path in linked.tree if path.endswith("/a")) == ["lib/a", "tmp/a"]
+    assert linked.tree["tmp"].meta.mode == 0o755
+    assert linked.tree["tmp/a"].meta.uid == 0
+    moded = run_build(
+        store,
+        "FROM base\nCOPY --link --chmod=700 a.txt /lib/a\n",
+        context=context,
+        executor=no_executor,
+    )
+    assert "usr/lib/a" in moded.tree, "as in Docker, --chmod turns --link off"
+
+
+def test_what_is_excluded_or_not_selected_does_not_miss(store: Store, context: Path) -> None:
+    for text in (
+        "FROM scratch\nCOPY --exclude=oth* . /x/\n",
+        "FROM scratch\nCOPY --parents d/* /x/\n",
+        "FROM scratch\nADD --exclude=other . /x/\n",
+    ):
+        first = run_build(store, text, context=context, executor=no_executor)
+        (context / "other").write_bytes(os.urandom(5))
+        second = run_build(store, text, context=context, executor=no_executor)
+        assert second.outcomes == ["cached"], text
+        assert second.image.id == first.image.id
+        assert "x/other" not in second.tree
+
+
+def test_another_pattern_with_the_same_result_hits(store: Store, context: Path) -> None:
+    for flags in ("--exclude=d --exclude=a.txt", "--exclude=[ad]*", "--exclude=* --exclude=!other"):
+        text = f"FROM scratch\nCOPY {flags} . /x/\n"
+        built = run_build(store, text, context=context, executor=no_executor)
+        assert sorted(built.tree) == ["x", "x/other"], flags
+    assert built.outcomes == ["cached"]
+
+
+def test_parents_keep_the_attributes_of_the_directories_they_name(
+    store: Store, context: Path
+) -> None:
+    (context / "d").chmod(0o711)
+    built = run_build(
+        store,
+        "FROM scratch AS made\nCOPY --parents --chown=3:4 d/f /x/\n"
+        "FROM scratch\nCOPY --from=made --parents /x/./d /y/\n",
+        context=context,
+        executor=no_executor,
+    )
+    assert sorted(built.tree) == ["y", "y/d", "y/d/f"]
+    meta = built.tree["y/d"].meta
+    assert (meta.mode, meta.uid, meta.gid) == (0o711, 3, 4)
+
+
+def test_copying_from_a_stage_that_was_only_copied_unpacks_nothing(
+    store: Store, context: Path
+) -> None:
+    text = "FROM scratch AS made\nCOPY . /x/\nFROM scratch\nCOPY --from=made /x/d /y/\n"
+    built = run_build(store, text, context=context, executor=no_executor)
+    assert built.read("y/g") == b"g"
+    assert list((store.private / "snapshots").iterdir()) == []
 
 
 def test_more_stages_than_python_can_recurse(store: Store) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import LoweringError, StepFailedError
+from builder.errors import BuilderError, LoweringError, StepFailedError
 from builder.perform import RUN_PIDS_MAX, network_files, perform
 from builder.sandbox import (
     FileMount,
@@ -356,6 +356,10 @@ def test_a_working_directory_that_exists_is_an_empty_layer(bench: Bench) -> None
         ("5:staff", (5, 50)),
         ("0:0", (0, 0)),
         (":staff", (0, 50)),
+        ("ada:", (1000, 0)),
+        ("5:", (5, 0)),
+        ("root", (0, 0)),
+        ("5:root", (5, 0)),
     ],
 )
 def test_names_of_owners_are_looked_up_in_the_image(
@@ -394,7 +398,15 @@ def test_a_passwd_that_is_a_link_is_read_inside_the_image(
     assert bench.owner("g") == (66, 77)
     outside = Bench(store, executor, {"etc/passwd": Link("../../../etc/passwd")})
     with pytest.raises((LoweringError, StoreError)):
-        outside.do(copying({"f": b""}, "f", to="/g", chown="root"))
+        outside.do(copying({"f": b""}, "f", to="/g", chown="daemon"))
+
+
+def test_root_needs_no_passwd_file_and_is_nobody_else(store: Store, executor: FakeExecutor) -> None:
+    """BuildKit looks for no name `root`, whatever the image makes of it."""
+    bench = Bench(store, executor, {"etc/passwd": b"root:x:5:6::/:/bin/sh\n"})
+    for number, chown in enumerate(("root", "root:root", ":root", "0:root")):
+        bench.do(copying({"f": File(uid=7, gid=8)}, "f", to=f"/{number}", chown=chown))
+        assert bench.owner(str(number)) == (0, 0), chown
 
 
 def test_modes_are_laid_over_files(bench: Bench) -> None:
@@ -456,6 +468,28 @@ def test_archives_are_unpacked_by_add_alone(bench: Bench) -> None:
 def test_add_copies_what_is_no_archive(bench: Bench) -> None:
     bench.do(copying({"a.tgz": b"no archive", "d/f": b"1"}, "a.tgz", "d", to="/x/", unpack=True))
     assert (bench.read("x/a.tgz"), bench.read("x/f")) == (b"no archive", b"1")
+
+
+def test_a_hard_link_of_an_archive_to_a_file_of_the_image_has_its_content(bench: Bench) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo("users")
+        member.type, member.linkname = tarfile.LNKTYPE, "etc/passwd"
+        archive.addfile(member)
+    bench.do(copying({"a.tar": stream.getvalue()}, "a.tar", to="/", unpack=True))
+    assert bench.read("users") == bench.read("etc/passwd") == USERS["etc/passwd"]
+
+
+def test_an_archive_that_leads_out_or_removes_is_an_error(bench: Bench) -> None:
+    for name, message in (("../up", "leaves the root"), ("etc/.wh.passwd", "whiteout")):
+        data = tar(**{name: b""})
+        with pytest.raises(BuilderError, match=message):
+            bench.do(copying({"a.tgz": data}, "a.tgz", to="/etc/", unpack=True))
+
+
+def test_names_of_an_archive_may_be_absolute_and_are_beneath_the_destination(bench: Bench) -> None:
+    bench.do(copying({"a.tgz": tar(**{"/etc/f": b"1"})}, "a.tgz", to="/new", unpack=True))
+    assert bench.read("new/etc/f") == b"1"
 
 
 def test_names_that_mean_a_removal_are_refused(bench: Bench) -> None:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from builder.errors import PlanError, UnknownTargetError
 from builder.plan import BuildPlan, ImageBase, ScratchBase, StageBase, plan
-from grammar import DockerfileError, parse
+from grammar import Dockerfile, DockerfileError, parse
 from layerstore import Platform
+from tests.support.growth import LINEAR, growth
 
 AMD = Platform(os="linux", architecture="amd64")
 
@@ -242,3 +243,48 @@ def test_what_is_needed_is_what_can_be_reached(stages: list[list[int]], choice: 
             reached.update(number for number in stages[index] if number < index)
     made: Mapping[int, object] = dict.fromkeys(needed(text, str(target)))
     assert set(made) == reached
+
+
+# Many stages.
+
+
+def stages(count: int) -> Dockerfile:
+    return parse(
+        "".join(
+            f"FROM scratch AS s{index}\nCOPY --from={max(0, index - 1)} / /\n"
+            if index
+            else "FROM scratch AS s0\n"
+            for index in range(count)
+        )
+    )
+
+
+def test_a_plan_takes_linear_time() -> None:
+    def work(dockerfile: Dockerfile) -> None:
+        plan(dockerfile, target="", build_args={}, platform=AMD)
+
+    assert growth(work, stages(500), stages(2000)) < LINEAR
+
+
+def test_a_thousand_stages_that_follow_each_other_are_all_needed() -> None:
+    made = plan(stages(1000), target="", build_args={}, platform=AMD)
+    assert len(made.needed) == 1000
+    assert made.stages[500].visible["s499"] == 499
+    assert made.stages[500].visible["499"] == 499
+    assert "s500" not in made.stages[500].visible
+    assert len(made.stages[500].visible) == 1000
+
+
+def test_a_thousand_arguments_may_refer_to_one_another() -> None:
+    text = "".join(f"ARG a{i + 1}=${{a{i}:-x}}\n" for i in range(1000)) + "FROM base:$a1000\n"
+    assert bases(planned(text)) == [ImageBase(name="base:x")]
+
+
+def test_what_a_stage_sees_is_a_table_of_those_above() -> None:
+    made = planned("FROM a AS x\nFROM b AS y\nFROM c AS X\nFROM d\n")
+    assert [dict(stage.visible) for stage in made.stages] == [
+        {},
+        {"0": 0, "x": 0},
+        {"0": 0, "x": 0, "1": 1, "y": 1},
+        {"0": 0, "x": 2, "1": 1, "y": 1, "2": 2},
+    ]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.schedule import PAUSE, Needs, Readable, Work, run_all, run_one
+from builder.schedule import PAUSE, Later, Needs, Readable, Work, run_all, run_one
 
 
 class Log:
@@ -143,6 +143,21 @@ def test_who_reads_is_waked_when_there_is_something() -> None:
         results = run_all({0: (), 1: ()}, lambda index: (read, write)[index](), jobs=2)
     assert results[0] == b"there"
     assert turns == 1
+
+
+def test_who_sleeps_lets_the_others_go_on() -> None:
+    order = []
+
+    def work(index: int) -> Work[int]:
+        yield Later(0.05 * index)
+        order.append(index)
+        yield Later(0)
+        return index
+
+    start = time.monotonic()
+    assert run_all({3: (), 1: (), 2: ()}, work, jobs=3) == {1: 1, 2: 2, 3: 3}
+    assert order == [1, 2, 3]
+    assert time.monotonic() - start >= 0.15
 
 
 def test_programs_run_at_the_same_time() -> None:

@@ -30,9 +30,7 @@ EXEC = ExecStep(
     secret_env=("HTTP_PROXY=http://user:password@proxy",),
     title="RUN make",
 )
-SELECTION = Selection(
-    name="f", kind="file", digest=Digest.of(b"1"), pivot="p", tree=TREE, path=TreePath("f")
-)
+SELECTION = Selection(name="f", kind="file", digest=Digest.of(b"1"), tree=TREE, path=TreePath("f"))
 COPY = FileStep(
     action=CopyFiles(
         selections=(SELECTION,),
@@ -41,7 +39,6 @@ COPY = FileStep(
         chown="1:2",
         chmod="0755",
         unpack=False,
-        parents=False,
     ),
     title="COPY f /dst/",
 )
@@ -54,8 +51,8 @@ COMPARED = {
     FileStep: {"action"},
     MakeDirectory: {"path", "user"},
     InlineFile: {"name", "content"},
-    CopyFiles: {"selections", "inline", "destination", "chown", "chmod", "unpack", "parents"},
-    Selection: {"name", "kind", "digest", "pivot"},
+    CopyFiles: {"selections", "inline", "destination", "chown", "chmod", "unpack"},
+    Selection: {"name", "kind", "digest"},
 }
 
 
@@ -104,7 +101,6 @@ def test_contents_are_in_a_document_by_digest() -> None:
                     "name": "f",
                     "kind": "file",
                     "digest": str(Digest.of(b"1")),
-                    "pivot": "p",
                 }
             ],
             "inline": [{"type": "InlineFile", "name": "EOF", "content": str(Digest.of(b"text"))}],
@@ -112,7 +108,6 @@ def test_contents_are_in_a_document_by_digest() -> None:
             "chown": "1:2",
             "chmod": "0755",
             "unpack": False,
-            "parents": False,
         },
     }
 
