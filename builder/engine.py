@@ -276,9 +276,12 @@ class _Engine:
         instructions: Sequence[Instruction],
     ) -> Work[StageState]:
         if self._predictor is not None and not self._is_knowable(instruction, stage):
-            outcome = "miss" if self._forced(stage, span) else "depends"
-            self._note(stage, replace(_record_of(instruction, span, stage), outcome=outcome))
-            return self._predictor.with_imaginary_layer(state, "")
+            noted = replace(
+                _record_of(instruction, span, stage),
+                outcome="miss" if (forced := self._forced(stage, span)) else "depends",
+                reason=forced or "what it copies from is not built yet",
+            )
+            return self._imagine(stage, noted, state, "")
         lowered = lower(instruction, state, around)
         for message in lowered.notices:
             self._report(Notice(message=message, line=span.start_line))
@@ -295,7 +298,8 @@ class _Engine:
             epoch=self._epoch,
         )
         key = Digest.of(document)
-        noted = replace(noted, key=key, vertex=vertex)
+        started = _rounded(time.monotonic() - self._began)
+        noted = replace(noted, key=key, vertex=vertex, started=started)
         forced = self._forced(stage, span)
         cached = None if forced else self._store.cache.get(key)
         is_expired = cached is not None and self._is_expired(cached)
@@ -379,8 +383,17 @@ class _Engine:
         assert self._predictor is not None
         seconds, size_bytes = self._predictor.estimate(noted)
         outcome = self._predictor.judge(missed, below)
-        self._note(stage, replace(noted, outcome=outcome, seconds=seconds, size_bytes=size_bytes))
-        return self._predictor.with_imaginary_layer(lowered.state, lowered.created_by)
+        noted = replace(noted, outcome=outcome, seconds=seconds, size_bytes=size_bytes)
+        return self._imagine(stage, noted, lowered.state, lowered.created_by)
+
+    def _imagine(
+        self, stage: PlannedStage, noted: record.StepRecord, state: StageState, created_by: str
+    ) -> StageState:
+        """Go on as if the step had been carried out, on a layer that is none."""
+        assert self._predictor is not None
+        after = self._predictor.with_imaginary_layer(state, created_by)
+        self._note(stage, replace(noted, layer=after.layers[-1].diff_id))
+        return after
 
     # ---- performing
 

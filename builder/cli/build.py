@@ -9,7 +9,11 @@ from builder.cli.arguments import Arguments, Command, UsageError, flag, many, va
 from builder.cli.output import line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from builder import BuildRequest
     from builder.cli.session import Session
+    from layerstore import Store
 
 _STYLES = ("auto", "plain", "tty", "json", "rawjson", "quiet")
 _JOBS_MAX = 1 << 16  # more than a Dockerfile has stages
@@ -17,8 +21,13 @@ _OTHER = "the image is in the store when the build has ended; `lamina save` writ
 _LATER = "this version builds from local directories and images alone"
 
 
-def build(arguments: Arguments, session: "Session") -> int:
-    """Build an image; with -q only its id is printed."""
+def build(
+    arguments: Arguments,
+    session: "Session",
+    *,
+    instead: "Callable[[BuildRequest, Store], int] | None" = None,
+) -> int:
+    """Build an image; with -q only its id is printed. `instead` does something else with it."""
     from builder import BuildRequest, parse_remembered, read_inputs
     from builder import build as build_image
     from builder.cli.progress import Shown, choose
@@ -46,10 +55,15 @@ def build(arguments: Arguments, session: "Session") -> int:
             build_args=build_args,
             labels=_pairs(arguments.values("label")),
             no_cache=arguments.flag("no-cache"),
+            no_cache_stages=_stages(arguments.values("no-cache-filter")),
+            no_cache_from=arguments.number("no-cache-from", least=1),
+            cache_ttl_s=_ttl(arguments.value("cache-ttl")),
             jobs=jobs,
             network=_network(arguments.value("network")),
             source_date_epoch=epoch,
         )
+        if instead is not None:
+            return instead(request, store)
         style = "quiet" if is_quiet else "json" if style == "rawjson" else style
         # The live view draws from a thread, and after the first thread nothing is forked any more.
         is_live = style in ("auto", "tty") and sys.stderr.isatty()
@@ -95,6 +109,22 @@ def _pairs(given: tuple[str, ...]) -> dict[str, str]:
     return {name: text for name, _, text in pairs}
 
 
+def _stages(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of stages, several in one value too."""
+    return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+
+
+def _ttl(given: str | None) -> float | None:
+    if given is None:
+        return None
+    from builder.cli.units import duration
+
+    seconds = duration(given)
+    if seconds is None:
+        raise UsageError(f"invalid argument {given!r} for --cache-ttl", hint="90s, 12h, 7d")
+    return seconds
+
+
 def _jobs(given: str | None) -> int:
     """0 means as many as podman's 0 does: all that could."""
     if given is None:
@@ -126,6 +156,9 @@ BUILD = Command(
         many("--build-arg", metavar="NAME[=VALUE]", about="Set an ARG"),
         many("--label", metavar="NAME=VALUE", about="Label the image"),
         flag("--no-cache", about="Execute every step"),
+        many("--no-cache-filter", metavar="STAGE[,STAGE]", about="Execute all steps of a stage"),
+        value("--no-cache-from", metavar="LINE", about="Execute all steps from that line on"),
+        value("--cache-ttl", metavar="DURATION", about="Execute what was executed longer ago"),
         value("--jobs", metavar="N", about="Stages to build at once (default: the cores)"),
         value(
             "--network",
@@ -142,6 +175,6 @@ BUILD = Command(
         **dict.fromkeys(("--build-context", "--secret", "--ssh", "--pull"), _LATER),
         **dict.fromkeys(("--cache-from", "--cache-to", "--platform", "--annotation"), _LATER),
         **dict.fromkeys(("--add-host", "--shm-size", "--ulimit", "--allow", "--check"), _LATER),
-        **dict.fromkeys(("--no-cache-filter", "--squash", "--call"), _LATER),
+        **dict.fromkeys(("--squash", "--call"), _LATER),
     },
 )

@@ -10,7 +10,14 @@ from builder.cli.arguments import Arguments, Command, UsageError, flag, many, va
 from builder.cli.output import Listing, line, show_rows, write
 from builder.cli.run import check_is_terminal, environment, run_attached
 from builder.cli.terminal import RawTerminal, size
-from builder.cli.units import human_duration, human_size, local_time, since, unix_seconds
+from builder.cli.units import (
+    duration,
+    human_duration,
+    human_size,
+    local_time,
+    since,
+    unix_seconds,
+)
 from builder.errors import ContainerError, NoSuchContainerError
 
 if TYPE_CHECKING:
@@ -411,19 +418,6 @@ def moment_of(text: str) -> float | None:
     if ago is not None:
         return time.time() - ago
     return float(text) if text.replace(".", "", 1).isdecimal() else unix_seconds(text)
-
-
-def duration(text: str) -> float | None:
-    """Go's `1h30m`, in seconds; None if it is none."""
-    import re
-
-    if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s))+", text):
-        return None
-    seconds = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    return sum(
-        float(number) * seconds[unit]
-        for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|h|m|s)", text)
-    )
 
 
 def _tail_then_follow(

@@ -43,6 +43,19 @@ def human_duration(seconds: float) -> str:
     return f"{days // 365} years"
 
 
+def duration(text: str) -> float | None:
+    """Go's `1h30m`, and `7d`, in seconds; None if it is none."""
+    import re
+
+    if not re.fullmatch(r"(\d+(\.\d+)?(ms|d|h|m|s))+", text):
+        return None
+    seconds = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    return sum(
+        float(number) * seconds[unit]
+        for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|d|h|m|s)", text)
+    )
+
+
 def since(moment: float, now: float | None = None) -> str:
     """`2 minutes ago`; `moment` in Unix seconds."""
     return human_duration(max(0.0, (time.time() if now is None else now) - moment)) + " ago"

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.cli.units import (
+    duration,
     human_duration,
     human_size,
     local_time,
@@ -89,6 +90,22 @@ def test_what_is_no_time_is_none(text: str) -> None:
 def test_times_are_written_with_nine_digits() -> None:
     assert rfc3339(0.5) == "1970-01-01T00:00:00.500000000Z"
     assert rfc3339(0, nanoseconds=7) == "1970-01-01T00:00:00.000000007Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("10m", 600.0),
+        ("7d", 604800.0),
+        ("1h30m", 5400.0),
+        ("1.5s", 1.5),
+        ("250ms", 0.25),
+        ("", None),
+        ("10", None),
+    ],
+)
+def test_durations_are_go_s(text: str, seconds: float | None) -> None:
+    assert duration(text) == seconds
 
 
 @settings(deadline=None)
