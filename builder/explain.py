@@ -35,7 +35,8 @@ _TEXT_MAX = 160
 _NAME_MAX = 60
 _EXCERPT = 40
 _SECRET = re.compile(
-    r"(?i)(pass(word|phrase|wd)?|token|secret|credential|api_?key|auth)(_|$|[0-9])"
+    r"(?i)((passw(or)?d|passphrase|pword|token|secret|credential|api_?key)|(^|_)(pass|key|auth))"
+    r"s?(_|$|[0-9])"
 )
 _IDENTITIES = ("target", "name", "path", "id")  # what tells the members of a list apart
 _ABOUT_FILES = ("type", "mode", "owner", "owner", "xattrs", "content", "device", "device", "links")
