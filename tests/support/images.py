@@ -124,8 +124,9 @@ def run_build(
     labels: Mapping[str, str] | None = None,
     no_cache: bool = False,
     epoch: int | None = None,
+    **more: object,
 ) -> Built:
-    """Build `text`; the events are in `events` also when it fails."""
+    """Build `text`; the events are in `events` also when it fails. `more` are BuildRequest's."""
     seen = [] if events is None else events
     request = BuildRequest(
         dockerfile=dockerfile(text),
@@ -138,6 +139,7 @@ def run_build(
         no_cache=no_cache,
         network="none",
         source_date_epoch=epoch,
+        **more,  # type: ignore[arg-type]  # the test's own business
     )
     result = build(request, store, seen.append, start_executor=executor)
     return Built(result=result, events=seen, store=store)
