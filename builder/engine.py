@@ -298,18 +298,22 @@ class _Engine:
             epoch=self._epoch,
         )
         key = Digest.of(document)
-        started = _rounded(time.monotonic() - self._began)
-        noted = replace(noted, key=key, vertex=vertex, started=started)
         forced = self._forced(stage, span)
         cached = None if forced else self._store.cache.get(key)
         is_expired = cached is not None and self._is_expired(cached)
         layer = None if cached is None or is_expired else self._known_layer(cached)
         if cached is not None and layer is not None:
             self._report(VertexCached(vertex=vertex, layer=layer.diff_id))
-            self._note(
-                stage,
-                replace(noted, outcome="cached", layer=layer.diff_id, size_bytes=layer.size_bytes),
+            found = replace(
+                noted,
+                outcome="cached",
+                key=key,
+                layer=layer.diff_id,
+                vertex=vertex,
+                started=_rounded(time.monotonic() - self._began),
+                size_bytes=layer.size_bytes,
             )
+            self._note(stage, found)
         else:
             from builder.earlier import Missed  # nothing of it is loaded when all is cached
 
@@ -329,7 +333,9 @@ class _Engine:
                 steps=self.steps(),
             )
             explained = self._explain(missed)
-            noted = replace(noted, explanation=explained, reason=explained.reason)
+            noted = replace(
+                noted, key=key, vertex=vertex, explanation=explained, reason=explained.reason
+            )
             if self._predictor is not None:
                 return self._predict(missed, below, lowered, stage, noted)
             cached, layer = yield from self._execute(missed, below, stage, noted)

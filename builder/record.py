@@ -11,7 +11,7 @@ newest last. Records of earlier versions are read as far as they go.
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -128,8 +128,7 @@ def write(record: BuildRecord, directory: Path, log: bytes = b"") -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if log:
         _replace(directory / f"{record.id}.log", log)
-    document = json.dumps(asdict(record), sort_keys=True)
-    _replace(directory / f"{record.id}.json", document.encode())
+    _replace(directory / f"{record.id}.json", json.dumps(_plain(record)).encode())
     names = sorted(entry.name for entry in directory.iterdir() if entry.name.endswith(".json"))
     for name in names[:-_KEPT_MAX]:
         remove(name.removesuffix(".json"), directory)
@@ -227,6 +226,20 @@ def _read(path: Path, is_wanted: Callable[[bytes], bool] = lambda _: True) -> Bu
         return BuildRecord(steps=steps, **fields)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # damaged or of another version: no record
+
+
+def _plain(value: BuildRecord | StepRecord) -> dict[str, object]:
+    """What differs from the defaults, by name: shorter and faster than all there is."""
+    found: dict[str, object] = {}
+    for each in fields(value):
+        item = getattr(value, each.name)
+        if item != each.default:
+            found[each.name] = item
+    if isinstance(value, BuildRecord):
+        found["steps"] = [_plain(step) for step in value.steps]
+    elif value.explanation is not None:
+        found["explanation"] = asdict(value.explanation)
+    return found
 
 
 def _step(*, explanation: dict[str, object] | None = None, **fields: object) -> StepRecord:

@@ -14,6 +14,7 @@ checksum is wrong, or whose layer is gone or damaged, is a miss.
 
 import os
 import time
+import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -261,15 +262,11 @@ def _step(row: Row) -> CachedStep:
 
 
 def _pack_listing(listing: bytes) -> bytes:
-    import zlib  # only a build that executes something comes here
-
     return zlib.compress(listing, 1)
 
 
 def _unpack_listing(digest: Digest, value: object) -> bytes | None:
     """The listing; None when it is not the one of this digest."""
-    import zlib
-
     if not isinstance(value, bytes):
         return None
     try:

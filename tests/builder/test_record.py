@@ -279,3 +279,19 @@ def test_the_last_build_of_a_dockerfile_and_target_is_found(tmp_path: Path) -> N
     assert found("-", "/x", "") == ""
     assert found("/a", "/c", "x") == ""
     assert of_place("/a", "/c", "", tmp_path / "absent") is None
+
+
+def test_what_is_as_usual_takes_no_room(tmp_path: Path) -> None:
+    write(RECORD, tmp_path)
+    document = json.loads((tmp_path / f"{RECORD.id}.json").read_text())
+    assert "place" not in document
+    assert document["steps"][0] == {
+        "instruction": "RUN make",
+        "line": 3,
+        "stage": "build",
+        "outcome": "executed",
+        "reason": "",
+        "key": STEP.key,
+        "layer": STEP.layer,
+        "seconds": 1.25,
+    }
