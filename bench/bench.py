@@ -73,6 +73,7 @@ CASES = {
     ),
     "cli": Case(title="--version", peers=("docker", "buildah", "podman"), budget=None),
 }
+_BUILD = "build --progress plain --jobs 4 -t {tag} -f {file} {context}"
 # `minirun` and the runtimes have only the namespaces to make, on a bundle that is mounted already.
 
 
@@ -127,7 +128,7 @@ def _environment(lamina: Path, store: Path) -> dict[str, str]:
     tool = shlex.quote(str(lamina))
     pinned = f"env LAMINA_ROOT={shlex.quote(str(store))} {tool}"
     return os.environ | {
-        "PROJECT_BUILD": f"{pinned} build --progress plain --jobs 4 -t {{tag}} -f {{file}} {{context}}",
+        "PROJECT_BUILD": f"{pinned} {_BUILD}",
         "PROJECT_RUN": f"{pinned} run --rm --network host {{tag}} {{cmd}}",
         "PROJECT_IMPORT": f"{pinned} import {{tar}} {{ref}}",
         "PROJECT_RESET": f"rm -rf {shlex.quote(str(store))}",

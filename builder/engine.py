@@ -22,8 +22,8 @@ Invariants (tests/builder/test_engine.py):
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Literal
 import grammar
 from builder import record, timetravel
 from builder.cachekey import key_document
+from builder.check import check_build
 from builder.errors import (
     BuilderError,
     PlanError,
@@ -48,16 +49,17 @@ from builder.events import (
     VertexOutput,
     VertexStarted,
 )
-from builder.lower import Lowered, Surroundings, lower
+from builder.lower import Lowered, Surroundings, check, lower
 from builder.lower.metadata import with_labels
-from builder.perform import perform
+from builder.mounting import NO_GRANTS, Grants
+from builder.perform import OnFailure, perform
 from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan, stages_of
 from builder.platforms import name_of
 from builder.provide import Provider
 from builder.sandbox import Executor, ExitStatus, ForkServer
 from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.state import StageState
-from builder.steps import selections_of, stands_alone
+from builder.steps import NO_SETTINGS, RunSettings, selections_of, stands_alone
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -69,6 +71,8 @@ from layerstore import (
     NotFoundError,
     Reference,
     Store,
+    StoreError,
+    UnusableLayerError,
     host_platform,
 )
 
@@ -76,6 +80,8 @@ if TYPE_CHECKING:
     from builder.earlier import Earlier, Missed
     from builder.explain import Explanation
     from builder.predict import Predictor
+    from builder.squash import Squash
+    from layerstore import Encoding
 
 DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FLUSH_AFTER_S = 0.5
@@ -102,12 +108,29 @@ class BuildRequest:
     jobs: int = 0  # stages that are built at the same time; 0: as many as there are cores
     network: Literal["host", "none"] = "host"
     source_date_epoch: int | None = None
+    allowed: frozenset[str] = frozenset()  # rights RUN may ask for: network.host, security.insecure
+    run_settings: RunSettings = NO_SETTINGS
+    grants: Grants = NO_GRANTS
+    on_failure: OnFailure | None = None  # what to do where a RUN has failed, before the build ends
+    keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
+    squash: "Squash | None" = None
+    encoding: "Encoding | None" = None  # of the image in the store
+    cache_from: tuple[Path, ...] = ()  # directories of cached steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
+    """What a build made. `base` and `own`: the layers the image stands on, and those made here.
+
+    They are diff_ids; `own` are the layers before they were squashed.
+    """
+
     image: Image
     record: record.BuildRecord
+    base: frozenset[Digest] = frozenset()
+    own: frozenset[Digest] = frozenset()
+    epoch: int | None = None
+    vertices: int = 0  # how many pieces of work were numbered
 
 
 def build(
@@ -126,6 +149,40 @@ def build(
         BuilderError, SandboxError, StoreError, grammar.DockerfileError: with the place in the
             Dockerfile as a note, where there is one.
     """
+    if request.cache_from:
+        _add_caches(request, store, report)
+    with ExitStack() as cleanup:
+        executors: list[Executor] = []
+
+        def executor() -> Executor:  # one, however often it is begun anew
+            if not executors:
+                executors.append(start_executor())
+                cleanup.callback(executors[0].close)
+            return executors[0]
+
+        while True:
+            try:
+                return _build(request, store, report, executor)
+            except UnusableLayerError as error:  # what stands on it is built again without it
+                report(Notice(message=error.message))
+
+
+def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], None]) -> None:
+    from layerstore import CacheDirectory
+
+    def notice(message: str) -> None:
+        report(Notice(message=message))
+
+    for root in request.cache_from:
+        store.cache.add_source(CacheDirectory(root, store, notice))
+
+
+def _build(
+    request: BuildRequest,
+    store: Store,
+    report: Callable[[Event], None],
+    start_executor: Callable[[], Executor],
+) -> BuildResult:
     started = time.time()
     with ExitStack() as cleanup:
         engine = _Engine(request, store, report, cleanup, start_executor)
@@ -133,18 +190,21 @@ def build(
         try:
             store.lease()  # what the build finds must not be collected before it is named
             image = engine.build()
+        except UnusableLayerError:  # it is begun anew
+            raise
         except BaseException as error:
             engine.write_record(started, None, _first_line(error))
             raise
-        for name in request.names:
+        for name in request.names if request.keep else ():
             store.images.tag(image, name)
-        if not request.names:
+        if request.keep and not request.names:
             store.images.note_untagged(image)
         store.flush()
     written = engine.write_record(started, image, "")
-    names = tuple(name.familiar for name in request.names)
-    report(ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names))
-    return BuildResult(image=image, record=written)
+    if request.keep:
+        names = tuple(name.familiar for name in request.names)
+        report(ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names))
+    return engine.result(image, written)
 
 
 def predict(request: BuildRequest, store: Store) -> tuple[record.StepRecord, ...]:
@@ -156,9 +216,13 @@ def predict(request: BuildRequest, store: Store) -> tuple[record.StepRecord, ...
     """
     from builder.predict import Predictor
 
+    def ignore(event: Event) -> None:
+        pass
+
+    _add_caches(request, store, ignore)
     with ExitStack() as cleanup:
         engine = _Engine(
-            request, store, lambda event: None, cleanup, ForkServer, predictor=Predictor(store)
+            request, store, ignore, cleanup, start_executor=ForkServer, predictor=Predictor(store)
         )
         engine.fold()
         return engine.steps()
@@ -202,7 +266,7 @@ class _Engine:
     def build(self) -> Image:
         target = self.fold()
         self._provider.remember()
-        image = self._seal(target)
+        image = self._seal(self._squash(target))
         lines = [line for line, _ in self._noted]
         configs = (self._image_config(state) for _, state in self._noted)
         timetravel.remember(self._store.cache, image, lines, configs)
@@ -220,13 +284,57 @@ class _Engine:
             if self._epoch is None:
                 self._epoch = _written_epoch(self._plan, self._build_args())
             _check_filters(self._request, self._plan)
+        self._report_checks(self._plan)
         stages = self._plan.stages
+        for index in sorted(self._plan.needed):
+            for instruction in stages[index].instructions:
+                with _Located(self._request.dockerfile, instruction.span):
+                    check(
+                        instruction,
+                        allowed=self._request.allowed,
+                        escape=self._request.dockerfile.directives.escape,
+                    )
         run_all(
             {index: stages[index].needs for index in sorted(self._plan.needed)},
             lambda index: self._build_stage(stages[index]),
             jobs=self._request.jobs or len(os.sched_getaffinity(0)),
         )
         return self._states[self._plan.target]
+
+    def _report_checks(self, plan: BuildPlan) -> None:
+        """Report what the build checks say; nothing has been executed yet."""
+        check_build(
+            self._request.dockerfile,
+            target=self._request.target,
+            build_args=self._build_args(),
+            ignore_file=self._request.ignore_file,
+            platform=self._platform,
+            bases=dict(self._known_bases(plan)),
+            cache=self._store.cache,
+            report=self._report,
+        )
+
+    def _known_bases(self, plan: BuildPlan) -> Iterator[tuple[str, tuple[str, ImageConfig]]]:
+        for index in plan.needed:
+            base = plan.stages[index].base
+            if isinstance(base, ImageBase):
+                # without it the build fails, or gets it, where it opens the stage
+                with suppress(StoreError):
+                    image = self._store.images.resolve(base.name)
+                    yield base.name, (image.id, image.config)
+
+    def result(self, image: Image, written: record.BuildRecord) -> BuildResult:
+        """What `build` made of the target."""
+        assert self._plan is not None, "built before"
+        state = self._states[self._plan.target]
+        return BuildResult(
+            image=image,
+            record=written,
+            base=state.base,
+            own=frozenset(layer.diff_id for layer in state.layers) - state.base,
+            epoch=self._epoch,
+            vertices=self._vertex,
+        )
 
     def _build_stage(self, stage: PlannedStage) -> Work[None]:
         for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us
@@ -244,6 +352,9 @@ class _Engine:
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
+            allowed=self._request.allowed,
+            settings=self._request.run_settings,
+            no_cache=self._request.no_cache,
         )
         self._note_moment(stage, stage.from_node.span, state)
         instructions = [*triggers, *stage.instructions]
@@ -339,7 +450,9 @@ class _Engine:
             if self._predictor is not None:
                 return self._predict(missed, below, lowered, stage, noted)
             cached, layer = yield from self._execute(missed, below, stage, noted)
-        return lowered.state.with_layer(layer, created=cached.created, created_by=cached.created_by)
+        return lowered.state.with_layer(
+            layer, created=cached.created, created_by=cached.created_by, line=span.start_line
+        )
 
     def _forced(self, stage: PlannedStage, span: Span) -> str:
         """The option by which a step is carried out whatever is in the cache; empty for none."""
@@ -449,6 +562,8 @@ class _Engine:
                 output=output,
                 epoch=self._epoch,
                 ended=ended,
+                grants=self._request.grants,
+                on_failure=self._request.on_failure,
             )
         except (GeneratorExit, KeyboardInterrupt):
             seconds = time.monotonic() - started
@@ -543,7 +658,6 @@ class _Engine:
         """The executor, started for the first program; no thread has been started before."""
         if self._executor is None:
             self._executor = self._start_executor()
-            self._cleanup.callback(self._executor.close)
         return self._executor
 
     def _build_args(self) -> Mapping[str, str]:
@@ -551,8 +665,17 @@ class _Engine:
 
     # ---- the result
 
+    def _squash(self, state: StageState) -> StageState:
+        wish = self._request.squash
+        if wish is None:
+            return state
+        from builder.squash import squashed
+
+        return squashed(state, wish, self._store)
+
     def _seal(self, state: StageState) -> Image:
-        return self._store.images.seal(self._image_config(state), state.layers)
+        image = self._store.images.seal(self._image_config(state), state.layers)
+        return image if self._request.encoding is None else self._encoded(image, state)
 
     def _image_config(self, state: StageState) -> ImageConfig:
         config = state.config
@@ -572,6 +695,20 @@ class _Engine:
             diff_ids=tuple(layer.diff_id for layer in state.layers),
             history=state.history,
         )
+
+    def _encoded(self, image: Image, state: StageState) -> Image:
+        from layerstore import encode_image
+
+        assert self._request.encoding is not None, "asked before"
+        encoded = encode_image(
+            self._store,
+            image,
+            self._request.encoding,
+            is_own=lambda layer: layer.diff_id not in state.base,
+        )
+        if encoded is not image:
+            self._store.blobs.discard(image.descriptor.digest)  # the manifest nobody will name
+        return encoded
 
     def _created_now(self) -> str:
         epoch = self._epoch

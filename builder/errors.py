@@ -4,11 +4,15 @@ BuilderError(message, hint)
   PlanError                          the Dockerfile cannot be planned
     UnknownStageError(name, nearest)
     UnknownTargetError(name, nearest)
+    CheckFailedError(rules)          a build check, where warnings are errors
   UnsupportedFeatureError(feature)   known, and not carried out by this version
   LoweringError                      an instruction whose words make no sense (bad port, bad user)
+  OutputError                        what --output, --cache-to and the like ask for makes no sense
   ContextError                       the build context
     SourceNotFoundError(pattern, nearest)
     OutsideContextError(path)
+  MissingGrantError(kind, id)        a RUN needs a secret or an agent that was not given
+  SecretLeakError(id, path)          a RUN wrote a secret into its layer
   NoSuchMomentError(name)            app@9 of an image with fewer instructions
   StepFailedError(title, status)     the program of a RUN ended badly: the user's turn
   ContainerError                     containers
@@ -57,6 +61,17 @@ class UnknownTargetError(PlanError):
         self.nearest = nearest
 
 
+class CheckFailedError(PlanError):
+    """Warnings of build checks in a file that says `# check=error=true`."""
+
+    def __init__(self, *, rules: tuple[str, ...]) -> None:
+        super().__init__(
+            f"lint violation found for rules: {', '.join(rules)}",
+            hint="the file has `check=error=true`",
+        )
+        self.rules = rules
+
+
 class UnsupportedFeatureError(BuilderError):
     def __init__(self, *, feature: str, hint: str = "") -> None:
         super().__init__(f"{feature} is not supported by this version of lamina", hint=hint)
@@ -64,6 +79,10 @@ class UnsupportedFeatureError(BuilderError):
 
 
 class LoweringError(BuilderError):
+    pass
+
+
+class OutputError(BuilderError):
     pass
 
 
@@ -86,6 +105,29 @@ class OutsideContextError(ContextError):
             f"{path!r} leads outside of the build context",
             hint="copy the file into the context, or use another context directory",
         )
+        self.path = path
+
+
+class MissingGrantError(BuilderError):
+    """`kind` is the option that would have given it: `secret` or `ssh`."""
+
+    def __init__(self, *, kind: str, id: str) -> None:
+        what = "secret" if kind == "secret" else "ssh agent"
+        value = f"id={id},src=FILE" if kind == "secret" else id
+        super().__init__(
+            f"the {what} {id!r} is required, and was not given", hint=f"build with --{kind} {value}"
+        )
+        self.kind = kind
+        self.id = id
+
+
+class SecretLeakError(BuilderError):
+    def __init__(self, *, id: str, path: str) -> None:
+        super().__init__(
+            f"the secret {id!r} was written into the image, at '/{path}'",
+            hint="whoever gets the image could read it: use it where it is mounted",
+        )
+        self.id = id
         self.path = path
 
 

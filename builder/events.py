@@ -74,6 +74,18 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckWarning:
+    """What a build check has against the lines `line` to `end_line` of the Dockerfile."""
+
+    rule: str
+    detail: str
+    line: int
+    end_line: int
+    description: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSealed:
     """The result: image id (config digest), manifest digest, and the names it got."""
 
@@ -90,5 +102,6 @@ Event = (
     | VertexFailed
     | VertexCanceled
     | Notice
+    | CheckWarning
     | ImageSealed
 )

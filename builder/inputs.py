@@ -69,14 +69,25 @@ def read_inputs(path: str, file: str | None, stdin: BinaryIO) -> Inputs:
         ignore_file = _read_optional(context / ".dockerignore")
         return Inputs(name="-", text=_read_stdin(stdin), context=context, ignore_file=ignore_file)
     dockerfile = _dockerfile(context, file)
-    ignore_file = _read_optional(Path(f"{dockerfile}.dockerignore"))
-    if ignore_file is None:
-        ignore_file = _read_optional(context / ".dockerignore")
     return Inputs(
         name=str(dockerfile),
         text=_read(dockerfile),
         context=context,
-        ignore_file=ignore_file,
+        ignore_file=_read_ignore_file(dockerfile, context),
+    )
+
+
+def read_beside(dockerfile: Path) -> Inputs:
+    """Read a Dockerfile without a context; the ignore file is the one of its directory.
+
+    Raises:
+        ContextError: it cannot be read.
+    """
+    return Inputs(
+        name=str(dockerfile),
+        text=_read(dockerfile),
+        context=None,
+        ignore_file=_read_ignore_file(dockerfile, dockerfile.parent),
     )
 
 
@@ -128,6 +139,11 @@ def _dockerfile(context: Path, file: str | None) -> Path:
 def _within(context: Path, given: Path) -> Path:
     inside = context / given
     return inside if inside.exists() else given
+
+
+def _read_ignore_file(dockerfile: Path, directory: Path) -> bytes | None:
+    own = _read_optional(Path(f"{dockerfile}.dockerignore"))
+    return own if own is not None else _read_optional(directory / ".dockerignore")
 
 
 def _read(path: Path) -> bytes:

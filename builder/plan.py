@@ -108,7 +108,7 @@ def plan(
         PlanError: an unknown target, an empty or malformed base.
         grammar.DockerfileError: a word that cannot be expanded.
     """
-    global_args = _global_args(dockerfile, build_args, platform, target)
+    global_args = global_values(dockerfile, build_args, platform, target)
     stages: list[PlannedStage] = []
     table: dict[str, list[int]] = {}
     for index, stage in enumerate(dockerfile.stages):
@@ -126,9 +126,17 @@ def plan(
     )
 
 
-def _global_args(
+def global_values(
     dockerfile: Dockerfile, build_args: Mapping[str, str], platform: Platform, target: str
 ) -> dict[str, str]:
+    """The ARGs that FROM sees: the predefined ones, and those before the first FROM.
+
+    Raises:
+        PlanError: there is no FROM.
+        grammar.DockerfileError: a default that cannot be expanded.
+    """
+    if not dockerfile.stages:
+        raise PlanError("dockerfile contains no stages to build", hint="begin with FROM")
     stage = target or dockerfile.stages[-1].base.alias or "default"
     values = {**platform_args(platform, target=platform), "TARGETSTAGE": stage}
     values.update((name, build_args[name]) for name in values if name in build_args)

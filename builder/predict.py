@@ -46,7 +46,7 @@ class Predictor:
         alike = _without_parent(missed.document)
         known = self.is_known(state)
         # one that an earlier step of this build puts there may be found, or be under way
-        depends = alike in self._missed or (not known and alike in self._get_cached())
+        depends = alike in self._missed or (not known and self._may_be_cached(alike))
         self._missed.add(alike)
         return "depends" if depends and not missed.forced else "miss"
 
@@ -66,6 +66,9 @@ class Predictor:
             0.0 if cached is None else cached.seconds,
             0 if layer is None else layer.size_bytes,
         )
+
+    def _may_be_cached(self, alike: str) -> bool:
+        return self._store.cache.has_sources or alike in self._get_cached()
 
     def _get_cached(self) -> set[str]:
         if self._cached is None:

@@ -66,6 +66,8 @@ class Provider:
             return self._layer_tree(self._finished(index).layers, f"the stage {name!r}")
         if name.isdigit():
             raise UnknownStageError(name=name, nearest=None)
+        if name == "scratch":
+            return self._layer_tree((), "scratch")
         image = self.image(name, stage)
         return self._layer_tree(image.layers, f"the image {name!r}")
 

@@ -14,7 +14,6 @@ Source: BuildKit solver/llbsolver/file and fsutil/copy (ResolveWildcards, Follow
 
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -139,7 +138,7 @@ def resolve(tree: Resolvable, path: str) -> TreePath:
 
 
 def matches(tree: SourceTree, pattern: str) -> list[str]:
-    """The paths that a source word with wildcards stands for, in byte order.
+    """The paths that a source word with wildcards stands for, in the order of a walk.
 
     As in BuildKit, links are followed before the first wildcard, and not from there on.
     """
@@ -154,7 +153,7 @@ def matches(tree: SourceTree, pattern: str) -> list[str]:
             for name in tree.children(directory)
             if regex.match(name)
         ]
-    return sorted(found, key=os.fsencode)
+    return list(found)
 
 
 def walk(
@@ -261,6 +260,17 @@ class LayerTree:
     @property
     def description(self) -> str:
         return self._description
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The stack, bottom first: whoever mounts it needs no copy."""
+        return self._layers
+
+    def everything(self) -> Selection:
+        """All of it. Known by its layers, so that nothing has to be looked at."""
+        contents = "".join(f"{layer.content_digest}\n" for layer in self._layers)
+        digest = Digest.of(contents.encode())
+        return Selection(name="", kind="dir", digest=digest, tree=self, path=TreePath(""))
 
     def get(self, path: TreePath) -> SourceEntry | None:
         node = self._tree().get(path)

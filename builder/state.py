@@ -3,6 +3,7 @@
     config    what the image config will say (environment, command, user, ...)
     args      ARG values in scope, later declarations last; never part of the config
     layers    bottom first, the base's included
+    own_lines lines of the Dockerfile that made the topmost layers, those that no image brought
     history   one entry per instruction, the base's included; empty_layer where no layer belongs
 
 An ENV of the stage wins over an ARG of the same name, whichever came first.
@@ -27,6 +28,7 @@ class StageState:
     args: tuple[tuple[str, str | None], ...] = ()
     layers: tuple[Layer, ...] = ()
     chain_id: Digest | None = None
+    own_lines: tuple[int, ...] = ()
     history: tuple[History, ...] = ()
     author: str = ""
     created: str = UNKNOWN_TIME
@@ -41,6 +43,12 @@ class StageState:
     def workdir(self) -> str:
         """The working directory in normal form, `/` where none was set."""
         return "/" + posixpath.normpath("/" + self.config.working_dir).lstrip("/")
+
+    @property
+    def base(self) -> frozenset[Digest]:
+        """The diff_ids of the layers that an image brought."""
+        count = len(self.layers) - len(self.own_lines)
+        return frozenset(layer.diff_id for layer in self.layers[:count])
 
     def environment(self) -> dict[str, str]:
         """ENV and, where ENV does not have the name, ARG: what words and programs see."""
@@ -61,13 +69,14 @@ class StageState:
         )
         return replace(self, history=(*self.history, entry))
 
-    def with_layer(self, layer: Layer, *, created: str, created_by: str) -> Self:
+    def with_layer(self, layer: Layer, *, created: str, created_by: str, line: int = 0) -> Self:
         """A step was performed, or found in the cache."""
         below = () if self.chain_id is None else (self.chain_id,)
         return replace(
             self,
             layers=(*self.layers, layer),
             chain_id=chain_ids([*below, layer.diff_id])[-1],
+            own_lines=(*self.own_lines, line),
             history=(
                 *self.history,
                 History(created=created, created_by=created_by, comment=COMMENT),

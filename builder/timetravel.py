@@ -71,7 +71,8 @@ def at(store: Store, image: Image, found: Sequence[Moment], number: int) -> Imag
     if number == found[-1].number:
         return image
     config = found[number].config
-    sealed = store.images.seal(config, image.layers[: len(config.diff_ids)])
+    # not the image's own: what was squashed has other layers than its moments
+    sealed = store.images.seal(config, [store.layers.get(each) for each in config.diff_ids])
     if found[number].is_exact:
         until = found[: number + 1]
         remember(store.cache, sealed, [m.line for m in until], (m.config for m in until))

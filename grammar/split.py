@@ -23,6 +23,7 @@ Source: moby/buildkit frontend/dockerfile/parser: split_command.go, line_parsers
 """
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 from grammar.errors import DockerfileError, DockerfileSyntaxError, ExpansionError
@@ -70,17 +71,6 @@ _FLAG_PIECE = re.compile(
     rf"""(["'])((?:(?!\1)[^\\]|\\.)*)(?:\1|\\?\Z)|\\(.?)|([^{SPACES}"'\\]+)""", re.S
 )
 _BACKSLASHED = re.compile(r"\\(.)", re.S)
-
-# A word of ENV, LABEL or ARG, for either escape character. `drop` is an escape character with
-# nothing after it, which is no part of the word.
-_QUOTED_WORD = {
-    escape: re.compile(
-        rf"""(?:[^{SPACES}'"{e}]+|{e}.|(?P<drop>{e})\Z|'[^']*(?:'|\Z)"""
-        rf"""|"[^"{e}]*(?:{e}.[^"{e}]*)*(?:"|(?P<cut>{e}?)\Z))+""",
-        re.S,
-    )
-    for escape, e in (("\\", r"\\"), ("`", "`"))
-}
 
 _JSON = re.compile(
     r'[ \t\r\n]*(?:("[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*")'
@@ -299,8 +289,19 @@ def _split_blanks(text: str, at: int, end: int) -> list[Part]:
     return [Part(word[0], *word.span()) for word in _WORD_BLANKS.finditer(text, at, end)]
 
 
+@cache
+def _quoted_word(escape: str) -> re.Pattern[str]:
+    """A word of ENV, LABEL or ARG. `drop` is an escape character with nothing after it."""
+    e = re.escape(escape)
+    return re.compile(
+        rf"""(?:[^{SPACES}'"{e}]+|{e}.|(?P<drop>{e})\Z|'[^']*(?:'|\Z)"""
+        rf"""|"[^"{e}]*(?:{e}.[^"{e}]*)*(?:"|(?P<cut>{e}?)\Z))+""",
+        re.S,
+    )
+
+
 def _split_words(text: str, at: int, end: int, escape: str) -> list[Part]:
-    pattern = _QUOTED_WORD[escape]
+    pattern = _quoted_word(escape)
     words: list[Part] = []
     while at < end:
         blank = _SPACES.match(text, at, end)

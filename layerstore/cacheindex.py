@@ -8,6 +8,8 @@ Beside the steps, the listings of what they copied are kept, one for each conten
 found by their own digest. They explain later misses file by file, and are worth no more than that:
 the oldest go when all of them together take too much room.
 
+What is not known here is looked for in the sources that were added: caches of other stores.
+
 What is put is seen at once through this object, by others after `Store.flush`. A row whose
 checksum is wrong, or whose layer is gone or damaged, is a miss.
 """
@@ -18,7 +20,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from layerstore.database import Database, Row, Statement, checksum
 from layerstore.digest import Digest
@@ -56,6 +58,36 @@ class CachedStep:
     put_s: float = field(default=0.0, compare=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """A step with all that it is found by."""
+
+    step: CachedStep
+    parent: Digest | None
+    variant: str
+    content_digest: Digest
+
+    def values(self) -> Row:
+        """What a row of the database has."""
+        step = self.step
+        return (
+            *(step.key, step.diff_id, step.created, step.created_by, step.seconds, step.document),
+            *(step.put_s, self.parent or "", self.variant, self.content_digest),
+        )
+
+
+class StepSource(Protocol):
+    """A cache elsewhere. It offers the layers of the steps that it gives to the store."""
+
+    def find(self, key: Digest) -> CachedStep | None:
+        """The step with this key."""
+
+    def same_content(
+        self, parent: Digest | None, content_digest: Digest, variant: str
+    ) -> CachedStep | None:
+        """A step on `parent` whose layer has this time-blind content."""
+
+
 class FileStamp(NamedTuple):
     """A file as it was when its digest was taken. While the rest is equal, so is the digest."""
 
@@ -74,9 +106,19 @@ class CacheIndex:
     def __init__(self, database: Database, find_layer: Callable[[Digest], Layer | None]) -> None:
         self._database = database
         self._find_layer = find_layer
-        self._pending: dict[Digest, _StepRow] = {}
+        self._pending: dict[Digest, StepRow] = {}
         self._pending_memos: dict[tuple[str, str], bytes] = {}
         self._pending_listings: dict[Digest, bytes] = {}
+        self._sources: list[StepSource] = []
+
+    def add_source(self, source: StepSource) -> None:
+        """Look into `source`, too, after this store and the sources added before."""
+        self._sources.append(source)
+
+    @property
+    def has_sources(self) -> bool:
+        """Whether steps are looked for elsewhere, too."""
+        return bool(self._sources)
 
     def get(self, key: Digest) -> CachedStep | None:
         """The step with exactly this key, if its layer can still be used."""
@@ -84,7 +126,9 @@ class CacheIndex:
         if pending is not None:
             return pending.step
         rows = self._database.query(f"SELECT {_STEP}, checksum FROM steps WHERE key = ?", (key,))
-        return next(self._usable(rows), None)
+        found = next(self._usable(rows), None)
+        elsewhere = (source.find(key) for source in self._sources)
+        return found or next(filter(None, elsewhere), None)
 
     def find(self, key: Digest) -> CachedStep | None:
         """The step with exactly this key, whether or not its layer can still be used."""
@@ -119,18 +163,30 @@ class CacheIndex:
             " WHERE parent = ? AND content_digest = ? AND variant = ? ORDER BY rowid",
             (parent or "", content_digest, variant),
         )
-        return next(self._usable(rows), None)
+        found = next(self._usable(rows), None)
+        elsewhere = (
+            source.same_content(parent, content_digest, variant) for source in self._sources
+        )
+        return found or next(filter(None, elsewhere), None)
 
     def put(self, step: CachedStep, *, parent: Digest | None, variant: str) -> None:
         """Remember `step`, whose layer is committed. An earlier step with the key is replaced."""
         layer = self._find_layer(step.diff_id)
         assert layer is not None, "a step is put after its layer was committed"
-        self._pending[step.key] = _StepRow(
+        self._pending[step.key] = StepRow(
             step=replace(step, put_s=time.time()),
             parent=parent,
             variant=variant,
             content_digest=layer.content_digest,
         )
+
+    def row(self, key: Digest) -> StepRow | None:
+        """The step of this store with exactly this key, and what else it is found by."""
+        pending = self._pending.get(key)
+        if pending is not None:
+            return pending
+        rows = self._database.query(f"SELECT {_STEP}, checksum FROM steps WHERE key = ?", (key,))
+        return next((_row(row) for row in rows if _is_intact(row)), None)
 
     def steps(self) -> Iterator[CachedStep]:
         """Every step there is, oldest first."""
@@ -226,21 +282,6 @@ class CacheIndex:
                     yield step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _StepRow:
-    step: CachedStep
-    parent: Digest | None
-    variant: str
-    content_digest: Digest
-
-    def values(self) -> Row:
-        step = self.step
-        return (
-            *(step.key, step.diff_id, step.created, step.created_by, step.seconds, step.document),
-            *(step.put_s, self.parent or "", self.variant, self.content_digest),
-        )
-
-
 def _is_intact(row: Row) -> bool:
     return row[-1] == checksum(*row[:-1])
 
@@ -258,6 +299,16 @@ def _step(row: Row) -> CachedStep:
         seconds=seconds,
         document=document,
         put_s=put_s,
+    )
+
+
+def _row(row: Row) -> StepRow:
+    *_, parent, variant, content_digest, _ = row
+    return StepRow(
+        step=_step(row),
+        parent=Digest(parent) if parent else None,
+        variant=str(variant),
+        content_digest=Digest(content_digest),
     )
 
 

@@ -38,7 +38,7 @@ class LayerFiles:
     def __init__(self, store: "LayerStore", layers: "Sequence[Layer]") -> None:
         self._store = store
         self._layers = tuple(layers)
-        self._passes: dict[int, _Pass] = {}
+        self._places: dict[int, Path | _Pass] = {}  # where a layer is read: its checkout, its tar
 
     def content(self, node: "Node") -> Content:
         """The content of a file of the layers' tree, read when it is asked for."""
@@ -54,21 +54,22 @@ class LayerFiles:
         entry = node.entry
         if entry.kind != "file" or entry.digest is None:
             raise StoreError(f"{entry.path!r} is no file")
-        layer = self._layers[node.layer]
-        checkout = self._store.find_checkout(layer)
-        if checkout is None:
-            found = self._pass(node.layer).find(entry)
+        place = self._place(node.layer)
+        if isinstance(place, _Pass):
+            found = place.find(entry)
             if found is not None:
                 yield from found
                 return
-            checkout = self._store.checkout(layer)
-        yield from _verified(_pieces_of_file(checkout, entry.path), entry)
+            place.close()
+            place = self._places[node.layer] = self._store.checkout(self._layers[node.layer])
+        yield from _verified(_pieces_of_file(place, entry.path), entry)
 
     def close(self) -> None:
         """Release the blobs that are open."""
-        for each in self._passes.values():
-            each.close()
-        self._passes = {}
+        for place in self._places.values():
+            if isinstance(place, _Pass):
+                place.close()
+        self._places = {}
 
     def __enter__(self) -> Self:
         return self
@@ -81,10 +82,13 @@ class LayerFiles:
     ) -> None:
         self.close()
 
-    def _pass(self, number: int) -> "_Pass":
-        if number not in self._passes:
-            self._passes[number] = _Pass(self._store, self._layers[number])
-        return self._passes[number]
+    def _place(self, number: int) -> "Path | _Pass":
+        place = self._places.get(number)
+        if place is None:
+            layer = self._layers[number]
+            place = self._store.find_checkout(layer) or _Pass(self._store, layer)
+            self._places[number] = place
+        return place
 
 
 class _Pass:

@@ -22,7 +22,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from layerstore.blobs import BlobStore, fsync, is_intact
 from layerstore.database import Database, Row, Statement, Value, checksum
@@ -72,6 +72,20 @@ class Layer:
         return not (self.files or self.dirs or self.removed)
 
 
+class Offer(Protocol):
+    """A layer that lies elsewhere (in an imported cache), and is fetched when its bytes matter."""
+
+    @property
+    def layer(self) -> Layer:
+        """What it is said to be."""
+
+    def read_toc(self) -> "list[TocEntry]":
+        """Its table of contents. Raises UnusableLayerError."""
+
+    def fetch(self) -> Layer:
+        """Take it into the store. Raises UnusableLayerError."""
+
+
 class LayerStore:
     """The layers of one store.
 
@@ -99,6 +113,7 @@ class LayerStore:
         self._snapshots = private / "snapshots"
         self._pending: dict[Digest, Layer] = {}
         self._found: dict[Digest, Layer] = {}  # known to be usable, and held
+        self._offers: dict[Digest, Offer] = {}
         self._unsynced: set[Digest] = set()  # layers whose table of contents is new
 
     def commit(
@@ -163,7 +178,7 @@ class LayerStore:
 
         Raises as `adopt`, and NotFoundError when the blob is missing.
         """
-        known = self.find(expected_diff_id)
+        known = self._find_here(expected_diff_id)
         if known is not None and known.descriptor.digest == descriptor.digest:
             return known
         with self._blobs.open(descriptor.digest, size_bytes=descriptor.size_bytes) as reader:
@@ -184,6 +199,10 @@ class LayerStore:
 
     def find(self, diff_id: Digest) -> Layer | None:
         """The layer; None when there is none that can be used (blob missing or damaged)."""
+        offer = self._offers.get(diff_id)
+        return self._find_here(diff_id) if offer is None else offer.layer
+
+    def _find_here(self, diff_id: Digest) -> Layer | None:
         known = self._pending.get(diff_id) or self._found.get(diff_id)
         if known is not None:
             return known
@@ -197,6 +216,22 @@ class LayerStore:
                 self._found[diff_id] = layer
                 return layer
         return None
+
+    def offer(self, offer: Offer) -> bool:
+        """Know a layer that can be fetched, while this object lives; False when it is here."""
+        if self._find_here(offer.layer.diff_id) is not None:
+            return False
+        self._offers.setdefault(offer.layer.diff_id, offer)
+        return True
+
+    def fetch(self, layer: Layer) -> Layer:
+        """Make sure that the bytes of `layer` are here.
+
+        Raises:
+            UnusableLayerError: it was offered, and what came is not what was said.
+        """
+        offer = self._offers.pop(layer.diff_id, None)
+        return layer if offer is None else offer.fetch()
 
     def find_all(self, diff_ids: Sequence[Digest]) -> dict[Digest, Layer]:
         """Those of `diff_ids` that are known, by one query. Nothing is held or looked at."""
@@ -224,6 +259,9 @@ class LayerStore:
         """The table of contents, read again from the blob when the file is missing or damaged."""
         from layerstore import toc
 
+        offer = self._offers.get(layer.diff_id)
+        if offer is not None:
+            return offer.read_toc()
         try:
             return toc.load(self.toc_path(layer.diff_id).read_bytes())
         except (FileNotFoundError, MalformedDocumentError):
@@ -234,6 +272,7 @@ class LayerStore:
 
     def reread(self, layer: Layer) -> "tuple[Layer, list[TocEntry]]":
         """What the blob itself says of the layer and what is in it. Raises as `adopt`."""
+        layer = self.fetch(layer)
         with self._blobs.open(layer.descriptor.digest) as reader:
             found, entries = self._survey(reader, layer.descriptor, layer.diff_id)
             reader.drain()
@@ -241,6 +280,7 @@ class LayerStore:
 
     def tar_pieces(self, layer: Layer) -> Iterator[bytes]:
         """The uncompressed tar; the last piece comes only when all of it is right."""
+        layer = self.fetch(layer)
         with self._blobs.open(layer.descriptor.digest) as reader:
             tar = self._tar_reader(reader, layer.descriptor)
             held = b""
@@ -262,7 +302,7 @@ class LayerStore:
         path = self.snapshot_path(layer.diff_id)
         if os.path.isdir(path):  # noqa: PTH112 - hot
             return path
-        return self._extract(layer, path)
+        return self._extract(self.fetch(layer), path)
 
     def lowerdirs(self, layers: Sequence[Layer]) -> tuple[Path, ...]:
         """The directories to stack for `layers` (bottom first), topmost first; at least one.
@@ -383,7 +423,8 @@ class LayerStore:
     def _add(self, layer: Layer, entries: "Sequence[TocEntry]") -> Layer:
         """Make the layer known; the one that is there stays, if its blob is good."""
         self._hold((layer.diff_id, layer.descriptor.digest))  # a blob of `index` is not held yet
-        known = self.find(layer.diff_id)
+        self._offers.pop(layer.diff_id, None)
+        known = self._find_here(layer.diff_id)
         if known is not None and known.descriptor.digest != layer.descriptor.digest:
             if is_intact(self._blobs, known.descriptor.digest):
                 return known

@@ -849,7 +849,7 @@ class _OverlayDisk:
     def remove(self, parent: _Dir, name: str, *, is_dir: bool) -> None:
         if is_dir:
             self._close_dirs()
-            _remove_directory(self._fd(parent), name)
+            remove_entry(self._fd(parent), name)
             return
         try:
             os.unlink(name, dir_fd=self._fd(parent))
@@ -1030,12 +1030,12 @@ def remove_tree(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        _remove_directory(parent_fd, path.name)
+        remove_entry(parent_fd, path.name)
     finally:
         os.close(parent_fd)
 
 
-def _remove_directory(parent_fd: int, name: str) -> None:
+def remove_entry(parent_fd: int, name: str) -> None:
     """Remove `name` from an open directory; it may also be a file, or not be there."""
     busy: list[str] = []
     left = [_remove_names(parent_fd, [(name, True)], busy)]

@@ -40,6 +40,7 @@ COMMANDS = {
     "load": "transfer:LOAD",
     "bootstrap": "transfer:BOOTSTRAP",
     "parse": "parse:PARSE",
+    "check": "check:CHECK",
     "fsck": "system:FSCK",
     "info": "system:INFO",
     "version": "system:VERSION",

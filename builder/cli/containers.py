@@ -10,14 +10,7 @@ from builder.cli.arguments import Arguments, Command, UsageError, flag, many, va
 from builder.cli.output import Listing, line, show_rows, write
 from builder.cli.run import check_is_terminal, environment, run_attached
 from builder.cli.terminal import RawTerminal, size
-from builder.cli.units import (
-    duration,
-    human_duration,
-    human_size,
-    local_time,
-    since,
-    unix_seconds,
-)
+from builder.cli.units import human_duration, human_size, local_time, moment_of, since
 from builder.errors import ContainerError, NoSuchContainerError
 
 if TYPE_CHECKING:
@@ -410,14 +403,6 @@ def _moment(arguments: Arguments, key: str) -> str:
         )
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
     return f"{whole}.{int(moment % 1 * 10**9):09d}Z"
-
-
-def moment_of(text: str) -> float | None:
-    """`10m` (ago), Unix seconds or RFC 3339, in Unix seconds; None if it is none of these."""
-    ago = duration(text)
-    if ago is not None:
-        return time.time() - ago
-    return float(text) if text.replace(".", "", 1).isdecimal() else unix_seconds(text)
 
 
 def _tail_then_follow(

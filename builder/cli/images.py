@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.output import Listing, line, show_rows, warn, write
-from builder.cli.units import human_size, local_time, rfc3339_seconds, since, unix_seconds
+from builder.cli.units import (
+    human_size,
+    local_time,
+    moment_of,
+    rfc3339_seconds,
+    since,
+    unix_seconds,
+)
 from builder.errors import BuilderError
 
 if TYPE_CHECKING:
@@ -152,7 +159,7 @@ def _remove(store: "Store", session: "Session", word: str, *, force: bool) -> bo
     image = store.images.resolve(word)
     names = store.images.names(image)
     name = _name_meant(word, names)
-    if name is not None and len(names) > 1:
+    if name is not None and (len(names) > 1 or (force and _runs(session, image))):
         store.images.untag(name)
         line(f"Untagged: {name.familiar}")
         return False
@@ -178,6 +185,17 @@ def _name_meant(word: str, names: tuple[str, ...]) -> "Reference | None":
     except InvalidReferenceError:
         return None
     return reference if reference.familiar in names else None
+
+
+def _runs(session: "Session", image: "Image") -> bool:
+    """Whether a container of it runs: then the image stays, as with docker, and loses its name."""
+    from builder.runner import ContainerStore
+
+    containers = ContainerStore(session.private)
+    containers.sweep()
+    return any(
+        record.image_id == image.id and record.state == "running" for record in containers.all()
+    )
 
 
 def _check_containers(session: "Session", image: "Image", *, force: bool) -> None:
@@ -206,7 +224,7 @@ def history(arguments: Arguments, session: "Session") -> int:
         image = resolve(store, arguments.words[0])
         below = base_count(store.cache, image)
     template = arguments.value("format")
-    is_table = template is None and not arguments.flag("quiet")
+    is_table = template in (None, "", "table") and not arguments.flag("quiet")
     rows: list[dict[str, str]] = []
     entries = image.history()
     for position, (entry, layer) in reversed(list(enumerate(entries, 1 - below))):
@@ -293,8 +311,6 @@ def chooser(filters: Iterable[str]) -> "Callable[[Labels, float], bool]":
     Raises:
         UsageError: another filter, or a bad time.
     """
-    from builder.cli.containers import moment_of
-
     tests: list[Callable[[Labels, float], bool]] = []
     for text in filters:
         key, _, content = text.partition("=")
@@ -376,7 +392,8 @@ def _patterns(arguments: Arguments) -> list[str]:
     from builder.patterns import BadPatternError, check
 
     texts = (text.partition("=") for text in arguments.values("filter"))
-    patterns = [pattern for key, _, pattern in texts if key == "reference"] + arguments.words
+    patterns = [pattern for key, _, pattern in texts if key == "reference"]
+    patterns += [word for word in arguments.words if word]
     for pattern in patterns:
         try:
             check(pattern)
@@ -459,6 +476,7 @@ RMI = Command(
         flag("--no-prune", about="Accepted: there are no untagged parents"),
     ),
     words=(1, None),
+    refused={"--platform": "an image goes with all that it has"},
 )
 HISTORY = Command(
     name="history",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO, assert_never
 from builder.cli.output import printable
 from builder.cli.units import human_size
 from builder.events import (
+    CheckWarning,
     Event,
     ImageSealed,
     Notice,
@@ -45,6 +46,7 @@ _NAMES: "dict[type[Event], str]" = {
     VertexFailed: "failed",
     VertexCanceled: "canceled",
     Notice: "notice",
+    CheckWarning: "warning",
     ImageSealed: "image",
 }
 
@@ -79,6 +81,7 @@ class Plain:
         self._started: dict[int, float] = {}
         self._lines: dict[int, _Lines] = {}
         self._last = 0  # the vertex that wrote last
+        self._warnings: list[CheckWarning] = []
 
     def report(self, event: Event) -> None:
         """Write the lines of one event."""
@@ -110,6 +113,8 @@ class Plain:
                 self._end(event.vertex)
             case Notice():
                 self._stream.write(_notice(event) + "\n")
+            case CheckWarning():
+                self._warnings.append(event)
             case ImageSealed():
                 self._stream.write(_sealed(event) + "\n")
             case _:
@@ -117,7 +122,9 @@ class Plain:
         self._stream.flush()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Say what the checks had to say, where it is seen: at the end."""
+        self._stream.write(_warned(self._warnings))
+        self._stream.flush()
 
     def _turn_to(self, vertex: int) -> None:
         """Say whose lines follow, when they are not those of the one before."""
@@ -188,7 +195,7 @@ class Quiet:
                 self._stream.write(self._tails[event.vertex].shown())
             case Notice():
                 self._stream.write(_notice(event) + "\n")
-            case VertexCached() | VertexDone() | VertexCanceled() | ImageSealed():
+            case VertexCached() | VertexDone() | VertexCanceled() | CheckWarning() | ImageSealed():
                 pass
             case _:
                 assert_never(event)
@@ -215,6 +222,7 @@ class Terminal:
 
         self._begin = time.monotonic()
         self._work: dict[int, _Work] = {}
+        self._warnings: list[CheckWarning] = []
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._console: Console = Console(file=stream, highlight=False)
@@ -258,6 +266,8 @@ class Terminal:
                     self._settle(event.vertex, "CANCELED", style="yellow")
                 case Notice():
                     self._print(_notice(event), style="yellow")
+                case CheckWarning():
+                    self._warnings.append(event)
                 case ImageSealed():
                     self._print(_sealed(event), style="bold")
                 case _:
@@ -270,6 +280,7 @@ class Terminal:
         with self._lock:
             self._work.clear()
             self._live.stop()
+            self._console.file.write(_warned(self._warnings))
 
     def _settle(self, vertex: int, result: str, *, style: str) -> None:
         work = self._work.pop(vertex)
@@ -372,6 +383,18 @@ def _text(line: bytes) -> str:
 def _notice(event: Notice) -> str:
     where = f" (line {event.line})" if event.line else ""
     return f"WARNING: {printable(event.message)}{where}"
+
+
+def _warned(warnings: list[CheckWarning]) -> str:
+    """The warnings of build checks, as buildx shows them after a build."""
+    if not warnings:
+        return ""
+    count = "1 warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
+    lines = [
+        f" - {warning.rule}: {printable(warning.detail)} (line {warning.line})\n"
+        for warning in warnings
+    ]
+    return f"\n {count} found (use --check to expand):\n{''.join(lines)}"
 
 
 def _sealed(event: ImageSealed) -> str:

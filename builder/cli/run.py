@@ -12,6 +12,7 @@ from builder import runner
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, maybe, value
 from builder.cli.output import line
 from builder.cli.terminal import RawTerminal, size
+from builder.sizes import parse_size
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
@@ -212,7 +213,7 @@ def _size(arguments: Arguments, key: str) -> int:
     if text is None:
         return 0
     try:
-        return runner.parse_size(text)
+        return parse_size(text)
     except ValueError:
         raise UsageError(f"invalid argument {text!r} for --{key}: not a size, as 64m is") from None
 

@@ -12,7 +12,7 @@ from builder.cli.units import human_size
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
-    from layerstore import Store, Usage
+    from layerstore import Pruned, Store, Usage
 
 DF_LISTING = Listing(
     headings={
@@ -69,7 +69,11 @@ def _df_rows(
             unused,
         ),
         _df_row(
-            "Build Cache", found.cache_steps, 0, found.cache_bytes, found.cache_reclaimable_bytes
+            "Build Cache",
+            found.cache_steps + found.cache_mounts,
+            0,
+            found.cache_bytes,
+            found.cache_reclaimable_bytes,
         ),
     ]
 
@@ -206,9 +210,9 @@ def prune(arguments: Arguments, session: "Session") -> int:
             dry_run=dry_run,
         )
     show_pruned_images(pruned.images, is_done=not dry_run)
-    if pruned.steps:
+    if pruned.steps or pruned.cache_mounts:
         heading = "Build cache that would be deleted" if dry_run else "Deleted build cache"
-        line(f"{heading}: {pruned.steps} steps\n")
+        line(f"{heading}: {_pruned_cache(pruned)}\n")
     word = "Would reclaim" if dry_run else "Total reclaimed space"
     line(f"{word}: {human_size(freed + pruned.freed_bytes, digits=4)}")
     return 0
@@ -256,9 +260,14 @@ def builder_prune(arguments: Arguments, session: "Session") -> int:
         return 0
     with session.open_store() as store:
         pruned = prune_store(store, cache="all" if everything else "unused")
-    line(f"Deleted build cache: {pruned.steps} steps")
+    line(f"Deleted build cache: {_pruned_cache(pruned)}")
     line(f"Total: {human_size(pruned.freed_bytes, digits=4)}")
     return 0
+
+
+def _pruned_cache(pruned: "Pruned") -> str:
+    mounts = f", {pruned.cache_mounts} cache mounts" if pruned.cache_mounts else ""
+    return f"{pruned.steps} steps{mounts}"
 
 
 def info(arguments: Arguments, session: "Session") -> int:

@@ -1,12 +1,14 @@
 """One row per instruction of an image: which layer it made, what that holds, and what it cost.
 
 A layer's files are compared with everything below it, on tables of contents alone: nothing is
-unpacked. Directories that merely lead to a change count as nothing.
+unpacked. Every name counts, so that a directory removed with what is in it counts as all of it;
+directories that merely lead to a change count as nothing.
 
 `outcome` and `seconds` are of the newest build that made this very image; other images (loaded,
 imported, bases) have none.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,12 +41,11 @@ class LayerRow:
 
 def layer_table(image: Image, store: Store) -> list[LayerRow]:
     """The rows of `image`, bottom first."""
-    built = record.of_image(image.id, store.private / "builds")
-    outcomes = _outcomes(built)
+    steps = iter(_steps(image, record.of_image(image.id, store.private / "builds")))
     tree = TreeIndex()
     below = timetravel.base_count(store.cache, image)
     return [
-        _row(position, entry, layer, tree, store, outcomes)
+        _row(position, entry, layer, tree, store, None if layer is None else next(steps))
         for position, (entry, layer) in enumerate(image.history(), 1 - below)
     ]
 
@@ -55,7 +56,7 @@ def _row(
     layer: Layer | None,
     tree: TreeIndex,
     store: Store,
-    outcomes: dict[str, tuple[str, float]],
+    step: record.StepRecord | None,
 ) -> LayerRow:
     if layer is None:
         return LayerRow(
@@ -75,7 +76,6 @@ def _row(
     entries = store.layers.toc(layer)
     letters = Counter(change.letter for change in changes(entries, tree))
     tree.add_layer(entries)
-    outcome, seconds = outcomes.get(layer.diff_id, ("", None))
     return LayerRow(
         position=position,
         instruction=entry.created_by,
@@ -87,8 +87,8 @@ def _row(
         added=letters["A"],
         changed=letters["C"],
         removed=letters["D"],
-        outcome=outcome,
-        seconds=seconds,
+        outcome="" if step is None else step.outcome,
+        seconds=None if step is None else step.seconds,
     )
 
 
@@ -102,19 +102,23 @@ class PathChange:
 
 
 def changes(entries: list[TocEntry], below: TreeIndex) -> Iterator[PathChange]:
-    """What a layer does to the tree below it, in the layer's order."""
+    """What a layer does to the tree below it, in the layer's order, every name once.
+
+    What it hides and puts again is changed, not deleted.
+    """
+    put = {entry.path for entry in entries if entry.kind not in ("remove", "opaque")}
+    gone: set[str] = set()
     for entry in entries:
         path = entry.path
         old = below.get(path)
-        if entry.kind == "remove":
-            if old is not None:
-                yield PathChange("D", path)
-        elif entry.kind == "opaque":
-            for name in below.children(path):
-                yield PathChange("D", f"{path}/{name}".lstrip("/"))
-        elif not path:
+        if entry.kind != "dir":
+            hidden = {node.entry.path for node in below.walk(path)} - put - gone
+            hidden -= {path} if entry.kind == "opaque" else set()
+            gone |= hidden
+            yield from (PathChange("D", name) for name in sorted(hidden, key=os.fsencode))
+        if entry.kind in ("remove", "opaque") or not path:
             continue
-        elif old is None:
+        if old is None:
             yield PathChange("A", path, entry.size_bytes)
         elif (
             entry.kind != "dir"
@@ -129,7 +133,15 @@ def _attributes(entry: TocEntry) -> tuple[object, ...]:
     return (meta.mode, meta.uid, meta.gid, meta.xattrs)
 
 
-def _outcomes(built: record.BuildRecord | None) -> dict[str, tuple[str, float]]:
-    if built is None:
-        return {}
-    return {step.layer: (step.outcome, step.seconds) for step in built.steps if step.layer}
+def _steps(image: Image, built: record.BuildRecord | None) -> list[record.StepRecord | None]:
+    """The step that made each layer of the image; None for those of its base.
+
+    Equal layers are told apart by their order, from the top: the last of them is the last step's.
+    """
+    left: dict[str, list[record.StepRecord]] = {}
+    for step in built.steps if built else ():
+        left.setdefault(step.layer, []).append(step)
+    found = [
+        steps.pop() if (steps := left.get(layer.diff_id)) else None for layer in image.layers[::-1]
+    ]
+    return found[::-1]

@@ -15,7 +15,7 @@ from builder.context import ContextTree
 from builder.errors import LoweringError, SourceNotFoundError, UnsupportedFeatureError
 from builder.filters import Filter, exclusion, inclusion
 from builder.ignorefile import IgnoreRules
-from builder.lower.run import chomped
+from builder.lower.heredocs import chomped
 from builder.lower.surroundings import Lowered, Surroundings, expanded
 from builder.nearest import nearest
 from builder.sources import Selection, SourceTree, matches, resolve, select
@@ -96,8 +96,7 @@ def _files_step(
             notices.append(f"{word!r} leads outside of {tree.description}: {taken!r} is taken")
         selected = _selected(tree, word, exclude, parents=parents)
         if not selected or ((parents or exclude.rules) and all(each.is_empty for each in selected)):
-            left = ", but for what --exclude names," if exclude.rules else ""
-            notices.append(f"nothing in {tree.description}{left} matches {word!r}")
+            notices.append(_nothing_matches(tree, word, exclude))
         selections.extend(selected)
     inline = tuple(_inline(heredoc, state, around) for heredoc in node.heredocs)
     count = len(inline) + sum(each.kind != "dir" for each in selections)
@@ -162,7 +161,7 @@ def _selected_with_parents(tree: SourceTree, word: str, exclude: IgnoreRules) ->
         return [each for each in found if each.kind == "dir"]
     path = patterns.unescape(f"{_inside(top)}/{pattern}".strip("/"))
     if tree.get(resolve(tree, path)) is None:
-        raise _not_found(tree, word, path)
+        raise not_found(tree, word, path)
     if not exclude.rules and only and all(each.is_empty for each in found):
         raise LoweringError(
             f"{word!r} leads through a link, and --parents follows none",
@@ -177,7 +176,7 @@ def _paths(tree: SourceTree, word: str) -> list[str]:
         return [patterns.unescape(path)]
     with _bad_patterns():
         patterns.check(path)
-    return list(matches(tree, path))
+    return matches(tree, path)
 
 
 @contextmanager
@@ -191,8 +190,15 @@ def _bad_patterns() -> Iterator[None]:
 def _one(tree: SourceTree, path: str, word: str, only: Filter | None) -> Selection:
     selection = select(tree, path, only=only)
     if selection is None:
-        raise _not_found(tree, word, path)
+        raise not_found(tree, word, path)
     return selection
+
+
+def _nothing_matches(tree: SourceTree, word: str, exclude: IgnoreRules) -> str:
+    left = ", but for what --exclude names," if exclude.rules else ""
+    hides = isinstance(tree, ContextTree) and tree.ignored_by_rules.rules
+    perhaps = " (.dockerignore hides files)" if hides else ""
+    return f"nothing in {tree.description}{left} matches {word!r}{perhaps}"
 
 
 def _refuse_names(chown: str) -> None:
@@ -214,7 +220,8 @@ def _climbs_out(word: str) -> bool:
     return posixpath.normpath(word.lstrip("/")).startswith("..")
 
 
-def _not_found(tree: SourceTree, word: str, path: str) -> SourceNotFoundError:
+def not_found(tree: SourceTree, word: str, path: str) -> SourceNotFoundError:
+    """The error for a source word, `path` in `tree`, that stands for nothing."""
     if isinstance(tree, ContextTree) and tree.exists_ignored(path):
         return SourceNotFoundError(
             pattern=word,

@@ -6,19 +6,25 @@ from typing import Literal
 
 from builder.sources import SourceTree
 from builder.state import StageState
-from builder.steps import Step
+from builder.steps import NO_SETTINGS, RunSettings, Step
 from grammar import Word, expand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """`find_source(None)` is the build context, `find_source(name)` what `--from=name` means."""
+    """`find_source(None)` is the build context, `find_source(name)` what `--from=name` means.
+
+    `allowed` holds what RUN may ask for only with the caller's leave (`network.host`).
+    """
 
     find_source: Callable[[str | None], SourceTree]
     build_args: Mapping[str, str]
     global_args: Mapping[str, str]
     escape: str
     network: Literal["host", "none"]
+    allowed: frozenset[str] = frozenset()
+    settings: RunSettings = NO_SETTINGS
+    no_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

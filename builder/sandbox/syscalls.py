@@ -179,6 +179,7 @@ _seccomp = _function("syscall", c_long, c_uint, c_uint, c_void_p)
 _capset = _function("syscall", c_long, c_void_p, c_void_p)
 _rt_sigaction = _function("syscall", c_long, c_int, c_void_p, c_void_p, ctypes.c_size_t)
 _prctl = _function("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_prlimit = _function("prlimit", c_int, c_int, c_void_p, c_void_p)
 _unshare = _function("unshare", c_int)
 _setns = _function("setns", c_int, c_int)
 _sethostname = _function("sethostname", c_char_p, ctypes.c_size_t)
@@ -350,6 +351,15 @@ def permitted_capabilities() -> int:
     low: int = data[1]
     high: int = data[4]
     return low | high << 32
+
+
+def prlimit(number: int, limits: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Set a resource limit of this process, (soft, hard), where one is given. Returns the old."""
+    old = (ctypes.c_uint64 * 2)()
+    new = None if limits is None else ctypes.byref((ctypes.c_uint64 * 2)(*limits))
+    if _prlimit(0, number, new, ctypes.byref(old)):
+        raise _failure()
+    return old[0], old[1]
 
 
 def load_seccomp(program: bytes) -> None:

@@ -11,8 +11,23 @@ from hypothesis import strategies as st
 
 from builder.cachekey import SCHEMA, key_document
 from builder.filters import Filter
+from builder.sandbox import ResourceLimit
 from builder.sources import Selection
-from builder.steps import CopyFiles, ExecStep, FileStep, InlineFile, MakeDirectory, ScriptFile, Step
+from builder.steps import (
+    AgentMount,
+    CacheMount,
+    CopyFiles,
+    ExecStep,
+    FileStep,
+    InlineFile,
+    MakeDirectory,
+    MemoryMount,
+    RunSettings,
+    ScriptFile,
+    SecretMount,
+    SourceMount,
+    Step,
+)
 from layerstore import Digest, TreePath
 from tests.support.sources import DictTree
 
@@ -29,6 +44,45 @@ SELECTIONS = st.builds(
     tree=st.just(TREE),
     path=TEXT.map(TreePath),
 )
+DIGESTS = st.binary(max_size=2).map(Digest.of)
+OWNED = {"mode": st.integers(0, 7), "uid": st.integers(0, 7), "gid": st.integers(0, 7)}
+LENT = {"id": TEXT, "target": TEXT, "is_required": st.booleans(), **OWNED}
+MOUNTS = st.one_of(
+    st.builds(
+        SourceMount,
+        target=TEXT,
+        kind=st.sampled_from(["file", "dir"]),
+        digest=DIGESTS,
+        read_only=st.booleans(),
+        selection=SELECTIONS,
+    ),
+    st.builds(
+        CacheMount,
+        target=TEXT,
+        id=TEXT,
+        sharing=st.sampled_from(["shared", "private", "locked"]),
+        read_only=st.booleans(),
+        initial=st.none() | DIGESTS,
+        selection=st.none() | SELECTIONS,
+        is_renewed=st.booleans(),
+        **OWNED,
+    ),
+    st.builds(
+        MemoryMount,
+        target=TEXT,
+        size_bytes=st.none() | st.integers(0, 9),
+        read_only=st.booleans(),
+    ),
+    st.builds(SecretMount, variable=TEXT, **LENT),
+    st.builds(AgentMount, **LENT),
+)
+LIMITS = st.builds(ResourceLimit, name=TEXT, soft=st.integers(-1, 9), hard=st.integers(-1, 9))
+SETTINGS = st.builds(
+    RunSettings,
+    extra_hosts=st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple),
+    shm_size_bytes=st.none() | st.integers(1, 9),
+    resource_limits=st.lists(LIMITS, max_size=2).map(tuple),
+)
 EXEC_STEPS = st.builds(
     ExecStep,
     argv=TEXTS,
@@ -37,6 +91,9 @@ EXEC_STEPS = st.builds(
     user=TEXT,
     network=st.sampled_from(["host", "none"]),
     scripts=st.lists(st.builds(ScriptFile, target=TEXT, content=TEXT), max_size=2).map(tuple),
+    mounts=st.lists(MOUNTS, max_size=2).map(tuple),
+    security=st.sampled_from(["sandbox", "insecure"]),
+    settings=SETTINGS,
     secret_env=TEXTS,
     title=TEXT,
 )
@@ -80,6 +137,8 @@ def variations(value: Any) -> Iterator[Any]:
         yield value + b"x"
     elif isinstance(value, bool):
         yield not value
+    elif isinstance(value, int):
+        yield value + 1
     elif value is None:
         yield ""
     elif isinstance(value, tuple):
@@ -152,6 +211,14 @@ def test_the_document_names_its_ingredients() -> None:
             "user": "",
             "network": "none",
             "scripts": [],
+            "mounts": [],
+            "security": "sandbox",
+            "settings": {
+                "type": "RunSettings",
+                "extra_hosts": [],
+                "shm_size_bytes": None,
+                "resource_limits": [],
+            },
         },
     }
 

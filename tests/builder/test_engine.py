@@ -16,6 +16,7 @@ from builder import record
 from builder.context import ContextTree
 from builder.errors import (
     BuilderError,
+    CheckFailedError,
     ContextError,
     LoweringError,
     PlanError,
@@ -26,6 +27,7 @@ from builder.errors import (
     UnsupportedFeatureError,
 )
 from builder.events import (
+    CheckWarning,
     Event,
     ImageSealed,
     VertexCached,
@@ -423,7 +425,7 @@ def test_a_failed_step_is_not_remembered(store: Store, fake: FakeExecutor) -> No
         ("FROM scratch\nCOPY absent /\n", SourceNotFoundError, 2),
         ("FROM scratch\nEXPOSE http\n", LoweringError, 2),
         ("FROM nosuch\nRUN true\n", NotFoundError, 1),
-        ("FROM scratch\nRUN --mount=type=cache,target=/x true\n", UnsupportedFeatureError, 2),
+        ("FROM scratch\nRUN --device=vendor.com/gpu true\n", UnsupportedFeatureError, 2),
         ("FROM scratch\nCOPY a.txt /x\nWORKDIR /x/y\n", StoreError, 3),
         ("FROM scratch\nCOPY --chown=nobody a.txt /x\n", LoweringError, 2),
         ("FROM --platform=plan9/vax scratch\n", UnsupportedFeatureError, 1),
@@ -1065,6 +1067,56 @@ def test_a_trigger_that_fails_points_at_from(store: Store, fake: FakeExecutor) -
     assert caught.value.excerpt.startswith("Dockerfile:3\n")
 
 
+# Build checks.
+
+
+def test_warnings_come_before_everything_else_and_every_time(
+    store: Store, fake: FakeExecutor
+) -> None:
+    make_image(store, "base", {"f": b""}, env=("KNOWN=1",))
+    text = "FROM base as b\nENV A=$KNOWN B=$UNKNOWN\nRUN touch /b\n"
+    for _ in range(2):
+        built = run_build(store, text, executor=fake)
+        warnings = [each for each in built.events if isinstance(each, CheckWarning)]
+        assert [(each.rule, each.line) for each in warnings] == [
+            ("FromAsCasing", 1),
+            ("UndefinedVar", 2),
+        ]
+        assert built.events[:2] == warnings
+
+
+def test_warnings_that_are_errors_leave_everything_undone(store: Store, context: Path) -> None:
+    events: list[Event] = []
+    with pytest.raises(CheckFailedError) as caught:
+        run_build(
+            store,
+            "# check=error=true\nFROM scratch\nCOPY a.txt /\nRUN x\nCMD y\n",
+            context=context,
+            executor=no_executor,
+            events=events,
+        )
+    assert "5 | >>> CMD y" in caught.value.excerpt
+    assert [type(each) for each in events] == [CheckWarning]
+
+
+def test_sources_that_the_ignore_file_leaves_out_are_told(store: Store, context: Path) -> None:
+    events: list[Event] = []
+    with pytest.raises(SourceNotFoundError):
+        run_build(
+            store, "FROM scratch\nCOPY a.txt /\n", context=context, ignore="a.txt", events=events
+        )
+    assert [each.detail for each in events if isinstance(each, CheckWarning)] == [
+        'Attempting to Copy file "a.txt" that is excluded by .dockerignore'
+    ]
+
+
+def test_an_image_that_is_not_there_fails_where_it_is_needed(store: Store) -> None:
+    events: list[Event] = []
+    with pytest.raises(NotFoundError):
+        run_build(store, "FROM nowhere as a\n", events=events)
+    assert [type(each) for each in events] == [CheckWarning]
+
+
 # Secrets.
 
 
@@ -1524,3 +1576,26 @@ COPY --from=box /bin/busybox /etc /copied/
             run_build(box, "FROM box\nRUN echo go; sleep 60\n", events=Interrupting())
         assert time.monotonic() - started < 20
         assert findings(box) == []
+
+
+@pytest.mark.parametrize(
+    ("instruction", "message"),
+    [
+        ("RUN --mount=type=cach,target=/c true", "unsupported mount type 'cach'"),
+        ("RUN --network=host true", "network.host is not allowed"),
+        ("RUN --security=insecure true", "security.insecure is not allowed"),
+        ("RUN --device=vendor.com/gpu true", "RUN --device is not supported"),
+    ],
+)
+def test_mistakes_in_a_late_run_are_found_before_the_first_is_executed(
+    store: Store, context: Path, instruction: str, message: str
+) -> None:
+    text = f"FROM scratch\nRUN true\n{instruction}\n"
+    fake = FakeExecutor()
+    with pytest.raises((BuilderError, DockerfileError), match=message):
+        run_build(store, text, context=context, executor=fake)
+    assert fake.scripts == []
+    # of a stage that nobody needs, nothing is
+    spared = f"FROM scratch AS unneeded\n{instruction}\nFROM scratch\nRUN true\n"
+    run_build(store, spared, context=context, executor=fake)
+    assert fake.scripts == ["true"]

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 
 from builder.events import (
+    CheckWarning,
     Event,
     ImageSealed,
     Notice,
@@ -25,6 +26,7 @@ EXAMPLES: tuple[Event, ...] = (
     VertexFailed(vertex=1, seconds=0.5, message="exit code: 1"),
     VertexCanceled(vertex=1, seconds=0.5),
     Notice(message="look here", line=3),
+    CheckWarning(rule="A", detail="a is b", line=3, end_line=4, description="b", url="c"),
     ImageSealed(image_id="sha256:2", manifest_digest="sha256:3", names=("a:1",)),
 )
 
@@ -49,4 +51,4 @@ def test_events_are_made_with_names_alone(event: Event) -> None:
 
 def test_everything_about_one_piece_of_work_has_its_number() -> None:
     numbered = [type(event) for event in EXAMPLES if hasattr(event, "vertex")]
-    assert set(numbered) == set(get_args(Event)) - {Notice, ImageSealed}
+    assert set(numbered) == set(get_args(Event)) - {Notice, CheckWarning, ImageSealed}

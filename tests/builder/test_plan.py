@@ -130,6 +130,11 @@ def test_the_target_stage_has_an_arg(text: str, target: str, expected: str) -> N
     assert planned(text, target=target).global_args["TARGETSTAGE"] == expected
 
 
+def test_a_file_without_from_has_nothing_to_build() -> None:
+    with pytest.raises(PlanError, match="no stages to build"):
+        planned("ARG A=1\n")
+
+
 def test_the_escape_directive_holds_in_from_and_arg() -> None:
     text = "# escape=`\nARG A=x\nFROM a`$A\n"
     assert bases(planned(text)) == [ImageBase(name="a$A")]

@@ -11,9 +11,19 @@ from hypothesis import strategies as st
 from builder.context import ContextTree
 from builder.filters import Filter, exclusion, inclusion
 from builder.sources import LayerTree, Selection, SourceLoopError, matches, resolve, select, walk
-from layerstore import Meta, Opaque, PutFile, Remove, Store, TreePath
+from layerstore import Layer, Meta, Opaque, PutFile, Remove, Store, TreePath
 from tests.support.layers import bytes_of, changes_of, make_layer
-from tests.support.sources import DictTree, Dir, Fifo, File, Hard, Items, Link, write_files
+from tests.support.sources import (
+    LONG_AGO_S,
+    DictTree,
+    Dir,
+    Fifo,
+    File,
+    Hard,
+    Items,
+    Link,
+    write_files,
+)
 
 TREE: Items = {
     "a.txt": b"a",
@@ -122,9 +132,10 @@ def test_names_that_begin_with_a_dot_match_too() -> None:
     assert matches(DictTree({".a": b"", "b": b""}), "*") == [".a", "b"]
 
 
-def test_matches_come_in_byte_order() -> None:
+def test_matches_come_in_byte_order_directory_by_directory() -> None:
     items: Items = {"B": b"", "a": b"", "é": b"", "\udcff": b""}
     assert matches(DictTree(items), "*") == ["B", "a", "é", "\udcff"]
+    assert matches(DictTree({"a-/x": b"", "a/x": b""}), "*/x") == ["a/x", "a-/x"]
 
 
 # Walking.
@@ -467,3 +478,17 @@ def test_no_layers_are_an_empty_directory(store: Store) -> None:
     assert top is not None
     assert top.kind == "dir"
     assert tree.children(TreePath("")) == []
+
+
+def test_all_of_a_stack_is_known_by_what_its_layers_hold(store: Store) -> None:
+    def everything(*layers: Layer) -> Selection:
+        return LayerTree(layers, store.layers, description="base").everything()
+
+    one = make_layer(store, {"a": b"1"})
+    later = store.layers.commit(changes_of({"a": b"1"}, mtime_s=LONG_AGO_S + 1))
+    assert (everything(one).kind, everything(one).path) == ("dir", "")
+    assert later.diff_id != one.diff_id
+    assert everything(later) == everything(one)
+    assert everything(make_layer(store, {"a": b"2"})) != everything(one)
+    assert everything(one, make_layer(store, {"b": b"1"})) != everything(one)
+    assert everything() != everything(one)

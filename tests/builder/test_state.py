@@ -122,3 +122,13 @@ def test_setting_variables_is_like_setting_them_in_a_dictionary(
         state = state.with_env({name: value})
     assert state.environment() == dict(pairs)
     assert list(state.environment()) == list(dict(pairs))
+
+
+def test_the_layers_that_an_image_brought_are_the_base(store: Store) -> None:
+    brought, made = make_layer(store, {"a": b"1"}), make_layer(store, {"b": b"2"})
+    state = StageState(layers=(brought,), chain_id=brought.diff_id)
+    assert state.base == {brought.diff_id}
+    state = state.with_layer(made, created="2020-01-01T00:00:00Z", created_by="", line=3)
+    assert state.base == {brought.diff_id}
+    assert state.own_lines == (3,)
+    assert StageState().base == set()

@@ -5,14 +5,21 @@ from dataclasses import fields, replace
 
 import pytest
 
+from builder.sandbox import ResourceLimit
 from builder.sources import Selection
 from builder.steps import (
+    AgentMount,
+    CacheMount,
     CopyFiles,
     ExecStep,
     FileStep,
     InlineFile,
     MakeDirectory,
+    MemoryMount,
+    RunSettings,
     ScriptFile,
+    SecretMount,
+    SourceMount,
     document_of,
 )
 from layerstore import Digest, TreePath
@@ -44,9 +51,34 @@ COPY = FileStep(
 )
 WORKDIR = FileStep(action=MakeDirectory(path="/src", user="builder"), title="WORKDIR /src")
 
+MOUNTED = SourceMount(
+    target="/src", kind="file", digest=Digest.of(b"1"), read_only=True, selection=SELECTION
+)
+CACHE = CacheMount(
+    target="/c",
+    id="/c",
+    sharing="locked",
+    read_only=False,
+    mode=0o755,
+    uid=0,
+    gid=0,
+    initial=Digest.of(b"1"),
+    selection=SELECTION,
+)
+
 # What identity and locator are, spelled out: a new field must be put on one of the two sides.
 COMPARED = {
-    ExecStep: {"argv", "env", "cwd", "user", "network", "scripts"},
+    ExecStep: {
+        *("argv", "env", "cwd", "user", "network", "scripts"),
+        *("mounts", "security", "settings"),
+    },
+    RunSettings: {"extra_hosts", "shm_size_bytes", "resource_limits"},
+    ResourceLimit: {"name", "soft", "hard"},
+    SourceMount: {"target", "kind", "digest", "read_only"},
+    CacheMount: {"target", "id", "sharing", "read_only", "mode", "uid", "gid", "initial"},
+    MemoryMount: {"target", "size_bytes", "read_only"},
+    SecretMount: {"target", "id", "variable", "is_required", "mode", "uid", "gid"},
+    AgentMount: {"target", "id", "is_required", "mode", "uid", "gid"},
     ScriptFile: {"target", "content"},
     FileStep: {"action"},
     MakeDirectory: {"path", "user"},
@@ -82,6 +114,14 @@ def test_a_document_holds_the_compared_fields_and_the_types() -> None:
         "user": "builder",
         "network": "none",
         "scripts": [{"type": "ScriptFile", "target": "/dev/pipes/EOF", "content": "#!/bin/sh\n"}],
+        "mounts": [],
+        "security": "sandbox",
+        "settings": {
+            "type": "RunSettings",
+            "extra_hosts": [],
+            "shm_size_bytes": None,
+            "resource_limits": [],
+        },
     }
     assert document_of(WORKDIR) == {
         "type": "FileStep",
@@ -109,6 +149,20 @@ def test_contents_are_in_a_document_by_digest() -> None:
             "chmod": "0755",
             "unpack": False,
         },
+    }
+
+
+def test_a_mount_is_known_by_what_it_shows_and_not_by_where_that_is() -> None:
+    elsewhere = replace(SELECTION, path=TreePath("elsewhere"), name="other")
+    assert replace(MOUNTED, selection=elsewhere) == MOUNTED
+    assert replace(MOUNTED, digest=Digest.of(b"2")) != MOUNTED
+    assert replace(CACHE, selection=None, is_renewed=True) == CACHE
+    assert document_of(MOUNTED) == {
+        "type": "SourceMount",
+        "target": "/src",
+        "kind": "file",
+        "digest": str(Digest.of(b"1")),
+        "read_only": True,
     }
 
 

@@ -1,17 +1,18 @@
-"""The conformance material: the build cases on a large base, against the recorded result.
+"""The conformance material: the build cases against the recorded result.
 
-All others are in test_differential.py, where buildah builds them too.
+Those that are not here are in test_differential.py, where buildah builds them too.
 """
 
 import pytest
 
 from builder.engine import DEFAULT_PATH_ENV
 from tests.endtoend.conformance_run import (
+    ALL_AGREE,
     EXCEPTIONS,
     Runner,
     Verdict,
-    differential_cases,
     is_refused_on_purpose,
+    sample,
 )
 from tests.support import conformance
 from tests.support.tally import RecordProperty, note
@@ -24,7 +25,9 @@ pytestmark = [
     ),
 ]
 
-CASES = [name for name in conformance.cases() if name not in differential_cases()]
+DEBIAN = conformance.STATE / "rootfs/debian.tar"
+ALONGSIDE = {*sample(), *ALL_AGREE}
+CASES = [name for name in conformance.cases() if name not in ALONGSIDE]
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +39,9 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
 def test_the_result_is_the_recorded_one(
     runner: Runner, name: str, record_property: RecordProperty
 ) -> None:
-    if not (conformance.STATE / "rootfs/debian.tar").exists():
-        pytest.skip("needs a Debian root file system: run the peers' setup.sh")
     case = conformance.cases()[name]
+    if "debian" in conformance.base_kinds(case) and not DEBIAN.exists():
+        pytest.skip("needs a Debian root file system: run the peers' setup.sh")
     note(record_property, f"build_cases {case['suite']}", exception=EXCEPTIONS.get(name, ""))
     verdict = runner.run(case)
     if verdict.outcome == "refused":

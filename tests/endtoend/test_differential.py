@@ -1,8 +1,9 @@
-"""Every build case on a small base, built by lamina and by buildah in the same run.
+"""Build cases built by lamina and by buildah in the same run: a sample, the same each time.
 
 Three comparisons of file tree and configuration, field by field: ours with the recorded reference
 of BuildKit, buildah's with it, ours with buildah's. Where ours is not the reference, the test
-fails, unless EXCEPTIONS says why; where buildah alone is not, the table at the end tells it.
+fails, unless EXCEPTIONS says why; where buildah alone is not, the table at the end tells it. All
+cases on small bases: `conformance_run.py --beside-buildah`.
 """
 
 import os
@@ -11,12 +12,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.endtoend.conformance_run import (
+    ALL_AGREE,
     EXCEPTIONS,
     REFUSED,
     Buildah,
     Differential,
-    differential_cases,
     is_refused_on_purpose,
+    sample,
+    small_cases,
 )
 from tests.support import conformance, host
 from tests.support.tally import RecordProperty, note, note_row
@@ -28,23 +31,6 @@ pytestmark = [
         not conformance.cases(), reason=f"no conformance material in {conformance.MATERIAL}"
     ),
 ]
-
-# Here buildah must agree as well, so that it is known that the comparison compares: wildcards,
-# links, modes, archives, ignore files, accounts, ONBUILD and every field of the configuration.
-ALL_AGREE = (
-    "buildah-bud/220-bud-with-ADD-file-construct",
-    "buildah-conformance/add-archive-4",
-    "buildah-conformance/copy folder contents to higher level",
-    "buildah-conformance/dockerignore-includes-star",
-    "buildah-conformance/setuid-file-in-other-stage",
-    "buildah-conformance/stage-container-as-source-plus-hardlinks",
-    "buildkit/testCopyRelative",
-    "buildkit/testCopySymlinks",
-    "imagebuilder/edgecases-31",
-    "moby/TestBuildLabels",
-    "moby/TestBuildOpaqueDirectory",
-    "moby/TestBuildUsersAndGroups",
-)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +48,7 @@ def differential(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Different
         buildah.close()
 
 
-@pytest.mark.parametrize("name", differential_cases())
+@pytest.mark.parametrize("name", sorted({*sample(), *ALL_AGREE} & {*conformance.cases()}))
 def test_ours_is_the_reference(
     differential: Differential, name: str, record_property: RecordProperty
 ) -> None:
@@ -84,7 +70,7 @@ def test_ours_is_the_reference(
 
 def test_exceptions_and_agreements_name_cases_that_are_there() -> None:
     assert set(EXCEPTIONS) <= set(conformance.cases())
-    assert set(ALL_AGREE) <= set(differential_cases())
+    assert set(ALL_AGREE) <= set(small_cases())
     assert not set(EXCEPTIONS) & set(ALL_AGREE)
 
 

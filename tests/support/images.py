@@ -126,7 +126,7 @@ def run_build(
     epoch: int | None = None,
     **more: object,
 ) -> Built:
-    """Build `text`; the events are in `events` also when it fails. `more` are BuildRequest's."""
+    """Build `text`; the events are in `events` also when it fails. `more`: as in BuildRequest."""
     seen = [] if events is None else events
     request = BuildRequest(
         dockerfile=dockerfile(text),

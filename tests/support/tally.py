@@ -34,7 +34,7 @@ def table(reports: Iterable[Any]) -> Iterator[str]:
                 column = _column(report, exception)
                 counts.setdefault(category, Counter())[column] += 1
                 if exception and column == "exception":
-                    reasons.add(f"{category}: {exception}")
+                    reasons.add(f"{report.nodeid.rpartition('[')[2].rstrip(']')}: {exception}")
     if not counts:
         return
     width = max(map(len, counts))
@@ -43,6 +43,9 @@ def table(reports: Iterable[Any]) -> Iterator[str]:
         yield f"{category:{width}}" + "".join(f"{found[column]:16}" for column in COLUMNS)
     for reason in sorted(reasons):
         yield f"exception: {reason}"
+
+
+HEAD = f"{'ours=ref':9}{'bah=ref':9}{'ours=bah':9}"
 
 
 def note_row(record: RecordProperty, row: str, *, answers: str) -> None:
@@ -55,6 +58,8 @@ def comparison(reports: Iterable[Any]) -> Iterator[str]:
     rows = [value for report in reports for key, value in report.user_properties if key == _ROW]
     counts = Counter(answers for _, answers in rows)
     alike = {"ours=ref same, buildah=ref same, ours=buildah same"}
+    if rows:
+        yield HEAD
     yield from sorted(row for row, answers in rows if answers not in alike)
     for answers, count in counts.most_common():
         yield f"{count:5} cases  {answers}"

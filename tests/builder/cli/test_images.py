@@ -163,6 +163,9 @@ class TestImages:
         assert names(shelf, pattern) == expected
         assert names(shelf, "-f", f"reference={pattern}") == expected
 
+    def test_an_empty_word_asks_for_all(self, shelf: Commands) -> None:
+        assert names(shelf, "") == names(shelf)
+
     def test_of_several_patterns_one_is_enough(self, shelf: Commands) -> None:
         words = ("-f", "reference=*:one", "--filter=reference=team/*")
         assert names(shelf, *words) == ["team/app:2", "app:one"]
@@ -359,11 +362,24 @@ class TestRmiOfWhatContainersUse:
 
     def test_a_running_container_holds_it_in_any_case(self, box: Commands) -> None:
         box(*self.RUN, "-d", "box", "sleep", "60")
-        for words in (("rmi", "box"), ("rmi", "-f", image(box, "box").id)):
+        image_id = image(box, "box").id
+        for words in (("rmi", "box"), ("rmi", image_id), ("rmi", "-f", image_id)):
             assert "is in use by the running container user (stop it first)" in (
                 box(*words, code=1).err
             )
         assert names(box) == ["box:latest"]
+
+    def test_by_force_it_loses_its_name_and_stays_while_it_runs(self, box: Commands) -> None:
+        box(*self.RUN, "-d", "box", "sleep", "60")
+        image_id = image(box, "box").id
+        assert box("rmi", "-f", "box").out == "Untagged: box:latest\n"
+        assert box("exec", "user", "cat", "/data/file").out == "from the image\n"
+        assert box("images", "-q", "--no-trunc").lines == [image_id]
+        box("image", "prune", "-af")
+        assert box("images", "-q", "--no-trunc").lines == [image_id]
+        box("rm", "-f", "user")
+        assert f"deleted: {image_id}" in box("image", "prune", "-f").lines
+        assert problems(box.root) == []
 
     def test_another_name_of_it_can_go(self, box: Commands) -> None:
         box("tag", "box", "other")
@@ -372,14 +388,23 @@ class TestRmiOfWhatContainersUse:
 
 
 class TestHistory:
-    def test_the_last_comes_first_and_parents_are_missing(self, shelf: Commands) -> None:
+    def test_the_last_comes_first_and_earlier_ones_have_addresses(self, shelf: Commands) -> None:
         header, *rows = shelf("history", "app:1").lines
-        assert header == ("IMAGE          CREATED       CREATED BY   SIZE      COMMENT")
-        assert [row.split()[0] for row in rows] == [image(shelf, "app:1").id[7:19], "<missing>"]
+        assert header == "IMAGE          CREATED       CREATED BY   SIZE      COMMENT"
+        assert [row.split()[0] for row in rows] == [image(shelf, "app:1").id[7:19], "@1"]
         assert [row.split("ago")[1].split() for row in rows] == [
             ["step", "1", "2B"],
             ["step", "0", "1B"],
         ]
+        for style in ("", "table"):
+            assert shelf("history", "--format", style, "app:1").lines == [header, *rows]
+
+    def test_scripts_find_parents_missing_as_with_docker(self, shelf: Commands) -> None:
+        line = ("history", "--format", "{{.ID}}", "app:1")
+        assert shelf(*line).lines[1:] == ["<missing>"]
+        assert json.loads(shelf("history", "--format", "json", "app:1").lines[1])["ID"] == (
+            "<missing>"
+        )
 
     def test_quiet_prints_ids_alone(self, shelf: Commands) -> None:
         found = image(shelf, "app:1")

@@ -324,7 +324,7 @@ class TestImport:
             (("{file}", "UPPER"), 1, "invalid image name 'UPPER'"),
             (("-c", "RUN true", "{file}"), 1, "RUN is not a valid change command (one of CMD"),
             (("-c", "COPY a b", "{file}"), 1, "COPY is not a valid change command"),
-            (("-c", "NOPE x", "{file}"), 1, "unknown instruction NOPE"),
+            (("-c", "NOPE x", "{file}"), 1, "NOPE is not a valid change command"),
             (("-c", "EXPOSE pork", "{file}"), 1, "pork"),
             (("--platform", "linux/arm64", "{file}"), 125, "--platform is not supported"),
             (("https://example.org/x.tar", "y"), 1, "import from a URL is not supported"),

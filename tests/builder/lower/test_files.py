@@ -215,6 +215,13 @@ def test_a_wildcard_may_match_nothing_and_that_is_said() -> None:
     assert lowered.notices == ("nothing in the build context matches 'nothing*'",)
 
 
+def test_that_an_ignore_file_may_be_why_nothing_matches_is_said(tmp_path: Path) -> None:
+    tree = ContextTree(write_files(tmp_path, {"secret": b""}), parse_ignore_file(b"secret\n"))
+    (notice,) = Stage(tree=tree).run("COPY sec* /x/").notices
+    assert notice == "nothing in the build context matches 'sec*' (.dockerignore hides files)"
+    tree.close()
+
+
 def test_several_files_for_what_may_be_no_directory_are_told() -> None:
     """As in BuildKit no error, whatever the reference says; what happens then: test_perform."""
     lowered = stage().run("COPY a.txt b.txt /dst")
@@ -270,8 +277,8 @@ def test_a_malformed_pattern_is_an_error() -> None:
 
 
 def test_owner_and_mode_are_expanded_and_kept_as_written() -> None:
-    made = stage().with_config(env=("U=me",))
-    action = copy_files(made.run("COPY --chown=$U:staff --chmod=u=rwX a.txt /x"))
+    made = stage().with_config(env=("U=me", "M=rwX"))
+    action = copy_files(made.run("COPY --chown=$U:staff --chmod=u=$M a.txt /x"))
     assert (action.chown, action.chmod) == ("me:staff", "u=rwX")
     plain = copy_files(stage().run("COPY a.txt /x"))
     assert (plain.chown, plain.chmod) == (None, None)
