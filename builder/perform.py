@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from builder.agents import AgentRelay
 
 Output = Callable[[str, bytes], None]
+Ended = Callable[[ExitStatus], None]
 OnFailure = Callable[[Executor, SandboxSpec], None]
 
 RUN_PIDS_MAX = 4096
@@ -59,6 +60,7 @@ def perform(
     executor: Callable[[], Executor],
     output: Output,
     epoch: int | None,
+    ended: Ended = lambda status: None,
     grants: Grants = NO_GRANTS,
     on_failure: OnFailure | None = None,
 ) -> Work[Layer]:
@@ -72,6 +74,7 @@ def perform(
             starts none.
         output: called as `output("stdout" | "stderr", data)` with what the program writes.
         epoch: SOURCE_DATE_EPOCH in seconds: later modification times become this.
+        ended: called with the status of the program, which says what it took.
 
     Raises:
         StepFailedError: the program ended with another status than 0.
@@ -81,7 +84,7 @@ def perform(
         case ExecStep():
             return (
                 yield from _perform_exec(
-                    step, layers, store, executor(), output, epoch, grants, on_failure
+                    step, layers, store, executor(), output, epoch, ended, grants, on_failure
                 )
             )
         case FileStep():
@@ -96,6 +99,7 @@ def _perform_exec(
     executor: Executor,
     output: Output,
     epoch: int | None,
+    ended: Ended,
     grants: Grants,
     on_failure: OnFailure | None,
 ) -> Work[Layer]:
@@ -110,6 +114,7 @@ def _perform_exec(
             )
             spec = _sandbox(step, snapshot, opened)
             status, tail = yield from run_program(executor, spec, output, opened.relays)
+            ended(status)
             if status.shell_code and on_failure is not None:
                 on_failure(executor, spec)
         if status.shell_code:

@@ -10,7 +10,7 @@ dockerfile2llb/convert.go.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from builder.errors import PlanError, UnknownTargetError
@@ -79,6 +79,10 @@ class PlannedStage:
     def title(self) -> str:
         """What to call the stage in progress output."""
         return self.name or f"stage-{self.index}"
+
+    def is_one_of(self, names: Collection[str]) -> bool:
+        """Whether one of `names` is this stage's name, in any case of letters, or its number."""
+        return any(name.lower() in (self.name.lower(), str(self.index)) for name in names if name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,6 @@ Links are resolved inside the source; `..` stops at its root, absolute targets s
 Source: BuildKit solver/llbsolver/file and fsutil/copy (ResolveWildcards, FollowLinks).
 """
 
-import hashlib
 import itertools
 import json
 from collections import Counter
@@ -106,6 +105,7 @@ class Selection:
     digest: Digest
     tree: SourceTree = field(compare=False, repr=False)
     path: TreePath = field(compare=False)
+    listing: bytes = field(default=b"", compare=False, repr=False)  # what `digest` is the digest of
     only: Filter | None = field(default=None, compare=False, repr=False)
     is_empty: bool = field(default=False, compare=False)  # a directory of which nothing is taken
 
@@ -201,10 +201,12 @@ def select(tree: SourceTree, path: str, *, only: Filter | None = None) -> Select
     found = [("", entry, True)]
     if entry.kind == "dir":
         found.extend(walk(tree, resolved, only))
+    listing = _listing(tree, found)
     return Selection(
         name=name,
         kind=entry.kind,
-        digest=_selection_digest(tree, found),
+        digest=Digest.of(listing),
+        listing=listing,
         tree=tree,
         path=resolved,
         only=only,
@@ -212,18 +214,18 @@ def select(tree: SourceTree, path: str, *, only: Filter | None = None) -> Select
     )
 
 
-def _selection_digest(tree: SourceTree, found: list[tuple[str, SourceEntry, bool]]) -> Digest:
-    """Content, names, modes, owners, link structure and xattrs: all but times."""
+def _listing(tree: SourceTree, found: list[tuple[str, SourceEntry, bool]]) -> bytes:
+    """A line for each file: content, name, mode, owner, links and xattrs: all but times."""
     # names of one file are linked when two of them are selected
     names = Counter(entry.link_group for _, entry, _ in found if entry.link_group is not None)
     groups: dict[object, int] = {}
-    hasher = hashlib.sha256()
+    lines = []
     for relative, entry, is_taken in found:
         linked = names[entry.link_group] > 1
         group = groups.setdefault(entry.link_group, len(groups)) if linked else None
         kind = entry.kind if is_taken else "leads"
-        hasher.update(_identity(tree, relative, entry, kind, group))
-    return Digest("sha256:" + hasher.hexdigest())
+        lines.append(_identity(tree, relative, entry, kind, group))
+    return b"".join(lines)
 
 
 def _identity(

@@ -17,11 +17,14 @@ from builder.cli.arguments import (
 from builder.cli.output import line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from builder import BuildRequest
     from builder.cacheoptions import CacheExport
     from builder.cli.session import Session
     from builder.outputs import Outputs
     from builder.squash import Squash
-    from layerstore import Image, Reference
+    from layerstore import Image, Reference, Store
 
 _STYLES = ("auto", "plain", "tty", "json", "rawjson", "quiet")
 _JOBS_MAX = 1 << 16  # more than a Dockerfile has stages
@@ -29,8 +32,13 @@ _NO_PUSH = "there is no client for registries yet; write an archive with -o type
 _LATER = "this version builds from local directories and images alone"
 
 
-def build(arguments: Arguments, session: "Session") -> int:
-    """Build an image; with -q only its id is printed."""
+def build(
+    arguments: Arguments,
+    session: "Session",
+    *,
+    instead: "Callable[[BuildRequest, Store], int] | None" = None,
+) -> int:
+    """Build an image; with -q only its id is printed. `instead` does something else with it."""
     from builder import BuildRequest, parse_remembered, read_inputs
     from builder import build as build_image
     from builder.cli.grants import grants_of, rights_of, settings_of
@@ -71,6 +79,9 @@ def build(arguments: Arguments, session: "Session") -> int:
             build_args=given_args,
             labels=_pairs(arguments.values("label")),
             no_cache=arguments.flag("no-cache"),
+            no_cache_stages=_stages(arguments.values("no-cache-filter")),
+            no_cache_from=arguments.number("no-cache-from", least=1),
+            cache_ttl_s=_ttl(arguments.value("cache-ttl")),
             jobs=jobs,
             network=_network(arguments.value("network")),
             source_date_epoch=epoch,
@@ -84,6 +95,8 @@ def build(arguments: Arguments, session: "Session") -> int:
             inline_cache=is_inline,
             cache_from=imports,
         )
+        if instead is not None:
+            return instead(request, store)
         style = "quiet" if is_quiet else "json" if style == "rawjson" else style
         if on_failure is not None and style in ("auto", "tty"):
             style = "plain"  # the terminal is the shell's
@@ -168,6 +181,22 @@ def _pairs(given: tuple[str, ...]) -> dict[str, str]:
     return {name: text for name, _, text in pairs}
 
 
+def _stages(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of stages, several in one value too."""
+    return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+
+
+def _ttl(given: str | None) -> float | None:
+    if given is None:
+        return None
+    from builder.cli.units import duration
+
+    seconds = duration(given)
+    if seconds is None:
+        raise UsageError(f"invalid argument {given!r} for --cache-ttl", hint="90s, 12h, 7d")
+    return seconds
+
+
 def _jobs(given: str | None) -> int:
     """0 means as many as podman's 0 does: all that could."""
     if given is None:
@@ -199,6 +228,9 @@ BUILD = Command(
         many("--build-arg", metavar="NAME[=VALUE]", about="Set an ARG"),
         many("--label", metavar="NAME=VALUE", about="Label the image"),
         flag("--no-cache", about="Execute every step"),
+        many("--no-cache-filter", metavar="STAGE[,STAGE]", about="Execute all steps of a stage"),
+        value("--no-cache-from", metavar="LINE", about="Execute all steps from that line on"),
+        value("--cache-ttl", metavar="DURATION", about="Execute what was executed longer ago"),
         value("--jobs", metavar="N", about="Stages to build at once (default: the cores)"),
         value(
             "--network",
@@ -256,6 +288,6 @@ BUILD = Command(
     refused={
         "--push": _NO_PUSH,
         **dict.fromkeys(("--build-context", "--pull", "--platform"), _LATER),
-        **dict.fromkeys(("--cgroup-parent", "--no-cache-filter"), _LATER),
+        "--cgroup-parent": _LATER,
     },
 )

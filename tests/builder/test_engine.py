@@ -38,7 +38,7 @@ from builder.events import (
 )
 from builder.sandbox import ForkServer, ProgramNotFoundError, SandboxSpec
 from grammar import DockerfileError
-from layerstore import NotFoundError, Reference, Store, StoreError
+from layerstore import Digest, NotFoundError, Reference, Store, StoreError
 from tests.support.executors import FakeExecutor, no_executor
 from tests.support.images import EPOCH, Built, dockerfile, make_image, run_build
 from tests.support.rootfs import BUSYBOX, GROUP, PASSWD, no_busybox
@@ -1230,7 +1230,156 @@ def test_a_failed_build_leaves_a_record_of_how_far_it_came(
     (found,) = record.read_all(store.private / "builds")
     assert found.image_id == ""
     assert found.error.endswith("exit code: 9")
-    assert [step.instruction for step in found.steps] == ["RUN touch /a"]
+    assert [(step.instruction, step.outcome) for step in found.steps] == [
+        ("RUN touch /a", "executed"),
+        ("RUN exit 9", "failed"),
+    ]
+
+
+def test_a_record_says_what_each_step_took(store: Store, context: Path, fake: FakeExecutor) -> None:
+    text = "FROM scratch\nCOPY a.txt /a\nRUN echo told; echo b > /b\n"
+    built = run_build(store, text, context=context, executor=fake)
+    (found,) = record.read_all(store.private / "builds")
+    assert found == built.result.record
+    copy, run = found.steps
+    assert 0 < copy.started < run.started < found.seconds
+    assert run.seconds > 0
+    assert (copy.size_bytes, run.size_bytes) == (1, 2)
+    assert (copy.vertex, run.vertex) == (1, 2)
+    assert record.log_of(found, run, store.private / "builds") == b"told\n"
+    assert record.log_of(found, copy, store.private / "builds") == b""
+    assert run.reason == "never built before"
+    assert found.bases == (record.BaseRecord("stage-0", 1, "scratch", ""),)
+    again = run_build(store, text, context=context, executor=no_executor).result.record
+    assert [step.reason for step in again.steps] == ["", ""]
+    assert [step.size_bytes for step in again.steps] == [1, 2]
+    assert not (store.private / "builds" / f"{again.id}.log").exists()
+
+
+def test_the_record_of_a_run_has_its_processor_time_and_memory(
+    store: Store, fake: FakeExecutor
+) -> None:
+    fake.usage = (1.5, 7 << 20)
+    built = run_build(store, "FROM scratch\nRUN touch /a\n", executor=fake)
+    (step,) = built.result.record.steps
+    assert (step.cpu_s, step.memory_peak_bytes) == (1.5, 7 << 20)
+
+
+def test_the_record_of_a_failed_step_has_its_output_and_its_document(
+    store: Store, fake: FakeExecutor
+) -> None:
+    fake.usage = (0.5, 1 << 20)
+    with pytest.raises(StepFailedError):
+        run_build(store, "FROM scratch\nRUN echo out; fail broken\n", executor=fake)
+    (found,) = record.read_all(store.private / "builds")
+    (step,) = found.steps
+    assert step.outcome == "failed"
+    assert step.layer == ""
+    assert step.cpu_s == 0.5
+    assert record.log_of(found, step, store.private / "builds") == b"out\nbroken\n"
+    assert step.key == Digest.of(step.document.encode())
+
+
+def test_what_is_done_when_another_stage_fails_is_recorded_as_canceled(
+    store: Store, fake: FakeExecutor
+) -> None:
+    def interrupted(spec: SandboxSpec) -> None:
+        raise KeyboardInterrupt
+
+    fake.before = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run_build(store, "FROM scratch\nRUN touch /a\n", executor=fake)
+    (found,) = record.read_all(store.private / "builds")
+    assert found.error
+    assert [step.outcome for step in found.steps] == ["canceled"]
+
+
+def test_no_secret_and_no_proxy_setting_gets_into_a_record(
+    store: Store, fake: FakeExecutor
+) -> None:
+    text = "FROM scratch\nRUN touch /a\n"
+    for number in "12":
+        args = {"http_proxy": f"http://user:hunter{number}@proxy/"}
+        run_build(store, text.replace("/a", f"/{number}"), executor=fake, build_args=args)
+    for path in (store.private / "builds").iterdir():
+        assert b"hunter" not in path.read_bytes()
+
+
+# Steps that are carried out although they are in the cache.
+
+FORCED = """FROM scratch AS one
+RUN echo a > /a
+FROM scratch AS two
+RUN echo b > /b
+RUN echo c > /c
+FROM two
+COPY --from=one /a /a
+"""
+
+
+def forced(store: Store, fake: FakeExecutor, **more: object) -> dict[int, str]:
+    """The reasons by line of what is executed of FORCED when all of it is in the cache."""
+    run_build(store, FORCED, executor=fake)
+    built = run_build(store, FORCED, executor=fake, **more)  # type: ignore[arg-type]
+    steps = built.result.record.steps
+    return {step.line: step.reason for step in steps if step.outcome != "cached"}
+
+
+def test_no_cache_carries_out_everything(store: Store, fake: FakeExecutor) -> None:
+    assert forced(store, fake, no_cache=True, epoch=EPOCH) == dict.fromkeys(
+        (2, 4, 5, 7), "--no-cache"
+    )
+
+
+@pytest.mark.parametrize("name", ["two", "TWO", "1"])
+def test_a_filter_carries_out_one_stage(store: Store, fake: FakeExecutor, name: str) -> None:
+    found = forced(store, fake, no_cache_stages=(name,))
+    assert {line: found[line] for line in (4, 5)} == dict.fromkeys((4, 5), "--no-cache-filter=two")
+    assert 2 not in found
+
+
+def test_several_stages_can_be_named(store: Store, fake: FakeExecutor) -> None:
+    assert {2, 4, 5} <= forced(store, fake, no_cache_stages=("one", "two")).keys()
+
+
+def test_a_filter_that_names_no_stage_is_an_error(store: Store) -> None:
+    with pytest.raises(PlanError, match="no such stage") as caught:
+        run_build(store, FORCED, executor=no_executor, no_cache_stages=("thre",))
+    assert "one, two" in caught.value.hint
+
+
+@pytest.mark.parametrize(("line", "lines"), [(5, {5, 7}), (7, {7}), (6, {7}), (1, {2, 4, 5, 7})])
+def test_all_steps_from_a_line_on_are_carried_out(
+    store: Store, fake: FakeExecutor, line: int, lines: set[int]
+) -> None:
+    found = forced(store, fake, no_cache_from=line)
+    assert found == dict.fromkeys(lines, f"--no-cache-from={line}")
+
+
+def test_what_is_older_than_its_time_to_live_is_carried_out_again(
+    store: Store, fake: FakeExecutor
+) -> None:
+    assert forced(store, fake, cache_ttl_s=3600.0) == {}
+    time.sleep(0.01)
+    found = forced(store, fake, cache_ttl_s=0.005)
+    assert set(found.values()) == {"older than --cache-ttl"}
+    assert found.keys() == {2, 4, 5, 7}
+
+
+def test_the_time_to_live_begins_anew_when_a_step_gives_the_same_again(
+    store: Store, fake: FakeExecutor
+) -> None:
+    first = run_build(store, FORCED, executor=fake)
+    time.sleep(0.3)
+    second = run_build(store, FORCED, executor=fake, cache_ttl_s=0.2)
+    third = run_build(store, FORCED, executor=no_executor, cache_ttl_s=0.2)
+    assert set(third.outcomes) == {"cached"}
+    assert first.digest == second.digest == third.digest
+
+
+def test_the_age_of_a_step_is_not_that_of_its_files(store: Store, fake: FakeExecutor) -> None:
+    run_build(store, FORCED, executor=fake, epoch=EPOCH)
+    run_build(store, FORCED, executor=no_executor, epoch=EPOCH, cache_ttl_s=60.0)
 
 
 def test_nothing_is_left_in_the_store_but_what_it_is_made_of(

@@ -299,3 +299,19 @@ def test_what_a_stage_sees_is_a_table_of_those_above() -> None:
         {"0": 0, "x": 0, "1": 1, "y": 1},
         {"0": 0, "x": 2, "1": 1, "y": 1, "2": 2},
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(("build",), True), (("BUILD",), True), (("0",), True), (("x", "build"), True),
+     ((), False), (("",), False), (("1",), False), (("buil",), False)],
+)  # fmt: skip
+def test_a_stage_is_called_by_its_name_or_number(names: tuple[str, ...], expected: bool) -> None:
+    stage = planned("FROM scratch AS Build\nFROM scratch\n").stages[0]
+    assert stage.is_one_of(names) is expected
+
+
+def test_a_stage_without_a_name_has_its_number_alone() -> None:
+    stage = planned("FROM scratch AS a\nFROM scratch\n").stages[1]
+    assert stage.is_one_of(("1",))
+    assert not stage.is_one_of(("", "stage-1"))
