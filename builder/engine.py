@@ -265,7 +265,7 @@ class _Engine:
         self._logs: dict[int, record.StepLog] = {}  # by vertex
         self._earlier: Earlier | None = None
         self._states: dict[int, StageState] = {}
-        self._noted: list[tuple[int, StageState]] = []  # of the target: line, and what it led to
+        self._noted: dict[int, list[tuple[int, StageState]]] = {}  # by stage: line, what it led to
         self._provider = Provider(request, store, cleanup, self._states.__getitem__)
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
@@ -278,8 +278,10 @@ class _Engine:
         target = self.fold()
         self._provider.remember()
         image = self._seal(self._squash(target))
-        lines = [line for line, _ in self._noted]
-        configs = (self._image_config(state) for _, state in self._noted)
+        assert self._plan is not None, "folded before"
+        noted = self._noted[self._plan.target]
+        lines = [line for line, _ in noted]
+        configs = (self._image_config(state) for _, state in noted)
         timetravel.remember(self._store.cache, image, lines, configs)
         return image
 
@@ -748,8 +750,14 @@ class _Engine:
     # ---- telling
 
     def _note_moment(self, stage: PlannedStage, span: Span, state: StageState) -> None:
-        if self._plan is not None and stage.index == self._plan.target:
-            self._noted.append((span.start_line, state))
+        """The moments of a stage are those of the stage it stands on, and its own."""
+        if stage.index not in self._noted:
+            base = stage.base
+            if isinstance(base, StageBase):
+                self._noted[stage.index] = list(self._noted[base.index])
+                return
+            self._noted[stage.index] = []
+        self._noted[stage.index].append((span.start_line, state))
 
     def _begin(self, title: str, stage: str, line: int) -> int:
         self._vertex += 1
