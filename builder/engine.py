@@ -32,10 +32,10 @@ from typing import Literal
 import grammar
 from builder import record
 from builder.cachekey import key_document
+from builder.epoch import NAME as EPOCH_ARG
+from builder.epoch import written_epoch
 from builder.errors import (
     BuilderError,
-    PlanError,
-    UnsupportedFeatureError,
 )
 from builder.events import (
     Event,
@@ -47,15 +47,25 @@ from builder.events import (
     VertexOutput,
     VertexStarted,
 )
-from builder.lower import Surroundings, lower
+from builder.lower import Lowered, Surroundings, lower
 from builder.lower.metadata import with_labels
 from builder.perform import perform
-from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan
-from builder.platforms import name_of
+from builder.plan import (
+    BuildPlan,
+    ContextBase,
+    ImageBase,
+    PlannedStage,
+    ScratchBase,
+    StageBase,
+    plan,
+)
+from builder.platforms import check_runnable, name_of
 from builder.provide import Provider
 from builder.sandbox import Executor, ForkServer
+from builder.sources import SourceTree, select
 from builder.state import StageState
-from builder.steps import Step
+from builder.steps import CopyFiles, ExecStep, FileStep, Step
+from builder.urls import redacted
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -65,6 +75,7 @@ from layerstore import (
     ImageConfig,
     Layer,
     NotFoundError,
+    Platform,
     Reference,
     Store,
     host_platform,
@@ -72,22 +83,27 @@ from layerstore import (
 
 DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FLUSH_AFTER_S = 0.5
-_EPOCH = "SOURCE_DATE_EPOCH"
-_EPOCH_DIGITS_MAX = 12  # fewer: all years that datetime knows
 _WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    """What to build. `context` None: there is none, and COPY from it is an error."""
+    """What to build. `context` None: there is none, and COPY from it is an error.
+
+    `contexts` are the named ones as written on a command line, see provide.py. `platform` None is
+    this machine's; a base for another one then gives an image for that.
+    """
 
     dockerfile: Dockerfile
-    context: Path | None
+    context: Path | SourceTree | None
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform | None = None
     ignore_file: bytes | None = None
     names: tuple[Reference, ...] = ()
     target: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)  # of the manifest
     no_cache: bool = False
     network: Literal["host", "none"] = "host"
     source_date_epoch: int | None = None
@@ -152,7 +168,7 @@ class _Engine:
         self._store = store
         self._report = report
         self._cleanup = cleanup
-        self._platform = host_platform()
+        self._platform = request.platform or host_platform()
         self._vertex = 0
         self._steps: list[record.StepRecord] = []
         self._states: dict[int, StageState] = {}
@@ -160,6 +176,7 @@ class _Engine:
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
+        self._args = dict(request.build_args)
         self._last_flush = time.monotonic()
 
     # ---- the fold
@@ -169,15 +186,32 @@ class _Engine:
             self._plan = plan(
                 self._request.dockerfile,
                 target=self._request.target,
-                build_args=self._build_args(),
+                build_args=self._args,
                 platform=self._platform,
+                contexts=self._provider.context_names,
             )
             if self._epoch is None:
-                self._epoch = _written_epoch(self._plan, self._build_args())
+                self._find_epoch(self._plan)
         for index in sorted(self._plan.needed):  # in file order: none waits for one below
             state = self._stage_state(index)
         self._provider.remember()
         return self._seal(state)
+
+    def _find_epoch(self, made: BuildPlan) -> None:
+        """What SOURCE_DATE_EPOCH means; the ARG of that name then has the number."""
+        epoch = written_epoch(
+            made,
+            self._request.build_args,
+            escape=self._request.dockerfile.directives.escape,
+            context=self._request.context,
+            provider=self._provider,
+        )
+        self._epoch = epoch
+        value = {EPOCH_ARG: "" if epoch is None else str(epoch)}
+        if EPOCH_ARG in self._args:
+            self._args |= value
+        if EPOCH_ARG in made.global_args:
+            self._plan = replace(made, global_args={**made.global_args, **value})
 
     def _stage_state(self, index: int) -> StageState:
         """The finished stage; built when first asked for."""
@@ -198,7 +232,8 @@ class _Engine:
         state = replace(state, config=replace(state.config, on_build=()))
         around = Surroundings(
             find_source=lambda name: self._provider.tree(name, stage),
-            build_args=self._build_args(),
+            select_remote=lambda url, **asked: self._provider.remotes().select(url, **asked),
+            build_args=self._args,
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
@@ -228,14 +263,28 @@ class _Engine:
         lowered = lower(instruction, state, around)
         for message in lowered.notices:
             self._report(Notice(message=message, line=span.start_line))
+        described = redacted(unparse(instruction))
         if lowered.step is None:
-            self._note_step(unparse(instruction), span, stage, outcome="metadata")
+            self._note_step(described, span, stage, outcome="metadata")
             return lowered.state
-        vertex = self._begin(f"{label} {lowered.step.title}", stage.title, span.start_line)
+        return self._carry_out(lowered.step, lowered, state, described, label, stage, span)
+
+    def _carry_out(
+        self,
+        step: Step,
+        lowered: Lowered,
+        state: StageState,
+        described: str,
+        label: str,
+        stage: PlannedStage,
+        span: Span,
+    ) -> StageState:
+        """Find the step in the cache, else do it."""
+        vertex = self._begin(f"{label} {step.title}", stage.title, span.start_line)
         document = key_document(
-            lowered.step,
+            step,
             parent=state.chain_id,
-            platform=name_of(self._platform),
+            platform=name_of(state.platform),
             epoch=self._epoch,
         )
         key = Digest.of(document)
@@ -243,16 +292,12 @@ class _Engine:
         layer = None if cached is None else self._known_layer(cached)
         if cached is not None and layer is not None:
             self._report(VertexCached(vertex=vertex, layer=layer.diff_id))
-            self._note_step(
-                unparse(instruction), span, stage, outcome="cached", key=key, layer=layer
-            )
+            self._note_step(described, span, stage, outcome="cached", key=key, layer=layer)
         else:
-            cached, layer = self._execute(
-                lowered.step, state, key, document, lowered.created_by, vertex
-            )
+            cached, layer = self._execute(step, state, key, document, lowered.created_by, vertex)
             outcome = "executed" if cached.key == key else "reused"
             self._note_step(
-                unparse(instruction),
+                described,
                 span,
                 stage,
                 outcome=outcome,
@@ -274,6 +319,8 @@ class _Engine:
         """Perform a step; the result is an earlier one where the content is the same."""
         started = time.monotonic()
         try:
+            if isinstance(step, ExecStep):
+                check_runnable(state.platform)
             layer = perform(
                 step,
                 state.layers,
@@ -332,36 +379,56 @@ class _Engine:
     # ---- bases
 
     def _open_base(self, stage: PlannedStage) -> StageState:
-        if stage.from_node.platform is not None:
-            self._check_platform(stage)
         match stage.base:
             case ScratchBase():
-                config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
-                return StageState(config=config)
+                return _empty_state(self._platform)
             case StageBase(index=index):
                 state = self._stage_state(index)
                 return replace(state, cmd_is_own=False)
             case ImageBase(name=name):
-                image = self._provider.image(name, stage)
-                vertex = self._begin(
-                    f"[{stage.title} 1/1] FROM {name}", stage.title, stage.from_node.span.start_line
-                )
-                self._report(VertexCached(vertex=vertex))
-                return _state_of_image(image)
+                return self._open_image(name, self._provider.image(name, stage), stage)
+            case ContextBase(name=name):
+                found = self._provider.context(name, stage.platform)
+                if isinstance(found, Image):
+                    return self._open_image(name, found, stage)
+                state = _empty_state(stage.platform)
+                return state if found is None else self._open_tree(name, found, state, stage)
 
-    def _check_platform(self, stage: PlannedStage) -> None:
-        from grammar import expand
-
-        assert stage.from_node.platform is not None and self._plan is not None
-        wanted = expand(
-            stage.from_node.platform,
-            self._plan.global_args,
-            escape=self._request.dockerfile.directives.escape,
-        )
-        if wanted not in (name_of(self._platform), self._platform.architecture):
-            raise UnsupportedFeatureError(
-                feature=f"FROM --platform={wanted} on {name_of(self._platform)}"
+    def _open_image(self, name: str, image: Image, stage: PlannedStage) -> StageState:
+        line = stage.from_node.span.start_line
+        vertex = self._begin(f"[{stage.title} 1/1] FROM {name}", stage.title, line)
+        self._report(VertexCached(vertex=vertex))
+        state = _state_of_image(image)
+        if (state.platform.os, state.platform.architecture) != (
+            stage.platform.os,
+            stage.platform.architecture,
+        ):
+            message = (
+                f"base image {name} is for {name_of(state.platform)}, "
+                f"expected {name_of(stage.platform)} for the current build"
             )
+            self._report(Notice(message=message, line=line))
+        return state
+
+    def _open_tree(
+        self, name: str, tree: SourceTree, state: StageState, stage: PlannedStage
+    ) -> StageState:
+        """A named context that is no image, as the root file system of a stage."""
+        selection = select(tree, "/")
+        assert selection is not None, "every tree has a root"
+        action = CopyFiles(
+            selections=(selection,),
+            inline=(),
+            destination="/",
+            chown=None,
+            chmod=None,
+            unpack=False,
+        )
+        title = f"FROM {name}"
+        step = FileStep(action=action, title=title)
+        lowered = Lowered(state=state, created_by=title, step=step)
+        label, span = f"[{stage.title} 1/1]", stage.from_node.span
+        return self._carry_out(step, lowered, state, title, label, stage, span)
 
     def _known_layer(self, cached: CachedStep) -> Layer | None:
         """The layer of a cache entry, None when it is gone from the store."""
@@ -377,13 +444,11 @@ class _Engine:
             self._cleanup.callback(self._executor.close)
         return self._executor
 
-    def _build_args(self) -> Mapping[str, str]:
-        return self._request.build_args
-
     # ---- the result
 
     def _seal(self, state: StageState) -> Image:
         config = state.config
+        platform = self._request.platform or state.platform
         if self._request.labels:
             added = list(self._request.labels.items())
             config = replace(config, labels=with_labels(config.labels, added))
@@ -392,9 +457,9 @@ class _Engine:
             created = rfc3339(self._epoch)
         return self._store.images.seal(
             ImageConfig(
-                architecture=self._platform.architecture,
-                os=self._platform.os,
-                variant=self._platform.variant,
+                architecture=platform.architecture,
+                os=platform.os,
+                variant=platform.variant,
                 author=state.author,
                 created=created,
                 config=config,
@@ -402,6 +467,7 @@ class _Engine:
                 history=state.history,
             ),
             state.layers,
+            self._request.annotations.items(),
         )
 
     def _created_now(self) -> str:
@@ -462,18 +528,6 @@ class _Engine:
         return written
 
 
-def _written_epoch(plan: BuildPlan, build_args: Mapping[str, str]) -> int | None:
-    """The value of a build argument SOURCE_DATE_EPOCH, or of the global ARG of that name."""
-    text = build_args.get(_EPOCH, plan.global_args.get(_EPOCH, ""))
-    if text in ("", "context"):  # a directory has no time of its own
-        return None
-    if any(text.lower() == stage.name for stage in plan.stages):
-        raise UnsupportedFeatureError(feature=f"{_EPOCH} of the stage {text!r}")
-    if not (text.isascii() and text.isdigit() and len(text) < _EPOCH_DIGITS_MAX):
-        raise PlanError(f"invalid {_EPOCH}: {text}", hint="seconds since 1970")
-    return int(text)
-
-
 class _Located:
     """Adds the Dockerfile's lines to an error that passes, once."""
 
@@ -493,6 +547,8 @@ class _Located:
                 error.span = None  # a place in the trigger's text, which is no line of the file
             error.place(span=self._span, source=self._dockerfile.source)
             return
+        if isinstance(error, BuilderError) and error.span is not None and not error.excerpt:
+            error.excerpt = excerpt(self._dockerfile, error.span)
         if error is None or self._span is None:
             return
         if isinstance(error, BuilderError) and not error.excerpt:
@@ -509,7 +565,12 @@ def excerpt(dockerfile: Dockerfile, span: Span) -> str:
     for number in range(first, last + 1):
         mark = ">>>" if span.start_line <= number <= span.end_line else "   "
         shown.append(f"{number:4} | {mark} {lines[number - 1]}".rstrip())
-    return "\n".join(shown)
+    return redacted("\n".join(shown))
+
+
+def _empty_state(platform: Platform) -> StageState:
+    config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
+    return StageState(config=config, platform=platform)
 
 
 def _state_of_image(image: Image) -> StageState:
@@ -524,6 +585,7 @@ def _state_of_image(image: Image) -> StageState:
         config=container,
         layers=image.layers,
         chain_id=chain_ids(diff_ids)[-1] if diff_ids else None,
+        platform=Platform(os=config.os, architecture=config.architecture, variant=config.variant),
         history=config.history,
         author=config.author,
         created=config.created or StageState().created,

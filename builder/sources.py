@@ -99,13 +99,14 @@ class Selection:
 
     `name` is the last component as it was asked for, which is the name a file gets in a
     destination directory, and empty for a directory; `pivot` is the parent path that `--parents`
-    keeps.
+    keeps. `unpacks` is what ADD does when it is an archive, where that is not as for local files.
     """
 
     name: str
     kind: EntryKind
     digest: Digest
     pivot: str = ""
+    unpacks: bool | None = None
     tree: SourceTree = field(compare=False, repr=False)
     path: TreePath = field(compare=False)
     excludes: Callable[[str], bool] | None = field(default=None, compare=False, repr=False)
@@ -173,6 +174,12 @@ def walk(tree: SourceTree, top: TreePath) -> Iterator[tuple[str, SourceEntry]]:
             )
 
 
+def newest_file_s(tree: SourceTree) -> int | None:
+    """The newest modification time of the files of `tree`; None when it has none."""
+    times = [entry.meta.mtime_ns for _, entry in walk(tree, TreePath("")) if entry.kind == "file"]
+    return max(times) // 1_000_000_000 if times else None
+
+
 def select(
     tree: SourceTree,
     path: str,
@@ -238,6 +245,73 @@ def _identity(tree: SourceTree, relative: str, entry: SourceEntry, group: int | 
         group,
     )
     return json.dumps(fields).encode() + b"\n"
+
+
+def digest_of(content: Content) -> Digest:
+    """The digest of a file's content."""
+    hasher = hashlib.sha256()
+    for piece in (content,) if isinstance(content, bytes) else content():
+        hasher.update(piece)
+    return Digest("sha256:" + hasher.hexdigest())
+
+
+class FileTree:
+    """One file as a source, by its name."""
+
+    def __init__(
+        self, name: str, meta: Meta, size_bytes: int, content: Content, *, description: str
+    ) -> None:
+        self._entry = SourceEntry(TreePath(name), "file", meta, size_bytes)
+        self._content = content
+        self._description = description
+
+    @property
+    def description(self) -> str:
+        return self._description
+
+    def get(self, path: TreePath) -> SourceEntry | None:
+        if not path:
+            return SourceEntry(path, "dir", Meta(0o755))
+        return self._entry if path == self._entry.path else None
+
+    def children(self, path: TreePath) -> list[str]:
+        return [] if path else [self._entry.path]
+
+    def digest(self, entry: SourceEntry) -> Digest:
+        return digest_of(self._content)
+
+    def content(self, entry: SourceEntry) -> Content:
+        return self._content
+
+
+class LazyTree:
+    """A source that is opened when it is first looked into: what is cached is never fetched."""
+
+    def __init__(self, open_tree: Callable[[], SourceTree], *, description: str) -> None:
+        self._open = open_tree
+        self._description = description
+        self._opened: SourceTree | None = None
+
+    @property
+    def description(self) -> str:
+        return self._description
+
+    def get(self, path: TreePath) -> SourceEntry | None:
+        return self._tree().get(path)
+
+    def children(self, path: TreePath) -> list[str]:
+        return self._tree().children(path)
+
+    def digest(self, entry: SourceEntry) -> Digest:
+        return self._tree().digest(entry)
+
+    def content(self, entry: SourceEntry) -> Content:
+        return self._tree().content(entry)
+
+    def _tree(self) -> SourceTree:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
 
 
 class LayerTree:

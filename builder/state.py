@@ -3,6 +3,7 @@
     config    what the image config will say (environment, command, user, ...)
     args      ARG values in scope, later declarations last; never part of the config
     layers    bottom first, the base's included
+    platform  what programs of the layers run on
     history   one entry per instruction, the base's included; empty_layer where no layer belongs
 
 An ENV of the stage wins over an ARG of the same name, whichever came first.
@@ -14,7 +15,15 @@ import posixpath
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from layerstore import ContainerConfig, Digest, History, Layer, chain_ids
+from layerstore import (
+    ContainerConfig,
+    Digest,
+    History,
+    Layer,
+    Platform,
+    chain_ids,
+    host_platform,
+)
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 UNKNOWN_TIME = "1970-01-01T00:00:00Z"
@@ -26,6 +35,7 @@ class StageState:
     args: tuple[tuple[str, str | None], ...] = ()
     layers: tuple[Layer, ...] = ()
     chain_id: Digest | None = None
+    platform: Platform = field(default_factory=host_platform)
     history: tuple[History, ...] = ()
     author: str = ""
     created: str = UNKNOWN_TIME

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         prune,
         usage,
     )
-    from layerstore.compression import Compression, Detected, Reader, decompressor, detect
+    from layerstore.compression import Compression, Detected, Peeked, Reader, decompressor, detect
     from layerstore.descriptor import Descriptor, Platform
     from layerstore.digest import Digest, chain_ids
     from layerstore.documents import (
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from layerstore.store import Store, default_root
     from layerstore.tarcodec import Limits, Packed, is_tar, pack, unpack
     from layerstore.toc import Summary, TocEntry, summarise
-    from layerstore.transports import Export, Format, load_images, save_images
+    from layerstore.transports import Export, Format, load_images, read_layout_image, save_images
     from layerstore.treediff import changes as tree_changes
     from layerstore.treeindex import Node, TreeIndex
     from layerstore.treepath import (
@@ -120,6 +120,7 @@ _HOMES = {
     "OnSkip": "overlaydir",
     "Opaque": "changeset",
     "Packed": "tarcodec",
+    "Peeked": "compression",
     "Platform": "descriptor",
     "Pruned": "collect",
     "PutDir": "changeset",
@@ -157,6 +158,7 @@ _HOMES = {
     "parent_of": "treepath",
     "parse_tree_path": "treepath",
     "prune": "collect",
+    "read_layout_image": "transports",
     "remove_tree": "overlaydir",
     "save_images": "transports",
     "sort_key": "treepath",
@@ -211,6 +213,7 @@ __all__ = [
     "OnSkip",
     "Opaque",
     "Packed",
+    "Peeked",
     "Platform",
     "Pruned",
     "PutDir",
@@ -248,6 +251,7 @@ __all__ = [
     "parent_of",
     "parse_tree_path",
     "prune",
+    "read_layout_image",
     "remove_tree",
     "save_images",
     "sort_key",

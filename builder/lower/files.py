@@ -17,9 +17,10 @@ from builder.nearest import nearest
 from builder.sources import Selection, SourceTree, matches, resolve, select
 from builder.state import StageState
 from builder.steps import CopyFiles, FileStep, InlineFile, MakeDirectory
+from builder.urls import GitUrl, parse_url, redacted
 from grammar import Add, Copy, Heredoc, Word, Workdir, expand_content
 
-_REMOTE = re.compile(r"(?i)(?:https?|ftp)://|git@|git://|ssh://")
+_OTHER_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
 def workdir(node: Workdir, state: StageState, around: Surroundings) -> Lowered:
@@ -52,27 +53,52 @@ def copy(node: Copy, state: StageState, around: Surroundings) -> Lowered:
         raise UnsupportedFeatureError(feature="COPY --exclude")
     source = node.from_.text if node.from_ is not None else None
     words = [expanded(word, state, around) for word in node.sources]
+    for word in words:
+        url = parse_url(word)
+        if url is not None:
+            what = "a git ref" if isinstance(url, GitUrl) else "a URL"
+            raise LoweringError(
+                f"source can't be {what} for COPY: {redacted(word)}", hint="ADD fetches it"
+            )
     return _files_step("COPY", node, words, source, state, around, unpack=False)
 
 
 def add(node: Add, state: StageState, around: Surroundings) -> Lowered:
-    """ADD: like COPY from the context, and local archives are unpacked."""
-    for feature, given in (
-        ("ADD --link", node.link),
-        ("ADD --checksum", node.checksum is not None),
-        ("ADD --keep-git-dir", node.keep_git_dir is not None),
-        ("ADD --exclude", bool(node.excludes)),
-    ):
+    """ADD: like COPY from the context; local archives are unpacked, and URLs are fetched."""
+    for feature, given in (("ADD --link", node.link), ("ADD --exclude", bool(node.excludes))):
         if given:
             raise UnsupportedFeatureError(feature=feature)
     words = [expanded(word, state, around) for word in node.sources]
-    for word in words:
-        if _REMOTE.match(word):
-            raise UnsupportedFeatureError(
-                feature=f"ADD of a remote source ({word.split(':', 1)[0]})",
-                hint="fetch it in a RUN, or put it into the build context",
+    if node.checksum is not None:
+        if len(words) + len(node.heredocs) != 1:
+            raise LoweringError("checksum can't be specified for multiple sources")
+        if not words or parse_url(words[0]) is None:
+            raise LoweringError(
+                "checksum requires HTTP(S) or Git sources",
+                hint="local files are keyed by their content anyway",
             )
     return _files_step("ADD", node, words, None, state, around, unpack=node.unpack is not False)
+
+
+def _remote(
+    word: str, node: Copy | Add, state: StageState, around: Surroundings
+) -> Selection | None:
+    """What ADD fetches; None where `word` is a local path."""
+    if not isinstance(node, Add):
+        return None
+    url = parse_url(word)
+    if url is None and _OTHER_SCHEME.match(word):
+        raise UnsupportedFeatureError(
+            feature=f"ADD of {redacted(word)}", hint="http, https, ssh and git URLs are fetched"
+        )
+    if url is None:
+        return None
+    return around.select_remote(
+        url,
+        checksum=_optional(node.checksum, state, around) or "",
+        keep_git_dir=node.keep_git_dir,
+        unpack=node.unpack is True,
+    )
 
 
 def _files_step(
@@ -89,9 +115,13 @@ def _files_step(
     target = destination_path(destination or ".", state.workdir)
     selections: list[Selection] = []
     notices: list[str] = []
-    tree = around.find_source(source) if words else None  # here-documents alone need none
+    tree: SourceTree | None = None  # here-documents and URLs need none
     for word in words:
-        assert tree is not None, "there are words"
+        remote = _remote(word, node, state, around)
+        if remote is not None:
+            selections.append(remote)
+            continue
+        tree = tree or around.find_source(source)
         if _climbs_out(word):
             taken = _inside(word) or "."
             notices.append(f"{word!r} leads outside of {tree.description}: {taken!r} is taken")
@@ -109,7 +139,7 @@ def _files_step(
         chmod=chmod or None,
         unpack=unpack,
     )
-    names = [*words, *(f"<<{heredoc.name}" for heredoc in node.heredocs)]
+    names = [*map(redacted, words), *(f"<<{heredoc.name}" for heredoc in node.heredocs)]
     owners = [*([f"--chown={chown}"] if chown else []), *([f"--chmod={chmod}"] if chmod else [])]
     described = " ".join([keyword, *owners, *names, destination])
     flags = " ".join([keyword, *node.written.flags, *names, destination])

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING
 
 from layerstore import descriptor as media
 from layerstore.changeset import Change
-from layerstore.descriptor import Descriptor
+from layerstore.descriptor import Descriptor, Platform
 from layerstore.digest import Digest
 from layerstore.documents import Index, Reader
-from layerstore.errors import MalformedDocumentError, NotFoundError, UnsupportedMediaTypeError
+from layerstore.errors import (
+    MalformedDocumentError,
+    NotFoundError,
+    StoreError,
+    UnsupportedMediaTypeError,
+)
 from layerstore.images import Image, host_platform, name_of_entry, named
 from layerstore.transports.exports import (
     Export,
@@ -93,6 +98,38 @@ def read(store: "Store", members: Members) -> list[Export]:
         )
         for image, entries in found.values()
     ]
+
+
+def pick(store: "Store", members: Members, *, wanted: str, platform: Platform) -> Image:
+    """One image of a layout, by tag, name or digest; without any of these, the only one."""
+    entries = Index.parse(members.document("index.json")).manifests
+    images = [
+        entry
+        for entry in entries
+        if entry.media_type in media.MANIFEST_TYPES | media.INDEX_TYPES
+        and not entry.annotation(_ATTESTATION)
+    ]
+    found = [
+        entry
+        for entry in images
+        if not wanted
+        or wanted in (entry.digest, entry.annotation(media.REF_NAME))
+        or (entry.annotation(media.REF_NAME) or "").endswith(f":{wanted}")
+    ]
+    fitting = [
+        entry
+        for entry in found
+        if entry.platform is None
+        or (entry.platform.os, entry.platform.architecture) == (platform.os, platform.architecture)
+    ]
+    if len({entry.digest for entry in fitting}) > 1:
+        raise StoreError(
+            f"the OCI layout has {len(fitting)} images that fit", hint="add :TAG or @DIGEST"
+        )
+    if not fitting:
+        what = f"{wanted!r}" if wanted else "an image"
+        raise NotFoundError(kind="image in the OCI layout", key=f"{what} for {platform}")
+    return store.images.open(fitting[0], platform)
 
 
 def _is_wanted(entry: Descriptor) -> bool:

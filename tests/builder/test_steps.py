@@ -55,7 +55,7 @@ COMPARED = {
     MakeDirectory: {"path", "user"},
     InlineFile: {"name", "content"},
     CopyFiles: {"selections", "inline", "destination", "chown", "chmod", "unpack", "parents"},
-    Selection: {"name", "kind", "digest", "pivot"},
+    Selection: {"name", "kind", "digest", "pivot", "unpacks"},
 }
 
 
@@ -105,6 +105,7 @@ def test_contents_are_in_a_document_by_digest() -> None:
                     "kind": "file",
                     "digest": str(Digest.of(b"1")),
                     "pivot": "p",
+                    "unpacks": None,
                 }
             ],
             "inline": [{"type": "InlineFile", "name": "EOF", "content": str(Digest.of(b"text"))}],
