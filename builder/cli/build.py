@@ -34,6 +34,8 @@ def build(arguments: Arguments, session: "Session") -> int:
     epoch = _source_date_epoch()
     build_args = _build_args(arguments)
     platform = _platform(arguments)
+    contexts = _contexts(arguments.values("build-context"))
+    annotations = _annotations(arguments.values("annotation"))
     _check_pull(arguments.value("pull"))
     if epoch is not None:
         build_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
@@ -58,14 +60,14 @@ def build(arguments: Arguments, session: "Session") -> int:
         request = BuildRequest(
             dockerfile=parse_remembered(inputs, store.cache),
             context=inputs.context,
-            contexts=_contexts(arguments.values("build-context")),
+            contexts=contexts,
             platform=platform,
             ignore_file=inputs.ignore_file,
             names=names,
             target=arguments.value("target") or "",
             build_args=build_args,
             labels=_pairs(arguments.values("label")),
-            annotations=_annotations(arguments.values("annotation")),
+            annotations=annotations,
             no_cache=arguments.flag("no-cache"),
             network=_network(arguments.value("network")),
             source_date_epoch=epoch,
