@@ -22,10 +22,11 @@ Invariants (tests/builder/test_engine.py):
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -62,10 +63,10 @@ from builder.plan import (
 from builder.platforms import check_runnable, name_of
 from builder.provide import Provider
 from builder.sandbox import Executor, ForkServer
-from builder.sources import SourceTree, select
+from builder.sources import Selection, SourceTree, select
 from builder.state import StageState
 from builder.steps import CopyFiles, ExecStep, FileStep, Step
-from builder.urls import redacted
+from builder.urls import FileUrl, GitUrl, redacted
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -232,7 +233,7 @@ class _Engine:
         state = replace(state, config=replace(state.config, on_build=()))
         around = Surroundings(
             find_source=lambda name: self._provider.tree(name, stage),
-            select_remote=lambda url, **asked: self._provider.remotes().select(url, **asked),
+            select_remote=partial(self._select_remote, stage),
             build_args=self._args,
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
@@ -250,6 +251,26 @@ class _Engine:
             with _Located(self._request.dockerfile, span, in_trigger=in_trigger):
                 state = self._build_instruction(instruction, state, around, label, stage, span)
         return state
+
+    def _select_remote(
+        self,
+        stage: PlannedStage,
+        url: GitUrl | FileUrl,
+        *,
+        checksum: str,
+        keep_git_dir: bool | None,
+        unpack: bool,
+    ) -> Selection:
+        """Ask what is at a URL, which may take its time: work of its own for whoever watches."""
+        shown = redacted(url.remote if isinstance(url, GitUrl) else url.url)
+        vertex = self._begin(f"[{stage.title}] load {shown}", stage.title, None)
+        started = time.monotonic()
+        with self._failing(vertex, started):
+            selection = self._provider.remotes().select(
+                url, checksum=checksum, keep_git_dir=keep_git_dir, unpack=unpack
+            )
+        self._report(VertexDone(vertex=vertex, seconds=time.monotonic() - started))
+        return selection
 
     def _build_instruction(
         self,
@@ -318,7 +339,7 @@ class _Engine:
     ) -> tuple[CachedStep, Layer]:
         """Perform a step; the result is an earlier one where the content is the same."""
         started = time.monotonic()
-        try:
+        with self._failing(vertex, started):
             if isinstance(step, ExecStep):
                 check_runnable(state.platform)
             layer = perform(
@@ -335,15 +356,6 @@ class _Engine:
                 ),
                 epoch=self._epoch,
             )
-        except BaseException as error:
-            self._report(
-                VertexFailed(
-                    vertex=vertex,
-                    seconds=time.monotonic() - started,
-                    message=_first_line(error),
-                )
-            )
-            raise
         seconds = time.monotonic() - started
         variant = str(self._epoch)
         earlier = None
@@ -482,7 +494,17 @@ class _Engine:
 
     # ---- telling
 
-    def _begin(self, title: str, stage: str, line: int) -> int:
+    @contextmanager
+    def _failing(self, vertex: int, started: float) -> Iterator[None]:
+        """Tell that the work of a vertex has failed when it does."""
+        try:
+            yield
+        except BaseException as error:
+            seconds = time.monotonic() - started
+            self._report(VertexFailed(vertex=vertex, seconds=seconds, message=_first_line(error)))
+            raise
+
+    def _begin(self, title: str, stage: str, line: int | None) -> int:
         self._vertex += 1
         self._report(VertexStarted(vertex=self._vertex, title=title, stage=stage, line=line))
         return self._vertex

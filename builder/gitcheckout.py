@@ -15,6 +15,7 @@ Source: BuildKit source/git; git's manual pages ("git", "Environment Variables";
 """
 
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -149,28 +150,35 @@ class Git:
 
         options = [word for pair in _CONFIG for word in ("-c", pair)]
         try:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 ["git", *options, *words],
                 cwd=cwd or self._work,
                 env=self._environment(os.environ),
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 umask=0o022,
+                process_group=0,
             )
         except FileNotFoundError as error:
             raise FetchError(
                 f"cannot fetch {redacted(url.remote)}: there is no git on this machine",
                 hint="install git",
             ) from error
-        if done.returncode != 0:
-            lines = os.fsdecode(done.stderr).strip().splitlines() or [f"exit {done.returncode}"]
+        with process:
+            try:
+                output, errors = process.communicate()
+            except BaseException:  # an interrupt: git has helpers, which talk to the network
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        if process.returncode != 0:
+            lines = os.fsdecode(errors).strip().splitlines() or [f"exit {process.returncode}"]
             said = next((line for line in reversed(lines) if line.startswith("fatal:")), lines[-1])
             raise FetchError(
                 f"cannot fetch {redacted(url.remote)}: git {words[0]}: "
                 f"{redacted(said.removeprefix('fatal: '))[:_TAIL_CHARS]}"
             )
-        return os.fsdecode(done.stdout)
+        return os.fsdecode(output)
 
     def _environment(self, host: Mapping[str, str]) -> dict[str, str]:
         return {

@@ -197,6 +197,35 @@ def test_an_interrupted_download_leaves_nothing(lamina: Lamina, context: Path) -
             assert nothing_is_left(lamina)
 
 
+@pytest.mark.needs_git
+def test_an_interrupted_git_leaves_no_process_and_no_file(lamina: Lamina) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stalled:
+        address = f"http://127.0.0.1:{stalled.getsockname()[1]}/x.git"
+        process = lamina.start("build", address)
+        connection, _ = stalled.accept()
+        with connection:
+            assert running(address)
+            process.send_signal(signal.SIGTERM)
+            _, error = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert b"Traceback" not in error
+    assert running(address) == []
+    assert nothing_is_left(lamina)
+
+
+def running(word: str) -> list[str]:
+    """The processes that have `word` on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_text()
+        except OSError:
+            continue
+        if word in line:
+            found.append(line)
+    return found
+
+
 # Options.
 
 
