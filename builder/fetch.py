@@ -17,6 +17,7 @@ Source: RFC 9110 (redirects, conditional requests); BuildKit source/http.
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -36,6 +37,7 @@ _MEMO = "fetched"
 _PIECE_BYTES = 256 << 10
 _STRONG_AFTER_S = 60
 _TRANSIENT = (429, 502, 503, 504)
+_CONNECTION = re.compile(r"^HTTPS?Connection(?:Pool)?\([^()]*\): |^<[^<>]*>: ")
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -322,7 +324,7 @@ def _reason(error: BaseException) -> str:
     inner = getattr(error, "reason", None)
     error = inner if isinstance(inner, BaseException) else error
     text = getattr(error, "strerror", None) or str(error)
-    return redacted(text.rpartition(">: ")[2] or type(error).__name__)
+    return redacted(_CONNECTION.sub("", text) or type(error).__name__)
 
 
 def _pieces(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:

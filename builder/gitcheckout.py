@@ -24,7 +24,8 @@ from builder.urls import GitUrl, is_commit, is_commit_prefix, redacted
 from layerstore import remove_tree
 
 _PROTOCOLS = "http:https:ssh:git"
-_TAIL_CHARS = 300
+_COMPLAINT_CHARS = 300
+_CHATTER = ("warning:", "hint:", "Cloning into", "Submodule ")
 _CONFIG = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
@@ -172,11 +173,10 @@ class Git:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
         if process.returncode != 0:
-            lines = os.fsdecode(errors).strip().splitlines() or [f"exit {process.returncode}"]
-            said = next((line for line in reversed(lines) if line.startswith("fatal:")), lines[-1])
+            said = _first_complaint(os.fsdecode(errors)) or f"exit code {process.returncode}"
             raise FetchError(
                 f"cannot fetch {redacted(url.remote)}: git {words[0]}: "
-                f"{redacted(said.removeprefix('fatal: '))[:_TAIL_CHARS]}"
+                f"{redacted(said)[:_COMPLAINT_CHARS]}"
             )
         return os.fsdecode(output)
 
@@ -194,3 +194,10 @@ class Git:
             "GIT_SSH_COMMAND": "ssh -F /dev/null -o BatchMode=yes",
             "LC_ALL": "C",
         }
+
+
+def _first_complaint(text: str) -> str:
+    """Of what git wrote the line that says why: ssh's before git's own, which follows from it."""
+    lines = [line.strip() for line in text.splitlines()]
+    first = next((line for line in lines if line and not line.startswith(_CHATTER)), "")
+    return first.removeprefix("fatal: ").removeprefix("error: ")

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import grammar
 from builder.errors import ContextError
 from builder.sources import FileTree, SourceTree, resolve
-from builder.urls import FileUrl, GitUrl, parse_url, redacted
+from builder.urls import FileUrl, GitUrl, other_scheme, parse_url, redacted
 from grammar import Dockerfile, fingerprint
 from layerstore import CacheIndex, Digest, Peeked, TreePath, detect, is_tar
 
@@ -106,6 +106,11 @@ def read_ignore_file(context: Path, dockerfile: Path | None = None) -> bytes | N
 def _read_directory(
     path: str, file: str | None, stdin: BinaryIO, remotes: "Callable[[], Remotes]"
 ) -> Inputs:
+    if scheme := other_scheme(path):
+        raise ContextError(
+            f"unsupported context source {scheme}: {redacted(path)}",
+            hint="a directory, an http(s) URL, or a repository by https, ssh or git",
+        )
     context = Path(path)
     if not context.is_dir():
         problem = "is not a directory" if context.exists() else "does not exist"
@@ -192,7 +197,10 @@ def _nearest_hint(tree: SourceTree, file: str) -> str:
 
 
 def parse_remembered(inputs: Inputs, cache: CacheIndex) -> Dockerfile:
-    """Parse the Dockerfile, or take the tree that the same text gave before."""
+    """Parse the Dockerfile, or take the tree that the same text gave before.
+
+    A text with a password in a URL is not kept.
+    """
     key = Digest.of(f"{fingerprint()}\0{inputs.name}\0".encode() + inputs.text)
     kept = cache.get_memo(_MEMO, key)
     if kept is not None:
@@ -200,7 +208,9 @@ def parse_remembered(inputs: Inputs, cache: CacheIndex) -> Dockerfile:
         if tree is not None:
             return tree
     tree = grammar.parse(inputs.text, name=inputs.name)  # imports lark
-    cache.put_memo(_MEMO, key, pickle.dumps(tree, protocol=5))
+    text = inputs.text.decode("latin-1")
+    if redacted(text) == text:
+        cache.put_memo(_MEMO, key, pickle.dumps(tree, protocol=5))
     return tree
 
 

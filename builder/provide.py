@@ -27,7 +27,7 @@ from builder.patterns import BadPatternError
 from builder.plan import PlannedStage, context_name
 from builder.sources import LayerTree, SourceTree
 from builder.state import StageState
-from builder.urls import FileUrl, GitUrl, parse_url, redacted
+from builder.urls import FileUrl, GitUrl, other_scheme, parse_url, redacted
 from layerstore import Image, InvalidReferenceError, NotFoundError, Platform, Store
 
 if TYPE_CHECKING:
@@ -153,10 +153,9 @@ class Provider:
                 return self._local_context(name, value, description)
 
     def _local_context(self, name: str, value: str, description: str) -> SourceTree:
-        kind, scheme, _ = value.partition("://")
-        if scheme:
+        if scheme := other_scheme(value):
             raise ContextError(
-                f"unsupported context source {kind} for {name!r}: {redacted(value)}",
+                f"unsupported context source {scheme} for {name!r}: {redacted(value)}",
                 hint="a directory, docker-image://, oci-layout://, http(s):// or a git URL",
             )
         directory = Path(value)

@@ -22,7 +22,7 @@ from builder.errors import UrlError
 
 UNNAMED = "__unnamed__"  # as BuildKit calls a file whose URL has no last component
 
-_SCHEME = re.compile(r"([a-zA-Z0-9]+)://")
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _GIT_SCHEMES = ("http", "https", "ssh", "git")
 _SCP = re.compile(r"([a-zA-Z0-9_-]+@[a-zA-Z0-9.-]+:[^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 _BARE = "github.com/"
@@ -80,6 +80,12 @@ def parse_url(word: str, *, is_context: bool = False) -> GitUrl | FileUrl | None
         _check_http(word)
         return _git_url(word) if urlsplit(word).path.endswith(".git") else FileUrl(url=word)
     return _git_url(word) if name in _GIT_SCHEMES else None
+
+
+def other_scheme(word: str) -> str:
+    """The scheme of a URL that `parse_url` takes for a path; empty for a path."""
+    scheme = _SCHEME.match(word)
+    return scheme[1] if scheme and parse_url(word) is None else ""
 
 
 def is_commit(ref: str) -> bool:

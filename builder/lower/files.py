@@ -5,7 +5,6 @@ dispatchCopy.
 """
 
 import posixpath
-import re
 from dataclasses import replace
 
 from builder import patterns
@@ -17,10 +16,8 @@ from builder.nearest import nearest
 from builder.sources import Selection, SourceTree, matches, resolve, select
 from builder.state import StageState
 from builder.steps import CopyFiles, FileStep, InlineFile, MakeDirectory
-from builder.urls import GitUrl, parse_url, redacted
+from builder.urls import GitUrl, other_scheme, parse_url, redacted
 from grammar import Add, Copy, Heredoc, Word, Workdir, expand_content
-
-_OTHER_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
 def workdir(node: Workdir, state: StageState, around: Surroundings) -> Lowered:
@@ -87,7 +84,7 @@ def _remote(
     if not isinstance(node, Add):
         return None
     url = parse_url(word)
-    if url is None and _OTHER_SCHEME.match(word):
+    if other_scheme(word):
         raise UnsupportedFeatureError(
             feature=f"ADD of {redacted(word)}", hint="http, https, ssh and git URLs are fetched"
         )

@@ -204,6 +204,16 @@ def test_a_repository_that_is_not_there_is_an_error_without_its_password(git: Gi
     assert "secret" not in str(caught.value)
 
 
+def test_what_ssh_says_is_passed_on(
+    git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = b"#!/bin/sh\necho 'warning: x' >&2; echo 'ssh: no such host' >&2; exit 255\n"
+    write_files(tmp_path / "bin", {"ssh": File(content=script, mode=0o755)})
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with pytest.raises(FetchError, match=r"git ls-remote: ssh: no such host$"):
+        git.commit_of(GitUrl(remote="git@h.invalid:x.git"))
+
+
 def test_nobody_is_asked_for_a_password(git: Git) -> None:
     with serve({}) as server:
         answer = Page(status=401, headers={"WWW-Authenticate": "Basic realm=x"})

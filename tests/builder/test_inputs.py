@@ -112,6 +112,8 @@ def test_an_empty_ignore_file_beside_the_dockerfile_hides_the_other(tmp_path: Pa
         ({"f": TEXT}, "f", None, "'f' is not a directory"),
         ({}, ".", "absent", "cannot read the Dockerfile 'absent'"),
         ({"d": Dir()}, ".", "d", "cannot read the Dockerfile 'd'"),
+        ({}, "ftp://me:pw@h/x", None, "unsupported context source ftp: ftp://xxxxx@h/x"),
+        ({}, "file:///x.git", None, "unsupported context source file"),
         ({"f": TEXT}, "-", "f", "it is the Dockerfile, and -f names another"),
         ({"Dockerfile": TEXT, ".dockerignore": Dir()}, ".", None, "cannot read '.dockerignore'"),
     ],
@@ -282,6 +284,15 @@ def test_a_remembered_text_is_not_parsed_again(
     for other in (inputs(FULL + b"\n"), inputs(FULL, name="other")):
         with pytest.raises(AssertionError, match="parsed again"):
             parse_remembered(other, store.cache)
+
+
+def test_a_text_with_a_password_is_not_remembered(store: Store, tmp_path: Path) -> None:
+    for number, address in enumerate((b"http://me:secret@h", b"http://h")):
+        text = b"FROM scratch\nADD %s/found-again /\n" % address
+        parse_remembered(inputs(text), store.cache)
+        store.flush()
+        kept = [path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()]
+        assert any(b"found-again" in data for data in kept) == bool(number)
 
 
 def test_the_name_in_messages_is_part_of_what_is_remembered(store: Store) -> None:

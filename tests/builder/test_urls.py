@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import UrlError
-from builder.urls import UNNAMED, FileUrl, GitUrl, is_commit, is_commit_prefix, parse_url, redacted
+from builder.urls import (
+    UNNAMED,
+    FileUrl,
+    GitUrl,
+    is_commit,
+    is_commit_prefix,
+    other_scheme,
+    parse_url,
+    redacted,
+)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -55,6 +64,17 @@ def test_a_repository_without_a_scheme_is_one_as_a_context_alone() -> None:
     assert parse_url("github.com/o/r#v1:d", is_context=True) == GitUrl(
         remote="https://github.com/o/r", ref="v1", subdir="d"
     )
+
+
+@pytest.mark.parametrize(
+    ("word", "scheme"),
+    [
+        *(("ftp://h/x", "ftp"), ("file:///x.git", "file"), ("git+ssh://h/x", "git+ssh")),
+        *(("http://h/x", ""), ("ssh://h/x", ""), ("a/b", ""), ("a:b//c", ""), ("://x", "")),
+    ],
+)
+def test_schemes_that_nobody_fetches_are_told_from_paths(word: str, scheme: str) -> None:
+    assert other_scheme(word) == scheme
 
 
 # What of a repository.
