@@ -56,6 +56,16 @@ CASES = {
         peers=("docker", "buildah", "podman"),
         budget=("docker", 1.5),
     ),
+    "files-touch": Case(
+        title="the same, one file of the 20,000 changed",
+        peers=("docker", "buildah", "podman"),
+        budget=("docker", 1.0),
+    ),
+    "stages": Case(
+        title="four independent stages of `sleep 2`, four at once",
+        peers=("docker", "buildah-jobs", "podman"),
+        budget=("docker", 1.1),
+    ),
     "run": Case(
         title="run --rm --network host IMAGE /bin/true, ten layers",
         peers=("podman", "docker", "runc", "crun", "minirun"),
@@ -63,6 +73,7 @@ CASES = {
     ),
     "cli": Case(title="--version", peers=("docker", "buildah", "podman"), budget=None),
 }
+_BUILD = "build --progress plain --jobs 4 -t {tag} -f {file} {context}"
 # `minirun` and the runtimes have only the namespaces to make, on a bundle that is mounted already.
 
 
@@ -117,7 +128,7 @@ def _environment(lamina: Path, store: Path) -> dict[str, str]:
     tool = shlex.quote(str(lamina))
     pinned = f"env LAMINA_ROOT={shlex.quote(str(store))} {tool}"
     return os.environ | {
-        "PROJECT_BUILD": f"{pinned} build --progress plain -t {{tag}} -f {{file}} {{context}}",
+        "PROJECT_BUILD": f"{pinned} {_BUILD}",
         "PROJECT_RUN": f"{pinned} run --rm --network host {{tag}} {{cmd}}",
         "PROJECT_IMPORT": f"{pinned} import {{tar}} {{ref}}",
         "PROJECT_RESET": f"rm -rf {shlex.quote(str(store))}",

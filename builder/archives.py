@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.errors import ContextError
 from builder.sources import SourceEntry, SourceTree
 from layerstore import (
     Change,
@@ -69,8 +70,18 @@ def is_archive(tree: SourceTree, entry: SourceEntry) -> bool:
 
 
 def members(tree: SourceTree, entry: SourceEntry, cleanup: ExitStack) -> Iterator[Change]:
-    """The archive's members as changes whose contents stay readable until `cleanup` is closed."""
-    return kept(unpack(_open(tree, entry)), cleanup)
+    """The archive's members as changes whose contents stay readable until `cleanup` is closed.
+
+    Raises:
+        ContextError: the archive is damaged, or hostile.
+    """
+    try:
+        yield from kept(unpack(_open(tree, entry), is_layer=False), cleanup)
+    except StoreError as error:
+        raise ContextError(
+            f"cannot unpack '/{entry.path}' of {tree.description}: {error}",
+            hint="--unpack=false copies it as it is",
+        ) from error
 
 
 def kept(

@@ -1,7 +1,8 @@
 """The cache key of a step: its named ingredients, and their digest.
 
     schema   changes when the meaning of a step changes
-    parent   chain id of the file system below: content, so an equal result keeps what is below it
+    parent   chain id of the file system below: content, so an equal result keeps what is below it;
+             empty on scratch, and for a step that stands alone (--link)
     platform the os/architecture that is built for
     step     the step's compared fields
     epoch    SOURCE_DATE_EPOCH, where it decides about the times in the layer

@@ -69,6 +69,7 @@ class ContextTree:
         self._entries: dict[str, SourceEntry] = {}
         self._stats: dict[str, os.stat_result] = {}
         self._children: dict[str, list[str]] = {}
+        self._partial: set[str] = set()  # directories in which something is ignored
         self._fertile: dict[str, bool] = {}  # ignored directories: is something taken back?
         self._contents: dict[str, bytes] = {}
         self._kept_bytes = 0
@@ -140,12 +141,31 @@ class ContextTree:
             return kept
         return lambda: self._pieces(entry, verify=True)
 
+    def host_root(self, path: TreePath) -> Path | None:
+        """The context's directory, if it shows at `path` just what is here; None if it does not.
+
+        Where something is ignored, or does not belong to root, a copy has to be made. `path` has
+        been walked before: this is decided by what was found.
+        """
+
+        def is_inside(each: str) -> bool:
+            return not path or each == path or each.startswith(path + "/")
+
+        if any(map(is_inside, self._partial)):
+            return None
+        top = () if path else (os.fstat(self._root_fd),)
+        found = (*top, *(status for each, status in self._stats.items() if is_inside(each)))
+        if any(status.st_uid or status.st_gid for status in found):
+            return None
+        return Path(os.path.abspath(self._root))  # noqa: PTH100 - links stay
+
     def exists_ignored(self, path: str) -> bool:
         """Whether `path` is there and only the ignore rules hide it."""
         if not self._rules.ignores(path):
             return False
+        parent, _, name = path.rpartition("/")
         try:
-            os.stat(path, dir_fd=self._root_fd, follow_symlinks=False)
+            os.stat(name, dir_fd=self._enter_directory(parent), follow_symlinks=False)
         except OSError:
             return False
         return True
@@ -181,6 +201,7 @@ class ContextTree:
                 if ignored and not (
                     item.is_dir(follow_symlinks=False) and self._rules.may_take_back(child)
                 ):
+                    self._partial.add(path)
                     continue
                 try:
                     status = item.stat(follow_symlinks=False)
@@ -198,6 +219,8 @@ class ContextTree:
             if self._holds_something(entry.path):
                 names.append(name)
                 self._entries[entry.path] = entry
+            else:
+                self._partial.add(path)
         names.sort(key=os.fsencode)
         return names
 

@@ -1,6 +1,6 @@
 """The fold: plan -> image.
 
-    for each needed stage, in file order
+    for each needed stage, side by side where none needs the other (schedule.py)
         state = open its base
         for each instruction (triggers of the base first)
             state, step = lower(instruction, state)
@@ -23,34 +23,38 @@ Invariants (tests/builder/test_engine.py):
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import grammar
-from builder import record
+from builder import record, timetravel
 from builder.cachekey import key_document
+from builder.check import check_build
 from builder.epoch import NAME as EPOCH_ARG
 from builder.epoch import written_epoch
 from builder.errors import (
     BuilderError,
+    UnsupportedFeatureError,
 )
 from builder.events import (
     Event,
     ImageSealed,
     Notice,
     VertexCached,
+    VertexCanceled,
     VertexDone,
     VertexFailed,
     VertexOutput,
     VertexStarted,
 )
-from builder.lower import Lowered, Surroundings, lower
+from builder.lower import Lowered, Surroundings, check, lower
 from builder.lower.metadata import with_labels
-from builder.perform import perform
+from builder.mounting import NO_GRANTS, Grants
+from builder.perform import OnFailure, perform
 from builder.plan import (
     BuildPlan,
     ContextBase,
@@ -59,13 +63,23 @@ from builder.plan import (
     ScratchBase,
     StageBase,
     plan,
+    stages_of,
 )
 from builder.platforms import check_runnable, name_of
 from builder.provide import Provider
 from builder.sandbox import Executor, ForkServer
+from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.sources import Selection, SourceTree, select
 from builder.state import StageState
-from builder.steps import CopyFiles, ExecStep, FileStep, Step
+from builder.steps import (
+    NO_SETTINGS,
+    CopyFiles,
+    ExecStep,
+    FileStep,
+    RunSettings,
+    Step,
+    stands_alone,
+)
 from builder.urls import FileUrl, GitUrl, redacted
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
@@ -79,8 +93,14 @@ from layerstore import (
     Platform,
     Reference,
     Store,
+    StoreError,
+    UnusableLayerError,
     host_platform,
 )
+
+if TYPE_CHECKING:
+    from builder.squash import Squash
+    from layerstore import Encoding
 
 DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FLUSH_AFTER_S = 0.5
@@ -104,16 +124,33 @@ class BuildRequest:
     target: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)  # of the manifest
     no_cache: bool = False
+    jobs: int = 0  # stages that are built at the same time; 0: as many as there are cores
     network: Literal["host", "none"] = "host"
     source_date_epoch: int | None = None
+    allowed: frozenset[str] = frozenset()  # rights RUN may ask for: network.host, security.insecure
+    run_settings: RunSettings = NO_SETTINGS
+    grants: Grants = NO_GRANTS
+    on_failure: OnFailure | None = None  # what to do where a RUN has failed, before the build ends
+    keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
+    squash: "Squash | None" = None
+    encoding: "Encoding | None" = None  # of the image in the store
+    cache_from: tuple[Path, ...] = ()  # directories of cached steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
+    """What a build made. `base` and `own`: the layers the image stands on, and those made here.
+
+    They are diff_ids; `own` are the layers before they were squashed.
+    """
+
     image: Image
     record: record.BuildRecord
+    base: frozenset[Digest] = frozenset()
+    own: frozenset[Digest] = frozenset()
+    epoch: int | None = None
+    vertices: int = 0  # how many pieces of work were numbered
 
 
 def build(
@@ -132,6 +169,40 @@ def build(
         BuilderError, SandboxError, StoreError, grammar.DockerfileError: with the place in the
             Dockerfile as a note, where there is one.
     """
+    if request.cache_from:
+        _add_caches(request, store, report)
+    with ExitStack() as cleanup:
+        executors: list[Executor] = []
+
+        def executor() -> Executor:  # one, however often it is begun anew
+            if not executors:
+                executors.append(start_executor())
+                cleanup.callback(executors[0].close)
+            return executors[0]
+
+        while True:
+            try:
+                return _build(request, store, report, executor)
+            except UnusableLayerError as error:  # what stands on it is built again without it
+                report(Notice(message=error.message))
+
+
+def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], None]) -> None:
+    from layerstore import CacheDirectory
+
+    def notice(message: str) -> None:
+        report(Notice(message=message))
+
+    for root in request.cache_from:
+        store.cache.add_source(CacheDirectory(root, store, notice))
+
+
+def _build(
+    request: BuildRequest,
+    store: Store,
+    report: Callable[[Event], None],
+    start_executor: Callable[[], Executor],
+) -> BuildResult:
     started = time.time()
     with ExitStack() as cleanup:
         engine = _Engine(request, store, report, cleanup, start_executor)
@@ -142,15 +213,16 @@ def build(
         except BaseException as error:
             engine.write_record(started, None, _first_line(error))
             raise
-        for name in request.names:
+        for name in request.names if request.keep else ():
             store.images.tag(image, name)
-        if not request.names:
+        if request.keep and not request.names:
             store.images.note_untagged(image)
         store.flush()
     written = engine.write_record(started, image, "")
-    names = tuple(name.familiar for name in request.names)
-    report(ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names))
-    return BuildResult(image=image, record=written)
+    if request.keep:
+        names = tuple(name.familiar for name in request.names)
+        report(ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names))
+    return engine.result(image, written)
 
 
 class _Engine:
@@ -171,9 +243,10 @@ class _Engine:
         self._cleanup = cleanup
         self._platform = request.platform or host_platform()
         self._vertex = 0
-        self._steps: list[record.StepRecord] = []
+        self._steps: dict[int, list[record.StepRecord]] = {}  # by stage
         self._states: dict[int, StageState] = {}
-        self._provider = Provider(request, store, cleanup, self._stage_state)
+        self._noted: list[tuple[int, StageState]] = []  # of the target: line, and what it led to
+        self._provider = Provider(request, store, cleanup, self._states.__getitem__)
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
@@ -193,10 +266,27 @@ class _Engine:
             )
             if self._epoch is None:
                 self._find_epoch(self._plan)
-        for index in sorted(self._plan.needed):  # in file order: none waits for one below
-            state = self._stage_state(index)
+        self._report_checks(self._plan)
+        stages = self._plan.stages
+        for index in sorted(self._plan.needed):
+            for instruction in stages[index].instructions:
+                with _Located(self._request.dockerfile, instruction.span):
+                    check(
+                        instruction,
+                        allowed=self._request.allowed,
+                        escape=self._request.dockerfile.directives.escape,
+                    )
+        run_all(
+            {index: stages[index].needs for index in sorted(self._plan.needed)},
+            lambda index: self._build_stage(stages[index]),
+            jobs=self._request.jobs or len(os.sched_getaffinity(0)),
+        )
         self._provider.remember()
-        return self._seal(state)
+        image = self._seal(self._squash(self._states[self._plan.target]))
+        lines = [line for line, _ in self._noted]
+        configs = (self._image_config(state) for _, state in self._noted)
+        timetravel.remember(self._store.cache, image, lines, configs)
+        return image
 
     def _find_epoch(self, made: BuildPlan) -> None:
         """What SOURCE_DATE_EPOCH means; the ARG of that name then has the number."""
@@ -214,18 +304,46 @@ class _Engine:
         if EPOCH_ARG in made.global_args:
             self._plan = replace(made, global_args={**made.global_args, **value})
 
-    def _stage_state(self, index: int) -> StageState:
-        """The finished stage; built when first asked for."""
-        assert self._plan is not None, "planned before"
-        if index not in self._states:
-            for needed in sorted(self._plan.stages[index].needs):
-                self._stage_state(needed)
-            self._states[index] = self._build_stage(self._plan.stages[index])
-        return self._states[index]
+    def _report_checks(self, plan: BuildPlan) -> None:
+        """Report what the build checks say; nothing has been executed yet."""
+        check_build(
+            self._request.dockerfile,
+            target=self._request.target,
+            build_args=self._args,
+            ignore_file=self._request.ignore_file,
+            platform=self._platform,
+            bases=dict(self._known_bases(plan)),
+            cache=self._store.cache,
+            report=self._report,
+        )
 
-    def _build_stage(self, stage: PlannedStage) -> StageState:
+    def _known_bases(self, plan: BuildPlan) -> Iterator[tuple[str, tuple[str, ImageConfig]]]:
+        for index in plan.needed:
+            base = plan.stages[index].base
+            if isinstance(base, ImageBase):
+                # without it the build fails, or gets it, where it opens the stage
+                with suppress(StoreError):
+                    image = self._store.images.resolve(base.name, plan.stages[index].platform)
+                    yield base.name, (image.id, image.config)
+
+    def result(self, image: Image, written: record.BuildRecord) -> BuildResult:
+        """What `build` made of the target."""
+        assert self._plan is not None, "built before"
+        state = self._states[self._plan.target]
+        return BuildResult(
+            image=image,
+            record=written,
+            base=state.base,
+            own=frozenset(layer.diff_id for layer in state.layers) - state.base,
+            epoch=self._epoch,
+            vertices=self._vertex,
+        )
+
+    def _build_stage(self, stage: PlannedStage) -> Work[None]:
+        for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us
+            yield Needs(needed)
         with _Located(self._request.dockerfile, stage.from_node.span):
-            state = self._open_base(stage)
+            state = yield from self._open_base(stage)
         triggers = tuple(
             grammar.parse_instruction(text, escape="\\", name="ONBUILD")
             for text in state.config.on_build
@@ -238,7 +356,11 @@ class _Engine:
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
+            allowed=self._request.allowed,
+            settings=self._request.run_settings,
+            no_cache=self._request.no_cache,
         )
+        self._note_moment(stage, stage.from_node.span, state)
         instructions = [*triggers, *stage.instructions]
         total = 1 + sum(each.written.keyword in _WORKING for each in instructions)
         position = 1
@@ -249,8 +371,15 @@ class _Engine:
             in_trigger = number < len(triggers)
             span = stage.from_node.span if in_trigger else instruction.span
             with _Located(self._request.dockerfile, span, in_trigger=in_trigger):
-                state = self._build_instruction(instruction, state, around, label, stage, span)
-        return state
+                needs = stages_of(instruction, stage.visible, self._provider.context_names)
+                for needed in needs:  # a trigger's, by now
+                    yield Needs(needed)
+                state = yield from self._build_instruction(
+                    instruction, state, around, label, stage, span
+                )
+            self._note_moment(stage, span, state)
+            yield PAUSE
+        self._states[stage.index] = state
 
     def _select_remote(
         self,
@@ -280,7 +409,7 @@ class _Engine:
         label: str,
         stage: PlannedStage,
         span: Span,
-    ) -> StageState:
+    ) -> Work[StageState]:
         lowered = lower(instruction, state, around)
         for message in lowered.notices:
             self._report(Notice(message=message, line=span.start_line))
@@ -288,7 +417,9 @@ class _Engine:
         if lowered.step is None:
             self._note_step(described, span, stage, outcome="metadata")
             return lowered.state
-        return self._carry_out(lowered.step, lowered, state, described, label, stage, span)
+        return (
+            yield from self._carry_out(lowered.step, lowered, state, described, label, stage, span)
+        )
 
     def _carry_out(
         self,
@@ -299,12 +430,13 @@ class _Engine:
         label: str,
         stage: PlannedStage,
         span: Span,
-    ) -> StageState:
+    ) -> Work[StageState]:
         """Find the step in the cache, else do it."""
         vertex = self._begin(f"{label} {step.title}", stage.title, span.start_line)
+        below = StageState(platform=state.platform) if stands_alone(step) else state
         document = key_document(
             step,
-            parent=state.chain_id,
+            parent=below.chain_id,
             platform=name_of(state.platform),
             epoch=self._epoch,
         )
@@ -315,7 +447,9 @@ class _Engine:
             self._report(VertexCached(vertex=vertex, layer=layer.diff_id))
             self._note_step(described, span, stage, outcome="cached", key=key, layer=layer)
         else:
-            cached, layer = self._execute(step, state, key, document, lowered.created_by, vertex)
+            cached, layer = yield from self._execute(
+                step, below, key, document, lowered.created_by, vertex
+            )
             outcome = "executed" if cached.key == key else "reused"
             self._note_step(
                 described,
@@ -326,25 +460,27 @@ class _Engine:
                 layer=layer,
                 seconds=cached.seconds if outcome == "executed" else 0.0,
             )
-        return lowered.state.with_layer(layer, created=cached.created, created_by=cached.created_by)
+        return lowered.state.with_layer(
+            layer, created=cached.created, created_by=cached.created_by, line=span.start_line
+        )
 
     def _execute(
         self,
         step: Step,
-        state: StageState,
+        below: StageState,
         key: Digest,
         document: bytes,
         created_by: str,
         vertex: int,
-    ) -> tuple[CachedStep, Layer]:
+    ) -> Work[tuple[CachedStep, Layer]]:
         """Perform a step; the result is an earlier one where the content is the same."""
         started = time.monotonic()
         with self._failing(vertex, started):
             if isinstance(step, ExecStep):
-                check_runnable(state.platform)
-            layer = perform(
+                check_runnable(below.platform)
+            layer = yield from perform(
                 step,
-                state.layers,
+                below.layers,
                 store=self._store,
                 executor=self._get_executor,
                 output=lambda stream, data: self._report(
@@ -355,12 +491,14 @@ class _Engine:
                     )
                 ),
                 epoch=self._epoch,
+                grants=self._request.grants,
+                on_failure=self._request.on_failure,
             )
         seconds = time.monotonic() - started
         variant = str(self._epoch)
         earlier = None
         if not self._request.no_cache:
-            earlier = self._store.cache.same_content(state.chain_id, layer.content_digest, variant)
+            earlier = self._store.cache.same_content(below.chain_id, layer.content_digest, variant)
         earlier_layer = None if earlier is None else self._known_layer(earlier)
         made = CachedStep(
             key=key,
@@ -372,10 +510,10 @@ class _Engine:
         )
         if earlier is not None and earlier_layer is not None:
             alias = replace(earlier, key=key, document=document)
-            self._store.cache.put(alias, parent=state.chain_id, variant=variant)
+            self._store.cache.put(alias, parent=below.chain_id, variant=variant)
             made, layer = earlier, earlier_layer
         else:
-            self._store.cache.put(made, parent=state.chain_id, variant=variant)
+            self._store.cache.put(made, parent=below.chain_id, variant=variant)
         self._report(
             VertexDone(
                 vertex=vertex,
@@ -390,12 +528,14 @@ class _Engine:
 
     # ---- bases
 
-    def _open_base(self, stage: PlannedStage) -> StageState:
+    def _open_base(self, stage: PlannedStage) -> Work[StageState]:
+        if stage.platform.os != "linux":
+            raise UnsupportedFeatureError(feature=f"the platform {stage.platform}")
         match stage.base:
             case ScratchBase():
                 return _empty_state(self._platform)
             case StageBase(index=index):
-                state = self._stage_state(index)
+                state = self._states[index]
                 return replace(state, cmd_is_own=False)
             case ImageBase(name=name):
                 return self._open_image(name, self._provider.image(name, stage), stage)
@@ -404,27 +544,19 @@ class _Engine:
                 if isinstance(found, Image):
                     return self._open_image(name, found, stage)
                 state = _empty_state(stage.platform)
-                return state if found is None else self._open_tree(name, found, state, stage)
+                if found is not None:
+                    state = yield from self._open_tree(name, found, state, stage)
+                return state
 
     def _open_image(self, name: str, image: Image, stage: PlannedStage) -> StageState:
         line = stage.from_node.span.start_line
         vertex = self._begin(f"[{stage.title} 1/1] FROM {name}", stage.title, line)
         self._report(VertexCached(vertex=vertex))
-        state = _state_of_image(image)
-        if (state.platform.os, state.platform.architecture) != (
-            stage.platform.os,
-            stage.platform.architecture,
-        ):
-            message = (
-                f"base image {name} is for {name_of(state.platform)}, "
-                f"expected {name_of(stage.platform)} for the current build"
-            )
-            self._report(Notice(message=message, line=line))
-        return state
+        return _state_of_image(image)
 
     def _open_tree(
         self, name: str, tree: SourceTree, state: StageState, stage: PlannedStage
-    ) -> StageState:
+    ) -> Work[StageState]:
         """A named context that is no image, as the root file system of a stage."""
         selection = select(tree, "/")
         assert selection is not None, "every tree has a root"
@@ -440,7 +572,7 @@ class _Engine:
         step = FileStep(action=action, title=title)
         lowered = Lowered(state=state, created_by=title, step=step)
         label, span = f"[{stage.title} 1/1]", stage.from_node.span
-        return self._carry_out(step, lowered, state, title, label, stage, span)
+        return (yield from self._carry_out(step, lowered, state, title, label, stage, span))
 
     def _known_layer(self, cached: CachedStep) -> Layer | None:
         """The layer of a cache entry, None when it is gone from the store."""
@@ -453,12 +585,23 @@ class _Engine:
         """The executor, started for the first program; no thread has been started before."""
         if self._executor is None:
             self._executor = self._start_executor()
-            self._cleanup.callback(self._executor.close)
         return self._executor
 
     # ---- the result
 
+    def _squash(self, state: StageState) -> StageState:
+        wish = self._request.squash
+        if wish is None:
+            return state
+        from builder.squash import squashed
+
+        return squashed(state, wish, self._store)
+
     def _seal(self, state: StageState) -> Image:
+        image = self._store.images.seal(self._image_config(state), state.layers)
+        return image if self._request.encoding is None else self._encoded(image, state)
+
+    def _image_config(self, state: StageState) -> ImageConfig:
         config = state.config
         platform = self._request.platform or state.platform
         if self._request.labels:
@@ -467,20 +610,30 @@ class _Engine:
         created = state.created
         if self._epoch is not None:
             created = rfc3339(self._epoch)
-        return self._store.images.seal(
-            ImageConfig(
-                architecture=platform.architecture,
-                os=platform.os,
-                variant=platform.variant,
-                author=state.author,
-                created=created,
-                config=config,
-                diff_ids=tuple(layer.diff_id for layer in state.layers),
-                history=state.history,
-            ),
-            state.layers,
-            self._request.annotations.items(),
+        return ImageConfig(
+            architecture=platform.architecture,
+            os=platform.os,
+            variant=platform.variant,
+            author=state.author,
+            created=created,
+            config=config,
+            diff_ids=tuple(layer.diff_id for layer in state.layers),
+            history=state.history,
         )
+
+    def _encoded(self, image: Image, state: StageState) -> Image:
+        from layerstore import encode_image
+
+        assert self._request.encoding is not None, "asked before"
+        encoded = encode_image(
+            self._store,
+            image,
+            self._request.encoding,
+            is_own=lambda layer: layer.diff_id not in state.base,
+        )
+        if encoded is not image:
+            self._store.blobs.discard(image.descriptor.digest)  # the manifest nobody will name
+        return encoded
 
     def _created_now(self) -> str:
         epoch = self._epoch
@@ -494,11 +647,18 @@ class _Engine:
 
     # ---- telling
 
+    def _note_moment(self, stage: PlannedStage, span: Span, state: StageState) -> None:
+        if self._plan is not None and stage.index == self._plan.target:
+            self._noted.append((span.start_line, state))
+
     @contextmanager
     def _failing(self, vertex: int, started: float) -> Iterator[None]:
-        """Tell that the work of a vertex has failed when it does."""
+        """Tell that the work of a vertex was canceled, or has failed, when it does."""
         try:
             yield
+        except (GeneratorExit, KeyboardInterrupt):
+            self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))
+            raise
         except BaseException as error:
             seconds = time.monotonic() - started
             self._report(VertexFailed(vertex=vertex, seconds=seconds, message=_first_line(error)))
@@ -520,7 +680,7 @@ class _Engine:
         layer: Layer | None = None,
         seconds: float = 0.0,
     ) -> None:
-        self._steps.append(
+        self._steps.setdefault(stage.index, []).append(
             record.StepRecord(
                 instruction=instruction,
                 line=span.start_line,
@@ -544,7 +704,7 @@ class _Engine:
             image_id="" if image is None else image.id,
             manifest_digest="" if image is None else image.descriptor.digest,
             error=error,
-            steps=tuple(self._steps),
+            steps=tuple(step for _, steps in sorted(self._steps.items()) for step in steps),
         )
         record.write(written, self._store.private / "builds")
         return written

@@ -5,8 +5,10 @@ BuilderError(message, hint)
     UnknownStageError(name, nearest)
     UnknownTargetError(name, nearest)
     StageOrderError(name, stage)     a stage that needs itself or one below it
+    CheckFailedError(rules)          a build check, where warnings are errors
   UnsupportedFeatureError(feature)   known, and not carried out by this version
   LoweringError                      an instruction whose words make no sense (bad port, bad user)
+  OutputError                        what --output, --cache-to and the like ask for makes no sense
   ContextError                       the build context
     SourceNotFoundError(pattern, nearest)
     OutsideContextError(path)
@@ -14,6 +16,9 @@ BuilderError(message, hint)
   FetchError                         something remote cannot be had
     ChecksumError(what, expected, actual)
   ForeignPlatformError(wanted, host) this machine cannot run programs of that platform
+  MissingGrantError(kind, id)        a RUN needs a secret or an agent that was not given
+  SecretLeakError(id, path)          a RUN wrote a secret into its layer
+  NoSuchMomentError(name)            app@9 of an image with fewer instructions
   StepFailedError(title, status)     the program of a RUN ended badly: the user's turn
   ContainerError                     containers
     NoSuchContainerError(name)
@@ -82,6 +87,17 @@ class StageOrderError(PlanError):
         self.stage = stage
 
 
+class CheckFailedError(PlanError):
+    """Warnings of build checks in a file that says `# check=error=true`."""
+
+    def __init__(self, *, rules: tuple[str, ...]) -> None:
+        super().__init__(
+            f"lint violation found for rules: {', '.join(rules)}",
+            hint="the file has `check=error=true`",
+        )
+        self.rules = rules
+
+
 class UnsupportedFeatureError(BuilderError):
     def __init__(self, *, feature: str, hint: str = "") -> None:
         super().__init__(f"{feature} is not supported by this version of lamina", hint=hint)
@@ -89,6 +105,10 @@ class UnsupportedFeatureError(BuilderError):
 
 
 class LoweringError(BuilderError):
+    pass
+
+
+class OutputError(BuilderError):
     pass
 
 
@@ -141,6 +161,35 @@ class ForeignPlatformError(BuilderError):
         )
         self.wanted = wanted
         self.host = host
+
+
+class MissingGrantError(BuilderError):
+    """`kind` is the option that would have given it: `secret` or `ssh`."""
+
+    def __init__(self, *, kind: str, id: str) -> None:
+        what = "secret" if kind == "secret" else "ssh agent"
+        value = f"id={id},src=FILE" if kind == "secret" else id
+        super().__init__(
+            f"the {what} {id!r} is required, and was not given", hint=f"build with --{kind} {value}"
+        )
+        self.kind = kind
+        self.id = id
+
+
+class SecretLeakError(BuilderError):
+    def __init__(self, *, id: str, path: str) -> None:
+        super().__init__(
+            f"the secret {id!r} was written into the image, at '/{path}'",
+            hint="whoever gets the image could read it: use it where it is mounted",
+        )
+        self.id = id
+        self.path = path
+
+
+class NoSuchMomentError(BuilderError):
+    def __init__(self, *, name: str, hint: str) -> None:
+        super().__init__(f"no such moment: {name}", hint=hint)
+        self.name = name
 
 
 class StepFailedError(BuilderError):

@@ -3,7 +3,8 @@
 The engine calls one `report(event)`; nothing is read back. `vertex` numbers the work of one build
 from 1 in the order it was begun (the `#5` of plain progress), and stays the same for all events of
 that piece of work. Events of one vertex come in the order
-    VertexStarted, VertexOutput..., then VertexCached | VertexDone | VertexFailed.
+    VertexStarted, VertexOutput..., then VertexCached | VertexDone | VertexFailed | VertexCanceled.
+Several pieces of work may be under way at once.
 """
 
 from dataclasses import dataclass
@@ -57,11 +58,31 @@ class VertexFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VertexCanceled:
+    """Ended before it was done, because another one failed or the user interrupted the build."""
+
+    vertex: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
     """Something the user should know and that does not stop the build."""
 
     message: str
     line: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckWarning:
+    """What a build check has against the lines `line` to `end_line` of the Dockerfile."""
+
+    rule: str
+    detail: str
+    line: int
+    end_line: int
+    description: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,5 +95,13 @@ class ImageSealed:
 
 
 Event = (
-    VertexStarted | VertexOutput | VertexCached | VertexDone | VertexFailed | Notice | ImageSealed
+    VertexStarted
+    | VertexOutput
+    | VertexCached
+    | VertexDone
+    | VertexFailed
+    | VertexCanceled
+    | Notice
+    | CheckWarning
+    | ImageSealed
 )

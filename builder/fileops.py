@@ -6,11 +6,15 @@ it, links included, and nothing can lead outside of it. The result is packed str
 sources: each byte is read once.
 
 Rules, as BuildKit's file operations have them:
-  - Missing directories on the way to the destination are created 0755, owned as --chown says.
+  - Missing directories on the way to the destination are created 0755 or as an octal --chmod says,
+    owned as --chown says.
   - The content of a source directory is merged into the destination. A destination directory that
     exists keeps its attributes; directories below it take the source's.
   - A file goes into the destination when that is a directory or ends in a slash, else onto it.
   - A file never replaces a directory, a directory never a file.
+  - A directory that is not selected, but leads to what is, is made like its source; where it
+    exists, it takes the mode of its source alone.
+  - A socket becomes an empty file.
   - Directories that exist and merely gain an entry stand in the layer with the attributes that
     they have (the tar form needs them as parents).
 
@@ -30,7 +34,9 @@ from builder.sources import Selection, SourceEntry, resolve, walk
 from builder.steps import InlineFile
 from layerstore import (
     Change,
+    Content,
     Meta,
+    Node,
     PutDir,
     PutFile,
     PutHardlink,
@@ -59,11 +65,15 @@ KEEP = Ownership()
 
 
 class FileChanges:
-    """Collects the changes of one step on top of `tree`, which it keeps up to date."""
+    """Collects the changes of one step on top of `tree`, which it keeps up to date.
 
-    def __init__(self, tree: TreeIndex, *, now_ns: int) -> None:
+    `read` gives the content of a file of the layers below.
+    """
+
+    def __init__(self, tree: TreeIndex, *, now_ns: int, read: Callable[[Node], Content]) -> None:
         self._tree = tree
         self._now_ns = now_ns
+        self._read = read
         self._changes: dict[str, Change] = {}
         self._linked: dict[str, list[str]] = {}  # hard links by what they name
 
@@ -131,26 +141,27 @@ class FileChanges:
     def unpack(self, changes: Iterator[Change], destination: str, ownership: Ownership) -> None:
         """Put the members of an archive beneath `destination`, links of the image followed.
 
-        Members keep their own modes, whatever --chmod says, as in Docker. A member's content must
-        outlive the iteration (see `archives.members`).
+        Members keep their own modes, whatever --chmod says, and device nodes are left out, as in
+        Docker. A member's content must outlive the iteration (see `archives.members`).
         """
+        ownership = replace(ownership, mode=None)
         self.make_directory(destination.rstrip("/") or "/", ownership)
         base = self._tree.resolve(destination)
         for change in changes:
-            self._unpack_member(change, base, replace(ownership, mode=None))
+            if not (isinstance(change, PutNode) and change.kind != "fifo"):
+                self._unpack_member(change, base, ownership)
 
     # ---- copying
 
     def _copy_directory(self, selection: Selection, target: TreePath, owner: Ownership) -> None:
         links: dict[object, TreePath] = {}
-        excludes = selection.excludes
-        for relative, entry in walk(selection.tree, selection.path):
-            if excludes is not None and excludes(relative):
-                continue
+        for relative, entry, is_taken in walk(selection.tree, selection.path, selection.only):
             path = TreePath(f"{target}/{relative}" if target else relative)
-            if excludes is not None:
-                self.make_directory("/" + posixpath.dirname(path), owner)
-            self._copy_entry(selection, entry, path, owner, links)
+            existing = self._entry(path)
+            if is_taken or existing is None or existing.kind != "dir":
+                self._copy_entry(selection, entry, path, owner, links)
+            elif existing.meta.mode != entry.meta.mode:
+                self._put(PutDir(path, replace(existing.meta, mode=entry.meta.mode)))
 
     def _copy_entry(
         self,
@@ -181,7 +192,7 @@ class FileChanges:
             case "char" | "block" | "fifo":
                 self._replace(PutNode(path, meta, entry.kind, entry.major, entry.minor))
             case "socket":
-                pass  # a socket without its program is nothing; Docker's tar skips it as well
+                self._replace(PutFile(path, meta, 0, b""))
 
     # ---- unpacking
 
@@ -221,6 +232,8 @@ class FileChanges:
         return TreePath(f"{base}/{inside}".strip("/"))
 
     def _put_hardlink(self, path: TreePath, target: TreePath) -> None:
+        if target not in self._changes and not target.startswith(path + "/"):
+            self._copy_up(target)
         found = self._changes.get(target)
         if isinstance(found, PutHardlink):
             target = found.target
@@ -228,8 +241,15 @@ class FileChanges:
             self._put(PutHardlink(path, target))
             return
         raise LoweringError(
-            f"the archive links '/{path}' to '/{target}', which is not in the archive"
+            f"the archive links '/{path}' to '/{target}', which is no file of it or of the image"
         )
+
+    def _copy_up(self, path: TreePath) -> None:
+        """Take a file of the layers below into this one, so that it can be linked."""
+        node = self._tree.get(path)
+        if node is not None and node.entry.kind == "file" and node.layer is not None:
+            entry = node.entry
+            self._put(PutFile(path, entry.meta, entry.size_bytes, self._read(node)))
 
     def _put_directory(self, path: TreePath, parent: TocEntry, ownership: Ownership) -> TocEntry:
         """As mkdir(2): a set-group-ID parent hands down its group and the bit."""
@@ -237,7 +257,10 @@ class FileChanges:
         gid = ownership.gid
         if gid is None:
             gid = parent.meta.gid if handed_down else 0
-        meta = Meta(_DIRECTORY_MODE | handed_down, ownership.uid or 0, gid, self._now_ns)
+        mode = _DIRECTORY_MODE
+        if ownership.mode is not None and ownership.mode.octal is not None:
+            mode = ownership.mode.octal & 0o777
+        meta = Meta(mode | handed_down, ownership.uid or 0, gid, self._now_ns)
         self._put(PutDir(path, meta))
         return TocEntry(path, "dir", meta)
 

@@ -63,12 +63,16 @@ def import_tar(store: Store, stream: "Reader", *, changes: tuple[str, ...], mess
 
 
 def _changed(state: StageState, text: str) -> StageState:
+    words = text.split(None, 1)
+    keyword = words[0].upper() if words else "an empty text"
+    if keyword not in _CHANGES.split():
+        raise LoweringError(f"{keyword} is not a valid change command", hint=f"one of {_CHANGES}")
+    is_onbuild = keyword == "ONBUILD"  # what stands behind it is what the parser of triggers reads
+    text = "".join(words[1:]) if is_onbuild else text
     instruction = parse_instruction(text, escape="\\", name="--change")
-    if instruction.written.keyword not in _CHANGES.split():
-        raise LoweringError(
-            f"{instruction.written.keyword} is not a valid change command",
-            hint=f"one of {_CHANGES}",
-        )
+    if is_onbuild:
+        config = replace(state.config, on_build=(*state.config.on_build, text))
+        return replace(state, config=config)
     around = Surroundings(
         find_source=_no_source, build_args={}, global_args={}, escape="\\", network="none"
     )

@@ -131,6 +131,20 @@ def _read_directory(
     )
 
 
+def read_beside(dockerfile: Path) -> Inputs:
+    """Read a Dockerfile without a context; the ignore file is the one of its directory.
+
+    Raises:
+        ContextError: it cannot be read.
+    """
+    return Inputs(
+        name=str(dockerfile),
+        text=_read(dockerfile),
+        context=None,
+        ignore_file=read_ignore_file(dockerfile.parent, dockerfile),
+    )
+
+
 def _read_stdin_context(
     file: str | None, stdin: BinaryIO, remotes: "Callable[[], Remotes]"
 ) -> Inputs:

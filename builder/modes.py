@@ -1,5 +1,7 @@
 """File modes as `--chmod` takes them: octal, or symbolic as chmod(1) has it (`u=rwX,go=rX`).
 
+As in BuildKit, whose chmod is BSD's: `t` may follow every class but `o`; there is no umask.
+
 Source: POSIX chmod, "Grammar for the symbolic mode"; Dockerfile reference, "COPY --chmod".
 """
 
@@ -62,7 +64,7 @@ def _apply(mode: int, who: str, operator: str, permissions: str, *, executable: 
         granted |= _class_bits(mode, permissions, executable=executable) << shift
     if "s" in permissions:
         granted |= (0o4000 if "u" in classes else 0) | (0o2000 if "g" in classes else 0)
-    if "t" in permissions and "o" in classes:
+    if "t" in permissions and classes != "o":
         granted |= 0o1000
     if operator == "+":
         return mode | granted

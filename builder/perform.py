@@ -2,22 +2,27 @@
 
 ExecStep   snapshot -> sandbox runs the program -> overlay changes -> commit
 FileStep   tree of the layers below + sources -> changes -> commit (nothing is mounted or run)
+
+What waits for a program is a generator (see schedule.py): other stages go on meanwhile.
 """
 
 import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from builder import archives
 from builder.errors import LoweringError, StepFailedError
 from builder.fileops import FileChanges, Ownership
 from builder.modes import parse_mode
+from builder.mounting import NO_GRANTS, Grants, OpenedMounts, open_mounts
 from builder.sandbox import (
+    ALL_CAPABILITIES,
     Executor,
     ExitStatus,
     FileMount,
@@ -29,11 +34,16 @@ from builder.sandbox import (
     UnknownUserError,
     find_user,
 )
-from builder.snapshot import open_snapshot
+from builder.schedule import Readable, Work
+from builder.snapshot import Snapshot, open_snapshot
 from builder.steps import CopyFiles, ExecStep, FileStep, MakeDirectory, Step
 from layerstore import Layer, Store, TreeIndex
 
+if TYPE_CHECKING:
+    from builder.agents import AgentRelay
+
 Output = Callable[[str, bytes], None]
+OnFailure = Callable[[Executor, SandboxSpec], None]
 
 RUN_PIDS_MAX = 4096
 _TAIL_BYTES = 16 << 10
@@ -49,10 +59,15 @@ def perform(
     executor: Callable[[], Executor],
     output: Output,
     epoch: int | None,
-) -> Layer:
+    grants: Grants = NO_GRANTS,
+    on_failure: OnFailure | None = None,
+) -> Work[Layer]:
     """Do the work of `step` on top of `layers` and commit what it changed.
 
     Args:
+        grants: the secrets and agents that the step may use.
+        on_failure: called when the program has failed, while all that it had is still there: the
+            same specification can be started again.
         executor: gives the executor; only called for a program, so that a build without one
             starts none.
         output: called as `output("stdout" | "stderr", data)` with what the program writes.
@@ -60,10 +75,15 @@ def perform(
 
     Raises:
         StepFailedError: the program ended with another status than 0.
+        MissingGrantError, SecretLeakError: see builder.errors.
     """
     match step:
         case ExecStep():
-            return _perform_exec(step, layers, store, executor(), output, epoch)
+            return (
+                yield from _perform_exec(
+                    step, layers, store, executor(), output, epoch, grants, on_failure
+                )
+            )
         case FileStep():
             return _perform_files(step, layers, store, epoch)
     assert_never(step)
@@ -76,43 +96,77 @@ def _perform_exec(
     executor: Executor,
     output: Output,
     epoch: int | None,
-) -> Layer:
+    grants: Grants,
+    on_failure: OnFailure | None,
+) -> Work[Layer]:
     with open_snapshot(layers, store) as snapshot:
-        spec = SandboxSpec(
-            root=snapshot.root,
-            program=Program(
-                argv=step.argv, env=(*step.env, *step.secret_env), cwd=step.cwd, user=step.user
-            ),
-            mounts=(
-                *network_files(step.network),
-                *(
-                    FileMount(
-                        target=script.target,
-                        content=script.content.encode("utf-8", "surrogateescape"),
-                        mode=0o755,
-                        read_only=True,
-                    )
-                    for script in step.scripts
-                ),
-            ),
-            hostname=HOSTNAME,
-            network=step.network,
-            limits=Limits(pids_max=RUN_PIDS_MAX),
-        )
-        status, tail = _run_program(executor, spec, output)
+        with ExitStack() as cleanup:
+            opened = yield from open_mounts(
+                step.mounts,
+                store=store,
+                grants=grants,
+                cleanup=cleanup,
+                tell=lambda text: output("stderr", f"{text}\n".encode()),
+            )
+            spec = _sandbox(step, snapshot, opened)
+            status, tail = yield from run_program(executor, spec, output, opened.relays)
+            if status.shell_code and on_failure is not None:
+                on_failure(executor, spec)
         if status.shell_code:
             raise StepFailedError(
                 title=" ".join(step.argv), code=status.shell_code, signal=status.signal, tail=tail
             )
-        return store.layers.commit(
-            snapshot.changes(), upperdir=snapshot.upperdir, mtime_max_s=epoch
-        )
+        changes = snapshot.changes()
+        if opened.secrets:
+            from builder.leaks import without_secrets
+
+            changes = without_secrets(changes, opened.secrets)
+        return store.layers.commit(changes, upperdir=snapshot.upperdir, mtime_max_s=epoch)
+
+
+def _sandbox(step: ExecStep, snapshot: Snapshot, opened: OpenedMounts) -> SandboxSpec:
+    is_insecure = step.security == "insecure"
+    settings = step.settings
+    spec = SandboxSpec(
+        root=snapshot.root,
+        program=Program(
+            argv=step.argv,
+            env=(*step.env, *step.secret_env, *opened.env),
+            cwd=step.cwd,
+            user=step.user,
+            capabilities=ALL_CAPABILITIES if is_insecure else None,
+            seccomp="unconfined" if is_insecure else "default",
+            resource_limits=settings.resource_limits,
+        ),
+        mounts=(
+            *network_files(step.network, extra_hosts=settings.extra_hosts),
+            *(
+                FileMount(
+                    target=script.target,
+                    content=script.content.encode("utf-8", "surrogateescape"),
+                    mode=0o755,
+                    read_only=True,
+                )
+                for script in step.scripts
+            ),
+            *opened.mounts,
+        ),
+        hostname=HOSTNAME,
+        network=step.network,
+        unmasked=is_insecure,
+        limits=Limits(pids_max=RUN_PIDS_MAX),
+    )
+    if settings.shm_size_bytes is None:
+        return spec
+    return replace(spec, shm_size_bytes=settings.shm_size_bytes)
 
 
 HOSTNAME = "lamina"
 
 
-def network_files(network: str, hostname: str = HOSTNAME) -> tuple[FileMount, ...]:
+def network_files(
+    network: str, hostname: str = HOSTNAME, *, extra_hosts: Sequence[tuple[str, str]] = ()
+) -> tuple[FileMount, ...]:
     """/etc/hosts, /etc/resolv.conf and /etc/hostname, never part of a layer."""
     hosts = (
         f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
@@ -124,6 +178,9 @@ def network_files(network: str, hostname: str = HOSTNAME) -> tuple[FileMount, ..
             hosts = Path("/etc/hosts").read_text() or hosts
         except OSError:  # a host without them: names are not resolved there either
             pass
+    if extra_hosts:
+        hosts = hosts.removesuffix("\n") + "\n"
+        hosts += "".join(f"{address}\t{name}\n" for name, address in extra_hosts)
     return (
         FileMount(target="/etc/hosts", content=hosts.encode()),
         FileMount(target="/etc/resolv.conf", content=resolv),
@@ -131,7 +188,9 @@ def network_files(network: str, hostname: str = HOSTNAME) -> tuple[FileMount, ..
     )
 
 
-def _run_program(executor: Executor, spec: SandboxSpec, output: Output) -> tuple[ExitStatus, bytes]:
+def run_program(
+    executor: Executor, spec: SandboxSpec, output: Output, relays: "Sequence[AgentRelay]"
+) -> Work[tuple[ExitStatus, bytes]]:
     """Run to the end; returns the status and the last of what was written."""
     tail: deque[bytes] = deque()
     with ExitStack() as cleanup:
@@ -150,32 +209,53 @@ def _run_program(executor: Executor, spec: SandboxSpec, output: Output) -> tuple
             for writer in writers:
                 os.close(writer)
         try:
-            _pump(readers, output, tail)
+            yield from _pump(readers, output, tail, relays)
+            yield from _await_end(running, relays)
             return running.wait(), b"".join(tail)
         except BaseException:  # an interrupt too: nothing of the sandbox may outlive the step
             _end(running)
             raise
 
 
-def _pump(readers: dict[int, str], output: Output, tail: deque[bytes]) -> None:
-    """Pass on everything until the last writer has closed its end."""
-    poller = select.poll()
-    for reader in readers:
-        poller.register(reader, select.POLLIN)
-    open_readers = len(readers)
+def _pump(
+    readers: dict[int, str], output: Output, tail: deque[bytes], relays: "Sequence[AgentRelay]"
+) -> Work[None]:
+    """Pass on everything until the last writer has closed its end; serve `relays` meanwhile."""
+    open_readers = set(readers)
     kept = 0
     while open_readers:
-        for reader, _ in poller.poll():
+        ready = yield from _ready(open_readers, relays)
+        for reader in ready:
             data = os.read(reader, _READ_BYTES)
             if not data:
-                poller.unregister(reader)
-                open_readers -= 1
+                open_readers.discard(reader)
                 continue
             output(readers[reader], data)
             tail.append(data)
             kept += len(data)
             while kept - len(tail[0]) >= _TAIL_BYTES:
                 kept -= len(tail.popleft())
+
+
+def _await_end(running: Running, relays: "Sequence[AgentRelay]") -> Work[None]:
+    """Until `wait` will not block: a program may have closed its output long before."""
+    while not (yield from _ready({running.fileno()}, relays)):
+        pass
+
+
+def _ready(descriptors: set[int], relays: "Sequence[AgentRelay]") -> Work[list[int]]:
+    """Wait once; returns those of `descriptors` that can be read, and serves the rest."""
+    served = {fd: relay for relay in relays for fd in relay.descriptors}
+    wanted = (*descriptors, *served)
+    yield Readable(wanted)
+    poller = select.poll()
+    for fd in wanted:
+        poller.register(fd, select.POLLIN)
+    found = [fd for fd, _ in poller.poll(0)]
+    for fd in found:
+        if fd in served:
+            served[fd].serve(fd)
+    return [fd for fd in found if fd in descriptors]
 
 
 def _end(running: Running) -> None:
@@ -188,8 +268,9 @@ def _perform_files(
 ) -> Layer:
     tree = store.layers.tree(layers)
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
-    collected = FileChanges(tree, now_ns=now_ns)
     with ExitStack() as cleanup:
+        below = cleanup.enter_context(store.layers.files(layers))
+        collected = FileChanges(tree, now_ns=now_ns, read=below.content)
         match step.action:
             case MakeDirectory(path=path, user=user):
                 uid, gid = None, None
@@ -235,17 +316,22 @@ def _ids(
     written: str, where: str, layers: tuple[Layer, ...], tree: TreeIndex, store: Store
 ) -> tuple[int, int]:
     """User and group of new files, by the image's own /etc/passwd and /etc/group."""
-    passwd = _read_small(tree, layers, store, "/etc/passwd")
-    group = _read_small(tree, layers, store, "/etc/group")
+    user, colon, group = ("0" if word == "root" else word for word in written.partition(":"))
+    files = [
+        _read_small(tree, layers, store, file) if word and not word.isdigit() else b""
+        for word, file in ((user, "/etc/passwd"), (group, "/etc/group"))
+    ]
     try:
-        ids = find_user(passwd, group, written)
+        ids = find_user(files[0], files[1], f"{user}:{group}".rstrip(":"))
     except UnknownUserError as error:
         raise LoweringError(
             f"{where}{written}: {error}",
             hint="names are looked up in the image's /etc/passwd and /etc/group; ids always work",
         ) from error
-    # as Docker: a number without a group means the group of the same number
-    return ids.uid, ids.uid if written.isdigit() else ids.gid
+    if group:
+        return ids.uid, ids.gid
+    # as Docker: `user:` is group 0, and a number alone means the group of the same number
+    return ids.uid, 0 if colon else ids.uid if user.isdigit() else ids.gid
 
 
 def _read_small(tree: TreeIndex, layers: tuple[Layer, ...], store: Store, path: str) -> bytes:

@@ -12,7 +12,8 @@ Source: Dockerfile reference, "FROM", "Understand how ARG and FROM interact"; Bu
 dockerfile2llb/convert.go.
 """
 
-from collections.abc import Collection, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from builder.errors import BuilderError, PlanError, StageOrderError, UnknownTargetError
@@ -45,6 +46,31 @@ class ContextBase:
 
 
 Base = ScratchBase | StageBase | ImageBase | ContextBase
+
+
+class StagesAbove(Mapping[str, int]):
+    """What a stage may say of those above it: names in lower case and numbers, to indexes.
+
+    Of two stages with one name the nearer counts. All stages share one table, in which each sees
+    the part above it: a copy for every stage would be quadratic.
+    """
+
+    def __init__(self, table: Mapping[str, list[int]], *, below: int) -> None:
+        self._table = table
+        self._below = below
+
+    def __getitem__(self, name: str) -> int:
+        indexes = self._table[name]
+        place = bisect_left(indexes, self._below)
+        if not place:
+            raise KeyError(name)
+        return indexes[place - 1]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, indexes in self._table.items() if indexes[0] < self._below)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,24 +120,24 @@ def plan(
             itself or one below it.
         grammar.DockerfileError: a word that cannot be expanded.
     """
-    global_args = _global_args(dockerfile, build_args, platform, target)
+    global_args = global_values(dockerfile, build_args, platform, target)
     scope = _Scope(dockerfile, global_args, platform, frozenset(contexts))
     stages: list[PlannedStage] = []
-    visible: dict[str, int] = {}
+    table: dict[str, list[int]] = {}
     for index, stage in enumerate(dockerfile.stages):
+        visible = StagesAbove(table, below=index)
         try:
-            planned = scope.plan_stage(index, stage, dict(visible))
+            stages.append(scope.plan_stage(index, stage, visible))
         except BuilderError as error:
             error.span = stage.base.span
             raise
-        stages.append(planned)
-        visible[str(index)] = index
+        table[str(index)] = [index]
         if stage.base.alias:
-            visible[stage.base.alias.lower()] = index
-    wanted = _target_index(target, stages, visible)
+            table.setdefault(stage.base.alias.lower(), []).append(index)
+    wanted = _target_index(target, stages, StagesAbove(table, below=len(stages)))
     needed = _needed(stages, wanted)
     for index in sorted(needed):
-        _check_order(stages[index], dockerfile)
+        _check_order(stages[index], table)
     return BuildPlan(
         stages=tuple(stages),
         target=wanted,
@@ -120,9 +146,17 @@ def plan(
     )
 
 
-def _global_args(
+def global_values(
     dockerfile: Dockerfile, build_args: Mapping[str, str], platform: Platform, target: str
 ) -> dict[str, str]:
+    """The ARGs that FROM sees: the predefined ones, and those before the first FROM.
+
+    Raises:
+        PlanError: there is no FROM.
+        grammar.DockerfileError: a default that cannot be expanded.
+    """
+    if not dockerfile.stages:
+        raise PlanError("dockerfile contains no stages to build", hint="begin with FROM")
     stage = target or dockerfile.stages[-1].base.alias or "default"
     values = {**platform_args(host_platform(), target=platform), "TARGETSTAGE": stage}
     values.update((name, build_args[name]) for name in values if name in build_args)
@@ -146,16 +180,15 @@ class _Scope:
     platform: Platform
     contexts: frozenset[str]
 
-    def plan_stage(self, index: int, stage: Stage, visible: dict[str, int]) -> PlannedStage:
+    def plan_stage(self, index: int, stage: Stage, visible: Mapping[str, int]) -> PlannedStage:
         node = stage.base
         base = self._base(node, visible)
         instructions = stage.instructions
         if node.alias and context_name(node.alias) in self.contexts:
             base, instructions = ContextBase(name=context_name(node.alias)), ()
         needs = {base.index} if isinstance(base, StageBase) else set()
-        stages = {each: at for each, at in visible.items() if each not in self.contexts}
         for instruction in instructions:
-            needs.update(_referred(instruction, stages))
+            needs.update(stages_of(instruction, visible, self.contexts))
         return PlannedStage(
             index=index,
             name=node.alias or "",
@@ -201,28 +234,30 @@ def context_name(name: str) -> str:
     return name.removesuffix(":latest")
 
 
-def _check_order(stage: PlannedStage, dockerfile: Dockerfile) -> None:
-    """Refuse --from that names the stage itself or one below."""
-    later = {
-        each.base.alias.lower(): index
-        for index, each in enumerate(dockerfile.stages)
-        if each.base.alias and index >= stage.index
-    }
-    later |= {str(index): index for index in range(stage.index, len(dockerfile.stages))}
+def _check_order(stage: PlannedStage, table: Mapping[str, list[int]]) -> None:
+    """Refuse --from that names the stage itself or one below; `table` has the indexes of names."""
     for instruction in stage.instructions:
         for name in _from_names(instruction):
-            index = later.get(name.lower())
-            if index is not None and name.lower() not in stage.visible:
-                error = StageOrderError(
-                    name=name, stage=stage.title, is_itself=index == stage.index
-                )
+            indexes = table.get(name.lower(), [])
+            if indexes and name.lower() not in stage.visible:
+                is_itself = stage.index in indexes
+                error = StageOrderError(name=name, stage=stage.title, is_itself=is_itself)
                 error.span = instruction.span
                 raise error
 
 
-def _referred(instruction: Instruction, visible: Mapping[str, int]) -> set[int]:
-    """What the instruction itself needs; a trigger's needs are met when it fires."""
-    return {visible[name.lower()] for name in _from_names(instruction) if name.lower() in visible}
+def stages_of(
+    instruction: Instruction, visible: Mapping[str, int], contexts: Collection[str] = ()
+) -> set[int]:
+    """The stages the instruction itself copies from; those of an ONBUILD count when it fires.
+
+    `contexts` are named contexts, which come before stages.
+    """
+    return {
+        visible[name.lower()]
+        for name in _from_names(instruction)
+        if name.lower() in visible and context_name(name) not in contexts
+    }
 
 
 def _from_names(instruction: Instruction) -> list[str]:

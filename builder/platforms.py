@@ -46,7 +46,7 @@ def parse_platform(text: str) -> Platform:
 
     Raises:
         PlanError: not a platform.
-        UnsupportedFeatureError: a list of them, or another system than Linux.
+        UnsupportedFeatureError: a list of them.
     """
     if "," in text:
         raise UnsupportedFeatureError(
@@ -69,8 +69,6 @@ def parse_platform(text: str) -> Platform:
         variant = variant if variant.startswith("v") else f"v{variant or 7}"
     if architecture not in _ARCHITECTURES:
         raise _unknown(text)
-    if os != "linux":
-        raise UnsupportedFeatureError(feature=f"the platform {text}")
     if (architecture, variant) in _USUAL_VARIANTS:
         variant = ""
     return Platform(os=os, architecture=architecture, variant=variant)

@@ -28,7 +28,7 @@ from builder.plan import PlannedStage, context_name
 from builder.sources import LayerTree, SourceTree
 from builder.state import StageState
 from builder.urls import FileUrl, GitUrl, other_scheme, parse_url, redacted
-from layerstore import Image, InvalidReferenceError, NotFoundError, Platform, Store
+from layerstore import Image, InvalidReferenceError, Layer, NotFoundError, Platform, Store
 
 if TYPE_CHECKING:
     from builder.engine import BuildRequest
@@ -55,6 +55,7 @@ class Provider:
         self._contexts = {context_name(name): value for name, value in request.contexts.items()}
         self._opened: dict[tuple[str, Platform], Image | SourceTree | None] = {}
         self._directories: dict[str, ContextTree] = {}  # by what their digests are kept under
+        self._layer_trees: dict[tuple[tuple[Layer, ...], str], LayerTree] = {}
         self._remotes: Remotes | None = None
 
     @property
@@ -95,13 +96,11 @@ class Provider:
             return self._as_tree(found, description=f"the build context {name!r}")
         index = stage.visible.get(name.lower())
         if index is not None:
-            return LayerTree(
-                self._finished(index).layers,
-                self._store.layers,
-                description=f"the stage {name!r}",
-            )
+            return self._layer_tree(self._finished(index).layers, f"the stage {name!r}")
         if name.isdigit():
             raise UnknownStageError(name=name, nearest=None)
+        if name == "scratch":
+            return self._layer_tree((), "scratch")
         return self._as_tree(self.image(name, stage), description=f"the image {name!r}")
 
     def remotes(self) -> "Remotes":
@@ -198,10 +197,16 @@ class Provider:
 
     def _as_tree(self, found: Image | SourceTree | None, *, description: str) -> SourceTree:
         if found is None:
-            return LayerTree((), self._store.layers, description=description)
-        if isinstance(found, Image):
-            return LayerTree(found.layers, self._store.layers, description=description)
-        return found
+            return self._layer_tree((), description)
+        return self._layer_tree(found.layers, description) if isinstance(found, Image) else found
+
+    def _layer_tree(self, layers: tuple[Layer, ...], description: str) -> LayerTree:
+        known = self._layer_trees.get((layers, description))
+        if known is None:
+            known = LayerTree(layers, self._store.layers, description=description)
+            self._layer_trees[layers, description] = known
+            self._cleanup.callback(known.close)
+        return known
 
 
 def _ignore_rules(ignore_file: bytes | None) -> IgnoreRules:

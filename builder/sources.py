@@ -15,7 +15,6 @@ Source: BuildKit solver/llbsolver/file and fsutil/copy (ResolveWildcards, Follow
 import hashlib
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from typing import Literal, Protocol
 
 from builder import patterns
 from builder.errors import BuilderError
+from builder.filters import Filter
 from layerstore import (
     Content,
     Digest,
@@ -98,18 +98,18 @@ class Selection:
     """What one source word selected: a file, or a directory with all that is in it.
 
     `name` is the last component as it was asked for, which is the name a file gets in a
-    destination directory, and empty for a directory; `pivot` is the parent path that `--parents`
-    keeps. `unpacks` is what ADD does when it is an archive, where that is not as for local files.
+    destination directory, and empty for a directory. What `only` leaves out is not in the digest.
+    `unpacks` is what ADD does when it is an archive, where that is not as for local files.
     """
 
     name: str
     kind: EntryKind
     digest: Digest
-    pivot: str = ""
     unpacks: bool | None = None
     tree: SourceTree = field(compare=False, repr=False)
     path: TreePath = field(compare=False)
-    excludes: Callable[[str], bool] | None = field(default=None, compare=False, repr=False)
+    only: Filter | None = field(default=None, compare=False, repr=False)
+    is_empty: bool = field(default=False, compare=False)  # a directory of which nothing is taken
 
 
 class SourceLoopError(BuilderError):
@@ -140,7 +140,7 @@ def resolve(tree: Resolvable, path: str) -> TreePath:
 
 
 def matches(tree: SourceTree, pattern: str) -> list[str]:
-    """The paths that a source word with wildcards stands for, in byte order.
+    """The paths that a source word with wildcards stands for, in the order of a walk.
 
     As in BuildKit, links are followed before the first wildcard, and not from there on.
     """
@@ -155,38 +155,48 @@ def matches(tree: SourceTree, pattern: str) -> list[str]:
             for name in tree.children(directory)
             if regex.match(name)
         ]
-    return sorted(found, key=os.fsencode)
+    return list(found)
 
 
-def walk(tree: SourceTree, top: TreePath) -> Iterator[tuple[str, SourceEntry]]:
-    """Every entry beneath `top` with its path relative to it, parents first, in byte order."""
-    pending = [(name, name) for name in reversed(tree.children(top))]
+def walk(
+    tree: SourceTree, top: TreePath, only: Filter | None = None
+) -> Iterator[tuple[str, SourceEntry, bool]]:
+    """The entries beneath `top` with their paths relative to it, parents first, in byte order.
+
+    The flag is False for a directory that `only` does not take, and that leads to something taken.
+    """
     base = top + "/" if top else ""
+    pending = tree.children(top)[::-1]
+    leading: list[tuple[str, SourceEntry]] = []
     while pending:
-        relative, _ = pending.pop()
+        relative = pending.pop()
         entry = tree.get(TreePath(base + relative))
         if entry is None:  # vanished since its directory was read
             continue
-        yield relative, entry
+        while leading and not relative.startswith(leading[-1][0] + "/"):
+            leading.pop()
+        is_taken = only is None or only.takes(relative)
+        if is_taken:
+            for above, directory in leading:
+                yield above, directory, False
+            leading.clear()
+            yield relative, entry, True
+        elif entry.kind == "dir" and only is not None and only.may_take_beneath(relative):
+            leading.append((relative, entry))
+        else:
+            continue
         if entry.kind == "dir":
-            pending.extend(
-                (f"{relative}/{name}", name) for name in reversed(tree.children(entry.path))
-            )
+            pending.extend(f"{relative}/{name}" for name in reversed(tree.children(entry.path)))
 
 
 def newest_file_s(tree: SourceTree) -> int | None:
     """The newest modification time of the files of `tree`; None when it has none."""
-    times = [entry.meta.mtime_ns for _, entry in walk(tree, TreePath("")) if entry.kind == "file"]
+    found = walk(tree, TreePath(""))
+    times = [entry.meta.mtime_ns for _, entry, _ in found if entry.kind == "file"]
     return max(times) // 1_000_000_000 if times else None
 
 
-def select(
-    tree: SourceTree,
-    path: str,
-    *,
-    excludes: Callable[[str], bool] | None = None,
-    pivot: str = "",
-) -> Selection | None:
+def select(tree: SourceTree, path: str, *, only: Filter | None = None) -> Selection | None:
     """Select what is at `path`, links followed; None where nothing is."""
     resolved = resolve(tree, path)
     entry = tree.get(resolved)
@@ -197,44 +207,41 @@ def select(
         name = ""  # what is in it is copied, whatever it is called
     elif name in ("", ".", ".."):
         name = resolved.rpartition("/")[2]
+    found = [("", entry, True)]
+    if entry.kind == "dir":
+        found.extend(walk(tree, resolved, only))
     return Selection(
         name=name,
         kind=entry.kind,
-        digest=_selection_digest(tree, entry, excludes),
-        pivot=pivot,
+        digest=_selection_digest(tree, found),
         tree=tree,
         path=resolved,
-        excludes=excludes,
+        only=only,
+        is_empty=entry.kind == "dir" and len(found) == 1,
     )
 
 
-def _selection_digest(
-    tree: SourceTree, top: SourceEntry, excludes: Callable[[str], bool] | None
-) -> Digest:
+def _selection_digest(tree: SourceTree, found: list[tuple[str, SourceEntry, bool]]) -> Digest:
     """Content, names, modes, owners, link structure and xattrs: all but times."""
-    found = [("", top)]
-    if top.kind == "dir":
-        found.extend(
-            (relative, entry)
-            for relative, entry in walk(tree, top.path)
-            if excludes is None or not excludes(relative)
-        )
     # names of one file are linked when two of them are selected
-    names = Counter(entry.link_group for _, entry in found if entry.link_group is not None)
+    names = Counter(entry.link_group for _, entry, _ in found if entry.link_group is not None)
     groups: dict[object, int] = {}
     hasher = hashlib.sha256()
-    for relative, entry in found:
+    for relative, entry, is_taken in found:
         linked = names[entry.link_group] > 1
         group = groups.setdefault(entry.link_group, len(groups)) if linked else None
-        hasher.update(_identity(tree, relative, entry, group))
+        kind = entry.kind if is_taken else "leads"
+        hasher.update(_identity(tree, relative, entry, kind, group))
     return Digest("sha256:" + hasher.hexdigest())
 
 
-def _identity(tree: SourceTree, relative: str, entry: SourceEntry, group: int | None) -> bytes:
+def _identity(
+    tree: SourceTree, relative: str, entry: SourceEntry, kind: str, group: int | None
+) -> bytes:
     meta = entry.meta
     fields = (
         relative,
-        entry.kind,
+        kind,
         meta.mode,
         meta.uid,
         meta.gid,
@@ -315,17 +322,29 @@ class LazyTree:
 
 
 class LayerTree:
-    """A stack of layers as a source; contents come from the layers' snapshots or blobs."""
+    """A stack of layers as a source. Carries out `SourceTree`; close it when done."""
 
     def __init__(self, layers: tuple[Layer, ...], store: LayerStore, *, description: str) -> None:
         self._layers = layers
         self._store = store
         self._description = description
         self._index: TreeIndex | None = None
+        self._files = store.files(layers)
 
     @property
     def description(self) -> str:
         return self._description
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The stack, bottom first: whoever mounts it needs no copy."""
+        return self._layers
+
+    def everything(self) -> Selection:
+        """All of it. Known by its layers, so that nothing has to be looked at."""
+        contents = "".join(f"{layer.content_digest}\n" for layer in self._layers)
+        digest = Digest.of(contents.encode())
+        return Selection(name="", kind="dir", digest=digest, tree=self, path=TreePath(""))
 
     def get(self, path: TreePath) -> SourceEntry | None:
         node = self._tree().get(path)
@@ -340,7 +359,11 @@ class LayerTree:
         return digest
 
     def content(self, entry: SourceEntry) -> Content:
-        return self._store.read_file(self._layers, self._file(entry))
+        return self._files.content(self._file(entry))
+
+    def close(self) -> None:
+        """Release the blobs that are open."""
+        self._files.close()
 
     def _tree(self) -> TreeIndex:
         if self._index is None:

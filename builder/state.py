@@ -4,6 +4,7 @@
     args      ARG values in scope, later declarations last; never part of the config
     layers    bottom first, the base's included
     platform  what programs of the layers run on
+    own_lines lines of the Dockerfile that made the topmost layers, those that no image brought
     history   one entry per instruction, the base's included; empty_layer where no layer belongs
 
 An ENV of the stage wins over an ARG of the same name, whichever came first.
@@ -12,6 +13,7 @@ Source: Dockerfile reference, "ARG", "Scope" and "Using ARG variables".
 """
 
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -36,6 +38,7 @@ class StageState:
     layers: tuple[Layer, ...] = ()
     chain_id: Digest | None = None
     platform: Platform = field(default_factory=host_platform)
+    own_lines: tuple[int, ...] = ()
     history: tuple[History, ...] = ()
     author: str = ""
     created: str = UNKNOWN_TIME
@@ -50,6 +53,12 @@ class StageState:
     def workdir(self) -> str:
         """The working directory in normal form, `/` where none was set."""
         return "/" + posixpath.normpath("/" + self.config.working_dir).lstrip("/")
+
+    @property
+    def base(self) -> frozenset[Digest]:
+        """The diff_ids of the layers that an image brought."""
+        count = len(self.layers) - len(self.own_lines)
+        return frozenset(layer.diff_id for layer in self.layers[:count])
 
     def environment(self) -> dict[str, str]:
         """ENV and, where ENV does not have the name, ARG: what words and programs see."""
@@ -70,13 +79,14 @@ class StageState:
         )
         return replace(self, history=(*self.history, entry))
 
-    def with_layer(self, layer: Layer, *, created: str, created_by: str) -> Self:
+    def with_layer(self, layer: Layer, *, created: str, created_by: str, line: int = 0) -> Self:
         """A step was performed, or found in the cache."""
         below = () if self.chain_id is None else (self.chain_id,)
         return replace(
             self,
             layers=(*self.layers, layer),
             chain_id=chain_ids([*below, layer.diff_id])[-1],
+            own_lines=(*self.own_lines, line),
             history=(
                 *self.history,
                 History(created=created, created_by=created_by, comment=COMMENT),
@@ -84,17 +94,18 @@ class StageState:
             created=max(self.created, created),
         )
 
-    def with_env(self, name: str, value: str) -> Self:
-        """Set one environment variable of the config, in place where it exists."""
-        return replace(self, config=replace(self.config, env=set_env(self.config.env, name, value)))
+    def with_env(self, values: Mapping[str, str]) -> Self:
+        """Set environment variables of the config, in place where they exist."""
+        return replace(self, config=replace(self.config, env=set_env(self.config.env, values)))
 
 
 COMMENT = "lamina"
 
 
-def set_env(env: tuple[str, ...], name: str, value: str) -> tuple[str, ...]:
-    """`env` with NAME=value, at its old place or at the end."""
-    prefix = name + "="
-    if any(pair.startswith(prefix) for pair in env):
-        return tuple(prefix + value if pair.startswith(prefix) else pair for pair in env)
-    return (*env, prefix + value)
+def set_env(env: tuple[str, ...], values: Mapping[str, str]) -> tuple[str, ...]:
+    """`env` with each NAME=value, at its old place or at the end."""
+    pairs = {name: f"{name}={value}" for name, value in values.items()}
+    names = [pair.partition("=")[0] for pair in env]
+    kept = tuple([pairs.get(name, pair) for name, pair in zip(names, env, strict=True)])
+    there = set(names)
+    return (*kept, *(pairs[name] for name in pairs if name not in there))

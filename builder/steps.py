@@ -12,7 +12,8 @@ Two kinds, and only two:
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from builder.sources import Selection
+from builder.sandbox import ResourceLimit
+from builder.sources import EntryKind, Selection
 from layerstore import Digest
 
 
@@ -25,6 +26,89 @@ class ScriptFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceMount:
+    """Something out of a source, shown at `target`. What is written to it is thrown away."""
+
+    target: str
+    kind: EntryKind
+    digest: Digest
+    read_only: bool
+    selection: Selection = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheMount:
+    """A directory that outlives the build, and belongs to no layer.
+
+    The directory is a new one for each `id`, mode, owner and initial content; what is in it is no
+    part of the step. `is_renewed`: it is emptied first.
+    """
+
+    target: str
+    id: str
+    sharing: Literal["shared", "private", "locked"]
+    read_only: bool
+    mode: int
+    uid: int
+    gid: int
+    initial: Digest | None
+    selection: Selection | None = field(default=None, compare=False)
+    is_renewed: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryMount:
+    """An empty directory in memory."""
+
+    target: str
+    size_bytes: int | None
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretMount:
+    """A secret of the caller's as a file, a variable or both; empty names mean neither.
+
+    Its value is no part of the step.
+    """
+
+    id: str
+    target: str
+    variable: str
+    is_required: bool
+    mode: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentMount:
+    """The socket of an SSH agent of the caller's."""
+
+    id: str
+    target: str
+    is_required: bool
+    mode: int
+    uid: int
+    gid: int
+
+
+StepMount = SourceMount | CacheMount | MemoryMount | SecretMount | AgentMount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What the caller says about every RUN of the build."""
+
+    extra_hosts: tuple[tuple[str, str], ...] = ()  # name, address
+    shm_size_bytes: int | None = None
+    resource_limits: tuple[ResourceLimit, ...] = ()
+
+
+NO_SETTINGS = RunSettings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecStep:
     """RUN. `title` is for people; all paths are inside the root."""
 
@@ -34,6 +118,9 @@ class ExecStep:
     user: str
     network: Literal["host", "none"]
     scripts: tuple[ScriptFile, ...] = ()
+    mounts: tuple[StepMount, ...] = ()
+    security: Literal["sandbox", "insecure"] = "sandbox"
+    settings: RunSettings = NO_SETTINGS
     secret_env: tuple[str, ...] = field(default=(), compare=False)  # proxy variables: never keyed
     title: str = field(default="", compare=False)
 
@@ -64,7 +151,7 @@ class CopyFiles:
     chown: str | None
     chmod: str | None
     unpack: bool  # ADD: archives are unpacked
-    parents: bool = False
+    link: bool = field(default=False, compare=False)  # in the key as a parent that is missing
 
 
 FileAction = MakeDirectory | CopyFiles
@@ -77,6 +164,12 @@ class FileStep:
 
 
 Step = ExecStep | FileStep
+
+
+def stands_alone(step: Step) -> bool:
+    """Whether the file system below plays no part in what the step makes: `--link`."""
+    return isinstance(step, FileStep) and isinstance(step.action, CopyFiles) and step.action.link
+
 
 Document = str | int | bool | None | list["Document"] | dict[str, "Document"]
 

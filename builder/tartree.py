@@ -16,6 +16,7 @@ from builder.sources import SourceEntry, digest_of
 from layerstore import (
     Content,
     Digest,
+    Node,
     PutFile,
     PutHardlink,
     Reader,
@@ -34,7 +35,7 @@ class TarTree:
     ) -> None:
         self._description = description
         self._index = TreeIndex()
-        changes = FileChanges(self._index, now_ns=0)
+        changes = FileChanges(self._index, now_ns=0, read=_nothing_below)
         changes.unpack(kept(unpack(stream), cleanup, directory), "/", KEEP)
         self._files: dict[str, PutFile] = {}
         self._groups: dict[str, str] = {}  # of hard links: the path that has the content
@@ -79,3 +80,7 @@ class TarTree:
             entry.minor,
             self._groups.get(path),
         )
+
+
+def _nothing_below(node: Node) -> Content:
+    raise AssertionError("there are no layers below an archive")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         printable,
     )
     from grammar.fingerprint import fingerprint
+    from grammar.lines import directive_of_line
     from grammar.nodes import (
         Add,
         Arg,
@@ -77,6 +78,7 @@ _HOMES = {
     "nearest": "errors",
     "printable": "errors",
     "fingerprint": "fingerprint",
+    "directive_of_line": "lines",
     "Add": "nodes",
     "Arg": "nodes",
     "ArgDeclaration": "nodes",
@@ -162,6 +164,7 @@ __all__ = [
     "Workdir",
     "Written",
     "as_json",
+    "directive_of_line",
     "expand",
     "expand_content",
     "expand_words",

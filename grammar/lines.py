@@ -143,7 +143,7 @@ def read_directives(source: SourceText) -> Directives:
     """
     found: dict[str, str] = {}
     for number, line in enumerate(source.lines, 1):
-        directive = _directive(line.lstrip(SPACES))
+        directive = directive_of_line(line.lstrip(SPACES))
         if directive is None:
             break
         key, value = directive
@@ -159,7 +159,7 @@ def read_directives(source: SourceText) -> Directives:
     shebang = bool(source.lines) and source.lines[0].startswith("#!")
     shown: dict[str, str] = {}
     for line in source.lines[shebang:]:
-        directive = _directive(line)
+        directive = directive_of_line(line)
         if directive is None or directive[0] in shown:
             break
         shown[directive[0]] = directive[1]
@@ -281,7 +281,8 @@ def heredocs_of_line(text: str) -> list[HeredocWord]:
     return [found for word in words if (found := heredoc_of_word(word))]
 
 
-def _directive(line: str) -> tuple[str, str] | None:
+def directive_of_line(line: str) -> tuple[str, str] | None:
+    """The name (in lower case) and value of `# name=value`; None for what is no directive."""
     match = _DIRECTIVE.match(line)
     if match is None or match[1].lower() not in _DIRECTIVES:
         return None

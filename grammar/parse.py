@@ -18,8 +18,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import lark
 from lark.lexer import Lexer
@@ -35,7 +34,10 @@ from grammar.errors import (
 from grammar.lines import decode
 from grammar.split import KEYWORDS, Part, Split, split, split_lines
 
-_GRAMMAR = Path(__file__).with_name("dockerfile.lark")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HERE = os.path.dirname(__file__)  # noqa: PTH120  (pathlib, and what it imports, costs 2 ms)
 _STARTS = ["dockerfile", "trigger"]
 
 # BuildKit never looks at the flags of these.
@@ -44,6 +46,7 @@ _PAIRS = frozenset(("ENV", "LABEL"))
 _PATHS = frozenset(("ADD", "COPY", "VOLUME"))
 _LINES = KEYWORDS - _PAIRS - _PATHS - {"ARG", "EXPOSE", "FROM", "ONBUILD"}
 _FLAG_NAME = re.compile(r"[a-z]+(-[a-z]+)*")
+_GLUED_HEREDOC = re.compile(r"(?<=[^\s<])<<-?['\"]?[A-Za-z_]\w*")
 _CHECK_TYPES = {"CMD": "CHECK_CMD", "NONE": "CHECK_NONE"}
 
 # What each instruction needs, for the error when it has something else.
@@ -67,7 +70,7 @@ _NEEDS = {
 
 
 def parse(
-    text: bytes | str, *, name: str = "Dockerfile", tables: Path | None = None
+    text: bytes | str, *, name: str = "Dockerfile", tables: "Path | None" = None
 ) -> nodes.Dockerfile:
     """Parse a Dockerfile.
 
@@ -90,7 +93,7 @@ def parse(
 
 
 def parse_instruction(
-    text: str, *, escape: str = "\\", name: str = "ONBUILD", tables: Path | None = None
+    text: str, *, escape: str = "\\", name: str = "ONBUILD", tables: "Path | None" = None
 ) -> nodes.Instruction:
     """Parse one ONBUILD trigger out of an image config.
 
@@ -104,18 +107,18 @@ def parse_instruction(
     return cast(nodes.Instruction, _run(splits, "trigger", tables))
 
 
-def warm(tables: Path | None = None) -> None:
+def warm(tables: "Path | None" = None) -> None:
     """Make the file of tables now, for an installation whose users cannot write it.
 
     Raises:
         OSError: it cannot be written.
     """
     path = _tables_path(tables)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
     _parsers[tables] = _build(path)
 
 
-def _run(splits: list[Split], start: str, tables: Path | None) -> Any:
+def _run(splits: list[Split], start: str, tables: "Path | None") -> Any:
     try:
         # Lark takes any input for a lexer that understands it; its annotations know text only.
         return _parser(tables).parse(cast(str, splits), start=start)
@@ -210,12 +213,16 @@ def _explain(token: _Token, expected: set[str], splits: list[Split], start: str)
 
 def _unknown_instruction(one: Split) -> DockerfileError:
     name = one.written.spelling
+    before = one.line.source.lines[one.line.start_line - 2] if one.line.start_line > 1 else ""
+    glued = _GLUED_HEREDOC.search(before)
     hint = "instructions are " + ", ".join(sorted(KEYWORDS))
     if name and not name[0].isalpha():
         hint = "to continue the line above, end that one with the escape character"
+    if glued:
+        hint = f"only with a blank before it {glued[0][:40]} begins a heredoc"
     return UnknownInstructionError(
         name=name[:40],
-        nearest=nearest(one.keyword, KEYWORDS),
+        nearest="" if glued else nearest(one.keyword, KEYWORDS),
         span=one.line.span(one.start, one.start + len(name)),
         source=one.line.source,
         hint=hint,
@@ -244,20 +251,21 @@ def _unknown_flag(one: Split, flag: Part, expected: set[str]) -> DockerfileError
     )
 
 
-_parsers: dict[Path | None, lark.Lark] = {}
+_parsers: dict["Path | None", lark.Lark] = {}
 
 
-def _parser(tables: Path | None) -> lark.Lark:
+def _parser(tables: "Path | None") -> lark.Lark:
     parser = _parsers.get(tables)
     if parser is None:
         parser = _parsers[tables] = _load(tables)
     return parser
 
 
-def _load(tables: Path | None) -> lark.Lark:
+def _load(tables: "Path | None") -> lark.Lark:
     path = _tables_path(tables)
     try:
-        kept = path.read_bytes()
+        with open(path, "rb") as file:
+            kept = file.read()
     except OSError:
         kept = b""
     if kept and hashlib.sha256(kept[32:]).digest() == kept[:32]:
@@ -270,18 +278,25 @@ def _load(tables: Path | None) -> lark.Lark:
         return _make()
 
 
-def _tables_path(tables: Path | None) -> Path:
+def _tables_path(tables: "Path | None") -> str:
     versions = f"{lark.__version__} {sys.version_info[:2]} "
-    digest = hashlib.sha256(versions.encode() + _GRAMMAR.read_bytes()).hexdigest()[:16]
-    return (tables or _GRAMMAR.with_name("__pycache__")) / f"dockerfile.{digest}.tables"
+    digest = hashlib.sha256((versions + _grammar()).encode()).hexdigest()[:16]
+    return f"{tables or _HERE + '/__pycache__'}/dockerfile.{digest}.tables"
 
 
-def _build(path: Path) -> lark.Lark:
+def _grammar() -> str:
+    with open(f"{_HERE}/dockerfile.lark", encoding="utf-8") as file:
+        return file.read()
+
+
+def _build(path: str) -> lark.Lark:
+    from pathlib import Path
+
     parser = _make()
     buffer = io.BytesIO()
     parser.save(buffer)
     content = buffer.getvalue()
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = Path(f"{path}.{os.getpid()}")
     try:
         scratch.write_bytes(hashlib.sha256(content).digest() + content)
         scratch.rename(path)
@@ -292,7 +307,7 @@ def _build(path: Path) -> lark.Lark:
 
 def _make() -> lark.Lark:
     return lark.Lark(
-        _GRAMMAR.read_text(encoding="utf-8"),
+        _grammar(),
         parser="lalr",
         lexer=_Tokens,
         start=_STARTS,

@@ -23,6 +23,7 @@ Source: moby/buildkit frontend/dockerfile/parser: split_command.go, line_parsers
 """
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 from grammar.errors import DockerfileError, DockerfileSyntaxError, ExpansionError
@@ -70,17 +71,6 @@ _FLAG_PIECE = re.compile(
     rf"""(["'])((?:(?!\1)[^\\]|\\.)*)(?:\1|\\?\Z)|\\(.?)|([^{SPACES}"'\\]+)""", re.S
 )
 _BACKSLASHED = re.compile(r"\\(.)", re.S)
-
-# A word of ENV, LABEL or ARG, for either escape character. `drop` is an escape character with
-# nothing after it, which is no part of the word.
-_QUOTED_WORD = {
-    escape: re.compile(
-        rf"""(?:[^{SPACES}'"{e}]+|{e}.|(?P<drop>{e})\Z|'[^']*(?:'|\Z)"""
-        rf"""|"[^"{e}]*(?:{e}.[^"{e}]*)*(?:"|(?P<cut>{e}?)\Z))+""",
-        re.S,
-    )
-    for escape, e in (("\\", r"\\"), ("`", "`"))
-}
 
 _JSON = re.compile(
     r'[ \t\r\n]*(?:("[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*")'
@@ -186,7 +176,7 @@ def _with_heredocs(one: Split, reader: LineReader) -> Split:
             raise one.error(
                 f"the heredoc {word.name} does not end",
                 _place_of_heredocs(one),
-                hint=f"put {word.name} on a line of its own after its text",
+                hint=_terminator_hint(word.name, reader),
             )
         heredocs.append(heredoc)
     end_line = reader.line_count
@@ -204,6 +194,16 @@ def _with_heredocs(one: Split, reader: LineReader) -> Split:
     if heredocs and one.trigger:
         return one._replace(trigger=one.trigger._replace(heredocs=one.heredocs, end_line=end_line))
     return one
+
+
+def _terminator_hint(name: str, reader: LineReader) -> str:
+    """What to do about a heredoc that does not end; often its end is only indented."""
+    for number, line in enumerate(reader.source.lines[reader.line_count :], reader.line_count + 1):
+        if line.strip(SPACES) == name:
+            return (
+                f"line {number} has blanks beside {name}; <<- takes tabs before it, and no others"
+            )
+    return f"put {name} on a line of its own after its text"
 
 
 def _place_of_heredocs(one: Split) -> Part:
@@ -289,8 +289,19 @@ def _split_blanks(text: str, at: int, end: int) -> list[Part]:
     return [Part(word[0], *word.span()) for word in _WORD_BLANKS.finditer(text, at, end)]
 
 
+@cache
+def _quoted_word(escape: str) -> re.Pattern[str]:
+    """A word of ENV, LABEL or ARG. `drop` is an escape character with nothing after it."""
+    e = re.escape(escape)
+    return re.compile(
+        rf"""(?:[^{SPACES}'"{e}]+|{e}.|(?P<drop>{e})\Z|'[^']*(?:'|\Z)"""
+        rf"""|"[^"{e}]*(?:{e}.[^"{e}]*)*(?:"|(?P<cut>{e}?)\Z))+""",
+        re.S,
+    )
+
+
 def _split_words(text: str, at: int, end: int, escape: str) -> list[Part]:
-    pattern = _QUOTED_WORD[escape]
+    pattern = _quoted_word(escape)
     words: list[Part] = []
     while at < end:
         blank = _SPACES.match(text, at, end)

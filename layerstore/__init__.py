@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from layerstore.blobs import BlobInfo, BlobReader, BlobStore, BlobWriter
     from layerstore.cacheindex import CachedStep, CacheIndex, FileStamp
+    from layerstore.cachemounts import CacheMounts, HeldCache
     from layerstore.changeset import (
         Change,
         Content,
@@ -31,7 +32,15 @@ if TYPE_CHECKING:
         prune,
         usage,
     )
-    from layerstore.compression import Compression, Detected, Peeked, Reader, decompressor, detect
+    from layerstore.compression import (
+        Compression,
+        Detected,
+        Peeked,
+        Reader,
+        decompressor,
+        detect,
+        levels,
+    )
     from layerstore.descriptor import Descriptor, Platform
     from layerstore.digest import Digest, chain_ids
     from layerstore.documents import (
@@ -43,6 +52,7 @@ if TYPE_CHECKING:
         Manifest,
         canonical_json,
     )
+    from layerstore.encoding import Encoding, encode_image
     from layerstore.errors import (
         CorruptBlobError,
         InvalidReferenceError,
@@ -52,10 +62,13 @@ if TYPE_CHECKING:
         StoreError,
         UnsafePathError,
         UnsupportedMediaTypeError,
+        UnusableLayerError,
     )
     from layerstore.images import Image, ImageRecord, ImageStore, host_platform
+    from layerstore.layerfiles import LayerFiles
     from layerstore.layers import Layer, LayerStore, in_user_namespace
     from layerstore.locks import Lease
+    from layerstore.merge import merged_changes
     from layerstore.overlaydir import OnSkip, remove_tree
     from layerstore.overlaydir import changes as overlay_changes
     from layerstore.overlaydir import write as write_overlay
@@ -64,6 +77,9 @@ if TYPE_CHECKING:
     from layerstore.tarcodec import Limits, Packed, is_tar, pack, unpack
     from layerstore.toc import Summary, TocEntry, summarise
     from layerstore.transports import Export, Format, load_images, read_layout_image, save_images
+    from layerstore.transports.cache_directory import CacheDirectory, export_steps
+    from layerstore.transports.oci_layout import add as add_to_layout
+    from layerstore.transports.rootfs import write_rootfs, write_rootfs_tar
     from layerstore.treediff import changes as tree_changes
     from layerstore.treeindex import Node, TreeIndex
     from layerstore.treepath import (
@@ -83,7 +99,9 @@ _HOMES = {
     "BlobReader": "blobs",
     "BlobStore": "blobs",
     "BlobWriter": "blobs",
+    "CacheDirectory": "transports.cache_directory",
     "CacheIndex": "cacheindex",
+    "CacheMounts": "cachemounts",
     "CachedStep": "cacheindex",
     "Change": "changeset",
     "Compression": "compression",
@@ -94,11 +112,13 @@ _HOMES = {
     "Descriptor": "descriptor",
     "Detected": "compression",
     "Digest": "digest",
+    "Encoding": "encoding",
     "Export": "transports",
     "FileStamp": "cacheindex",
     "Finding": "verify",
     "Format": "transports",
     "HealthcheckConfig": "documents",
+    "HeldCache": "cachemounts",
     "History": "documents",
     "Image": "images",
     "ImageConfig": "documents",
@@ -108,6 +128,7 @@ _HOMES = {
     "Index": "documents",
     "InvalidReferenceError": "errors",
     "Layer": "layers",
+    "LayerFiles": "layerfiles",
     "LayerStore": "layers",
     "Lease": "locks",
     "Limits": "tarcodec",
@@ -140,18 +161,24 @@ _HOMES = {
     "TreePath": "treepath",
     "UnsafePathError": "errors",
     "UnsupportedMediaTypeError": "errors",
+    "UnusableLayerError": "errors",
     "Usage": "collect",
+    "add_to_layout": "transports.oci_layout:add",
     "canonical_json": "documents",
     "chain_ids": "digest",
     "decompressor": "compression",
     "default_root": "store",
     "detect": "compression",
     "disk_bytes": "collect",
+    "encode_image": "encoding",
+    "export_steps": "transports.cache_directory",
     "host_platform": "images",
     "in_user_namespace": "layers",
     "is_tar": "tarcodec",
     "join": "treepath",
+    "levels": "compression",
     "load_images": "transports",
+    "merged_changes": "merge",
     "name_of": "treepath",
     "overlay_changes": "overlaydir:changes",
     "pack": "tarcodec",
@@ -168,6 +195,8 @@ _HOMES = {
     "usage": "collect",
     "verify_store": "verify",
     "write_overlay": "overlaydir:write",
+    "write_rootfs": "transports.rootfs",
+    "write_rootfs_tar": "transports.rootfs",
 }
 
 __all__ = [
@@ -176,7 +205,9 @@ __all__ = [
     "BlobReader",
     "BlobStore",
     "BlobWriter",
+    "CacheDirectory",
     "CacheIndex",
+    "CacheMounts",
     "CachedStep",
     "Change",
     "Compression",
@@ -187,11 +218,13 @@ __all__ = [
     "Descriptor",
     "Detected",
     "Digest",
+    "Encoding",
     "Export",
     "FileStamp",
     "Finding",
     "Format",
     "HealthcheckConfig",
+    "HeldCache",
     "History",
     "Image",
     "ImageConfig",
@@ -201,6 +234,7 @@ __all__ = [
     "Index",
     "InvalidReferenceError",
     "Layer",
+    "LayerFiles",
     "LayerStore",
     "Lease",
     "Limits",
@@ -233,18 +267,24 @@ __all__ = [
     "TreePath",
     "UnsafePathError",
     "UnsupportedMediaTypeError",
+    "UnusableLayerError",
     "Usage",
+    "add_to_layout",
     "canonical_json",
     "chain_ids",
     "decompressor",
     "default_root",
     "detect",
     "disk_bytes",
+    "encode_image",
+    "export_steps",
     "host_platform",
     "in_user_namespace",
     "is_tar",
     "join",
+    "levels",
     "load_images",
+    "merged_changes",
     "name_of",
     "overlay_changes",
     "pack",
@@ -261,6 +301,8 @@ __all__ = [
     "usage",
     "verify_store",
     "write_overlay",
+    "write_rootfs",
+    "write_rootfs_tar",
 ]
 
 

@@ -4,6 +4,8 @@ A step is found by its key (everything it depends on, in one digest), or, after 
 by its result: the same parent, the same content but for times, the same variant. In the second case
 the earlier layer can be taken in place of the new one, and all that stands on it stays cached.
 
+What is not known here is looked for in the sources that were added: caches of other stores.
+
 What is put is seen at once through this object, by others after `Store.flush`. A row whose
 checksum is wrong, or whose layer is gone or damaged, is a miss.
 """
@@ -12,7 +14,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from layerstore.database import Database, Row, Statement, checksum
 from layerstore.digest import Digest
@@ -35,6 +37,36 @@ class CachedStep:
     document: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """A step with all that it is found by."""
+
+    step: CachedStep
+    parent: Digest | None
+    variant: str
+    content_digest: Digest
+
+    def values(self) -> Row:
+        """What a row of the database has."""
+        step = self.step
+        return (
+            *(step.key, step.diff_id, step.created, step.created_by, step.seconds, step.document),
+            *(self.parent or "", self.variant, self.content_digest),
+        )
+
+
+class StepSource(Protocol):
+    """A cache elsewhere. It offers the layers of the steps that it gives to the store."""
+
+    def find(self, key: Digest) -> CachedStep | None:
+        """The step with this key."""
+
+    def same_content(
+        self, parent: Digest | None, content_digest: Digest, variant: str
+    ) -> CachedStep | None:
+        """A step on `parent` whose layer has this time-blind content."""
+
+
 class FileStamp(NamedTuple):
     """A file as it was when its digest was taken. While the rest is equal, so is the digest."""
 
@@ -53,8 +85,13 @@ class CacheIndex:
     def __init__(self, database: Database, find_layer: Callable[[Digest], Layer | None]) -> None:
         self._database = database
         self._find_layer = find_layer
-        self._pending: dict[Digest, _StepRow] = {}
+        self._pending: dict[Digest, StepRow] = {}
         self._pending_memos: dict[tuple[str, str], bytes] = {}
+        self._sources: list[StepSource] = []
+
+    def add_source(self, source: StepSource) -> None:
+        """Look into `source`, too, after this store and the sources added before."""
+        self._sources.append(source)
 
     def get(self, key: Digest) -> CachedStep | None:
         """The step with exactly this key, if its layer can still be used."""
@@ -62,7 +99,9 @@ class CacheIndex:
         if pending is not None:
             return pending.step
         rows = self._database.query(f"SELECT {_STEP}, checksum FROM steps WHERE key = ?", (key,))
-        return next(self._usable(rows), None)
+        found = next(self._usable(rows), None)
+        elsewhere = (source.find(key) for source in self._sources)
+        return found or next(filter(None, elsewhere), None)
 
     def same_content(
         self, parent: Digest | None, content_digest: Digest, variant: str
@@ -76,15 +115,27 @@ class CacheIndex:
             " WHERE parent = ? AND content_digest = ? AND variant = ? ORDER BY rowid",
             (parent or "", content_digest, variant),
         )
-        return next(self._usable(rows), None)
+        found = next(self._usable(rows), None)
+        elsewhere = (
+            source.same_content(parent, content_digest, variant) for source in self._sources
+        )
+        return found or next(filter(None, elsewhere), None)
 
     def put(self, step: CachedStep, *, parent: Digest | None, variant: str) -> None:
         """Remember `step`, whose layer is committed. An earlier step with the key is replaced."""
         layer = self._find_layer(step.diff_id)
         assert layer is not None, "a step is put after its layer was committed"
-        self._pending[step.key] = _StepRow(
+        self._pending[step.key] = StepRow(
             step=step, parent=parent, variant=variant, content_digest=layer.content_digest
         )
+
+    def row(self, key: Digest) -> StepRow | None:
+        """The step of this store with exactly this key, and what else it is found by."""
+        pending = self._pending.get(key)
+        if pending is not None:
+            return pending
+        rows = self._database.query(f"SELECT {_STEP}, checksum FROM steps WHERE key = ?", (key,))
+        return next((_row(row) for row in rows if _is_intact(row)), None)
 
     def steps(self) -> Iterator[CachedStep]:
         """Every step there is, oldest first."""
@@ -156,21 +207,6 @@ class CacheIndex:
                     yield step
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _StepRow:
-    step: CachedStep
-    parent: Digest | None
-    variant: str
-    content_digest: Digest
-
-    def values(self) -> Row:
-        step = self.step
-        return (
-            *(step.key, step.diff_id, step.created, step.created_by, step.seconds, step.document),
-            *(self.parent or "", self.variant, self.content_digest),
-        )
-
-
 def _is_intact(row: Row) -> bool:
     return row[-1] == checksum(*row[:-1])
 
@@ -186,6 +222,16 @@ def _step(row: Row) -> CachedStep:
         created_by=str(created_by),
         seconds=seconds,
         document=document,
+    )
+
+
+def _row(row: Row) -> StepRow:
+    *_, parent, variant, content_digest, _ = row
+    return StepRow(
+        step=_step(row),
+        parent=Digest(parent) if parent else None,
+        variant=str(variant),
+        content_digest=Digest(content_digest),
     )
 
 

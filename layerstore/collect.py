@@ -7,6 +7,7 @@ Needed, by whom:
     cached steps        the layers they made
 All else is garbage: a blob, a row, a checkout, a table of contents that none of these lead to.
 Blobs that another tool wrote within the last hour stay: it may not have listed its image yet.
+Cache mounts go with the build cache, whether unused or all of it, but for those in use.
 
 Bytes, one definition each:
     stored       what something takes on the disk, as du counts: blob, checkout and table of
@@ -80,6 +81,7 @@ class Usage:
     containers: tuple[ContainerUsage, ...]
     containers_bytes: int
     cache_steps: int
+    cache_mounts: int
     cache_bytes: int
     cache_reclaimable_bytes: int
     other_bytes: int
@@ -97,6 +99,7 @@ class Pruned:
     images: tuple[ImageRecord, ...]
     steps: int
     layers: int
+    cache_mounts: int
     freed_bytes: int
 
 
@@ -136,13 +139,16 @@ def prune(
     records = _records(store)
     if dry_run:
         plan = _plan(store, images, cache, _chosen(records, choose))
-        return _report(plan, records, sum(disk_bytes(path) for path in plan.paths))
+        mounts = store.cache_mounts.unused() if cache != "none" else []
+        freed_bytes = sum(disk_bytes(path) for path in (*plan.paths, *mounts))
+        return _report(plan, records, len(mounts), freed_bytes)
     with store.lock.exclusive():
         plan = _plan(store, images, cache, _chosen(records, choose))
         trash = _carry_out(store, plan)
+    count = store.cache_mounts.carry_off(trash) if cache != "none" else 0
     freed_bytes = sum(map(disk_bytes, trash.iterdir()))
     _remove_tree(trash)
-    return _report(plan, records, freed_bytes)
+    return _report(plan, records, count, freed_bytes)
 
 
 def sweep_dead(store: "Store", dead: Sequence[Lease]) -> None:
@@ -357,12 +363,15 @@ def _carry_out(store: "Store", plan: _Plan) -> Path:
     return trash
 
 
-def _report(plan: _Plan, records: dict[Digest, ImageRecord], freed_bytes: int) -> Pruned:
+def _report(
+    plan: _Plan, records: dict[Digest, ImageRecord], cache_mounts: int, freed_bytes: int
+) -> Pruned:
     gone = dict.fromkeys(entry.digest for entry in plan.dropped)
     return Pruned(
         images=tuple(records[digest] for digest in gone if digest in records),
         steps=len(plan.step_keys),
         layers=len(plan.diff_ids),
+        cache_mounts=cache_mounts,
         freed_bytes=freed_bytes,
     )
 
@@ -508,7 +517,9 @@ class _Measured:
         in_use |= {layer for container in self._containers for layer in container.layers}
         steps = list(store.cache.steps())
         cached = {step.diff_id for step in steps} - sizes.keys()
-        cache_bytes = self._sum(cached)
+        mounts = {path: disk_bytes(path) for path in store.cache_mounts.paths()}
+        unused_bytes = sum(mounts[path] for path in store.cache_mounts.unused() if path in mounts)
+        cache_bytes = self._sum(cached) + sum(mounts.values())
         images_bytes = sum(sizes.values())
         container_usages = tuple(map(self._container, self._containers))
         containers_bytes = sum(container.stored_bytes for container in container_usages)
@@ -522,8 +533,9 @@ class _Measured:
             containers=container_usages,
             containers_bytes=containers_bytes,
             cache_steps=len(steps),
+            cache_mounts=len(mounts),
             cache_bytes=cache_bytes,
-            cache_reclaimable_bytes=self._sum(cached - in_use),
+            cache_reclaimable_bytes=self._sum(cached - in_use) + unused_bytes,
             other_bytes=max(0, total_bytes - images_bytes - cache_bytes - containers_bytes),
         )
 

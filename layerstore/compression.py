@@ -5,7 +5,8 @@ The compressed bytes are part of a layer's digest, therefore:
   - the gzip header is written here (no time, no name);
   - input is cut into pieces of a fixed size, since both libraries end blocks where a piece ends.
 
-gzip is ISA-L's deflate: 15 times faster than zlib at about the ratio of its level 1.
+gzip is ISA-L's deflate: 15 times faster than zlib at about the ratio of its level 1. It has the
+levels 1 to 3; the others that people ask for are zlib's.
 
 Spec: RFC 1952 (gzip), RFC 8878 (zstd); OCI image-spec v1.1, layer.md ("+gzip Media Types", "+zstd
 Media Types").
@@ -27,11 +28,14 @@ _MEDIA_TYPES: dict[Compression, str] = {
     "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
     "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
 }
+_DOCKER_MEDIA_TYPES: dict[Compression, str] = {
+    "none": "application/vnd.docker.image.rootfs.diff.tar",
+    "gzip": "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "zstd": "application/vnd.docker.image.rootfs.diff.tar.zstd",
+}
 _KINDS: dict[str, Compression] = {
     **{media_type: kind for kind, media_type in _MEDIA_TYPES.items()},
-    "application/vnd.docker.image.rootfs.diff.tar": "none",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": "gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
+    **{media_type: kind for kind, media_type in _DOCKER_MEDIA_TYPES.items()},
     # Deprecated by the specification, still found; the bytes are ordinary layers.
     "application/vnd.oci.image.layer.nondistributable.v1.tar": "none",
     "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": "gzip",
@@ -48,7 +52,9 @@ _MAGICS: tuple[tuple[bytes, Detected], ...] = (
 
 _PEEK_BYTES = 512
 _PIECE_BYTES = 256 * 1024
+_LEVELS: dict[Compression, range] = {"none": range(0), "gzip": range(10), "zstd": range(1, 23)}
 _GZIP_LEVEL = 1
+_ISAL_LEVELS = range(1, 4)
 _GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # no flags, no time, unknown system
 _ZSTD_LEVEL = 1
 _ZSTD_WINDOW_BYTES_MAX = 128 * 1024 * 1024
@@ -96,9 +102,14 @@ class Peeked:
         return data
 
 
-def media_type(kind: Compression) -> str:
-    """The OCI media type of a layer compressed with `kind`."""
-    return _MEDIA_TYPES[kind]
+def media_type(kind: Compression, *, docker: bool = False) -> str:
+    """The media type of a layer compressed with `kind`, OCI's or Docker's."""
+    return (_DOCKER_MEDIA_TYPES if docker else _MEDIA_TYPES)[kind]
+
+
+def levels(kind: Compression) -> range:
+    """The levels that `kind` has."""
+    return _LEVELS[kind]
 
 
 def kind_of(media_type: str) -> Compression:
@@ -123,15 +134,18 @@ def detect(first_bytes: bytes) -> Detected | None:
     return None
 
 
-def compressor(kind: Compression, write: Callable[[bytes], object]) -> Compressor:
-    """A compressor that hands its output to `write`."""
+def compressor(
+    kind: Compression, write: Callable[[bytes], object], *, level: int | None = None
+) -> Compressor:
+    """A compressor that hands its output to `write`; `level` is one of `levels(kind)`."""
+    assert level is None or level in levels(kind), "levels are checked where they are read"
     match kind:
         case "none":
             return _Plain(write)
         case "gzip":
-            return _Pieces(_Gzip(write))
+            return _Pieces(_Gzip(write, _GZIP_LEVEL if level is None else level))
         case "zstd":
-            return _Pieces(_Zstd(write))
+            return _Pieces(_Zstd(write, _ZSTD_LEVEL if level is None else level))
 
 
 class _Plain:
@@ -172,12 +186,17 @@ class _Pieces:
 
 
 class _Gzip:
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    def __init__(self, write: Callable[[bytes], object], level: int) -> None:
         from isal import isal_zlib
 
         self._write = write
         self._crc32 = isal_zlib.crc32
-        self._deflate = isal_zlib.compressobj(_GZIP_LEVEL, wbits=-15)
+        if level in _ISAL_LEVELS:
+            self._deflate: Any = isal_zlib.compressobj(level, wbits=-15)
+        else:
+            import zlib
+
+            self._deflate = zlib.compressobj(level, wbits=-15)
         self._crc = 0
         self._size_bytes = 0
         write(_GZIP_HEADER)
@@ -197,12 +216,12 @@ class _Gzip:
 
 
 class _Zstd:
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    def __init__(self, write: Callable[[bytes], object], level: int) -> None:
         import zstandard
 
         self._write = write
         self._frame = zstandard.ZstdCompressor(
-            level=_ZSTD_LEVEL, write_checksum=True, write_content_size=False
+            level=level, write_checksum=True, write_content_size=False
         ).compressobj()
 
     def write(self, data: bytes) -> None:

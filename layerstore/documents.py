@@ -157,8 +157,8 @@ class Manifest:
         if config is None or reader.value("layers") is None:
             raise reader.error("config" if config is None else "layers", "is missing")
         return cls(
-            config=_parse_descriptor(config),
-            layers=reader.items("layers", _parse_descriptor, count_max=LAYERS_MAX),
+            config=parse_descriptor(config),
+            layers=reader.items("layers", parse_descriptor, count_max=LAYERS_MAX),
             annotations=reader.pairs("annotations"),
             media_type=media_type,
         )
@@ -168,8 +168,8 @@ class Manifest:
         document: dict[str, object] = {
             "schemaVersion": 2,
             "mediaType": self.media_type,
-            "config": _descriptor_json(self.config),
-            "layers": [_descriptor_json(layer) for layer in self.layers],
+            "config": descriptor_json(self.config),
+            "layers": [descriptor_json(layer) for layer in self.layers],
         }
         return canonical_json(document | _without_empty({"annotations": dict(self.annotations)}))
 
@@ -198,7 +198,7 @@ class Index:
         if reader.value("manifests") is None:
             raise reader.error("manifests", "is missing")
         return cls(
-            manifests=reader.items("manifests", _parse_descriptor),
+            manifests=reader.items("manifests", parse_descriptor),
             annotations=reader.pairs("annotations"),
             media_type=media_type,
         )
@@ -208,7 +208,7 @@ class Index:
         document: dict[str, object] = {
             "schemaVersion": 2,
             "mediaType": self.media_type,
-            "manifests": [_descriptor_json(entry) for entry in self.manifests],
+            "manifests": [descriptor_json(entry) for entry in self.manifests],
         }
         return canonical_json(document | _without_empty({"annotations": dict(self.annotations)}))
 
@@ -513,7 +513,8 @@ def _history_json(entry: History) -> dict[str, object]:
     )
 
 
-def _parse_descriptor(reader: Reader) -> Descriptor:
+def parse_descriptor(reader: Reader) -> Descriptor:
+    """Read a descriptor in a document."""
     media_type = reader.text("mediaType", required=True)
     if not _is_media_type(media_type):
         raise reader.error("mediaType", "is no media type")
@@ -544,7 +545,8 @@ def _is_media_type(text: str) -> bool:
     )
 
 
-def _descriptor_json(descriptor: Descriptor) -> dict[str, object]:
+def descriptor_json(descriptor: Descriptor) -> dict[str, object]:
+    """A descriptor as it stands in a document."""
     document: dict[str, object] = {
         "mediaType": descriptor.media_type,
         "digest": descriptor.digest,

@@ -6,6 +6,7 @@ StoreError(message, hint)
   MalformedDocumentError(context, problem)
   UnsafePathError(path, reason)         a name that would leave, or confuse, its root
   UnsupportedMediaTypeError(media_type)
+  UnusableLayerError(source, error)     a layer that was offered could not be fetched
   StoreBusyError(path)
   InvalidReferenceError(text, reason)
 """
@@ -52,6 +53,14 @@ class UnsupportedMediaTypeError(StoreError):
     def __init__(self, *, media_type: str, hint: str = "") -> None:
         super().__init__(f"unsupported media type {media_type!r}", hint=hint)
         self.media_type = media_type
+
+
+class UnusableLayerError(StoreError):
+    """What was built on the promise of that layer must be built again without it."""
+
+    def __init__(self, *, source: str, error: Exception) -> None:
+        super().__init__(f"{source}: {error}")
+        self.source = source
 
 
 class StoreBusyError(StoreError):

@@ -129,13 +129,20 @@ class ImageStore:
         annotations: Iterable[tuple[str, str]] = (),
     ) -> Image:
         """Make an image of a stored config, whose bytes are kept, and its layers."""
+        layers = [self._layers.fetch(layer) for layer in layers]
         manifest = Manifest(
             config=config_descriptor,
             layers=tuple(layer.descriptor for layer in layers),
             annotations=tuple(sorted(annotations)),
         )
+        return self.assemble_as(manifest, config, layers)
+
+    def assemble_as(
+        self, manifest: Manifest, config: ImageConfig, layers: Sequence[Layer]
+    ) -> Image:
+        """Make an image of a manifest, all parts of which are stored."""
         blob = put(self._blobs, manifest.encode())
-        self._hold((config_descriptor.digest, blob.digest))
+        self._hold((manifest.config.digest, blob.digest, *(b.digest for b in manifest.layers)))
         descriptor = Descriptor(
             media_type=manifest.media_type, digest=blob.digest, size_bytes=blob.size_bytes
         )
@@ -143,7 +150,7 @@ class ImageStore:
             descriptor=descriptor,
             manifest=manifest,
             config=config,
-            id=config_descriptor.digest,
+            id=manifest.config.digest,
             layers=tuple(layers),
         )
 

@@ -19,10 +19,10 @@ Invariants (tests/layerstore/test_layers.py):
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from layerstore.blobs import BlobStore, fsync, is_intact
 from layerstore.database import Database, Row, Statement, Value, checksum
@@ -32,12 +32,14 @@ from layerstore.errors import (
     CorruptBlobError,
     MalformedDocumentError,
     NotFoundError,
-    StoreError,
 )
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from layerstore.changeset import Change, Content
     from layerstore.compression import Compression, Reader
+    from layerstore.layerfiles import LayerFiles
     from layerstore.toc import TocEntry
     from layerstore.treeindex import Node, TreeIndex
 
@@ -70,6 +72,20 @@ class Layer:
         return not (self.files or self.dirs or self.removed)
 
 
+class Offer(Protocol):
+    """A layer that lies elsewhere (in an imported cache), and is fetched when its bytes matter."""
+
+    @property
+    def layer(self) -> Layer:
+        """What it is said to be."""
+
+    def read_toc(self) -> "list[TocEntry]":
+        """Its table of contents. Raises UnusableLayerError."""
+
+    def fetch(self) -> Layer:
+        """Take it into the store. Raises UnusableLayerError."""
+
+
 class LayerStore:
     """The layers of one store.
 
@@ -97,6 +113,7 @@ class LayerStore:
         self._snapshots = private / "snapshots"
         self._pending: dict[Digest, Layer] = {}
         self._found: dict[Digest, Layer] = {}  # known to be usable, and held
+        self._offers: dict[Digest, Offer] = {}
         self._unsynced: set[Digest] = set()  # layers whose table of contents is new
 
     def commit(
@@ -161,7 +178,7 @@ class LayerStore:
 
         Raises as `adopt`, and NotFoundError when the blob is missing.
         """
-        known = self.find(expected_diff_id)
+        known = self._find_here(expected_diff_id)
         if known is not None and known.descriptor.digest == descriptor.digest:
             return known
         with self._blobs.open(descriptor.digest, size_bytes=descriptor.size_bytes) as reader:
@@ -182,6 +199,10 @@ class LayerStore:
 
     def find(self, diff_id: Digest) -> Layer | None:
         """The layer; None when there is none that can be used (blob missing or damaged)."""
+        offer = self._offers.get(diff_id)
+        return self._find_here(diff_id) if offer is None else offer.layer
+
+    def _find_here(self, diff_id: Digest) -> Layer | None:
         known = self._pending.get(diff_id) or self._found.get(diff_id)
         if known is not None:
             return known
@@ -195,6 +216,22 @@ class LayerStore:
                 self._found[diff_id] = layer
                 return layer
         return None
+
+    def offer(self, offer: Offer) -> bool:
+        """Know a layer that can be fetched, while this object lives; False when it is here."""
+        if self._find_here(offer.layer.diff_id) is not None:
+            return False
+        self._offers.setdefault(offer.layer.diff_id, offer)
+        return True
+
+    def fetch(self, layer: Layer) -> Layer:
+        """Make sure that the bytes of `layer` are here.
+
+        Raises:
+            UnusableLayerError: it was offered, and what came is not what was said.
+        """
+        offer = self._offers.pop(layer.diff_id, None)
+        return layer if offer is None else offer.fetch()
 
     def find_all(self, diff_ids: Sequence[Digest]) -> dict[Digest, Layer]:
         """Those of `diff_ids` that are known, by one query. Nothing is held or looked at."""
@@ -222,6 +259,9 @@ class LayerStore:
         """The table of contents, read again from the blob when the file is missing or damaged."""
         from layerstore import toc
 
+        offer = self._offers.get(layer.diff_id)
+        if offer is not None:
+            return offer.read_toc()
         try:
             return toc.load(self.toc_path(layer.diff_id).read_bytes())
         except (FileNotFoundError, MalformedDocumentError):
@@ -232,6 +272,7 @@ class LayerStore:
 
     def reread(self, layer: Layer) -> "tuple[Layer, list[TocEntry]]":
         """What the blob itself says of the layer and what is in it. Raises as `adopt`."""
+        layer = self.fetch(layer)
         with self._blobs.open(layer.descriptor.digest) as reader:
             found, entries = self._survey(reader, layer.descriptor, layer.diff_id)
             reader.drain()
@@ -239,6 +280,7 @@ class LayerStore:
 
     def tar_pieces(self, layer: Layer) -> Iterator[bytes]:
         """The uncompressed tar; the last piece comes only when all of it is right."""
+        layer = self.fetch(layer)
         with self._blobs.open(layer.descriptor.digest) as reader:
             tar = self._tar_reader(reader, layer.descriptor)
             held = b""
@@ -260,7 +302,7 @@ class LayerStore:
         path = self.snapshot_path(layer.diff_id)
         if os.path.isdir(path):  # noqa: PTH112 - hot
             return path
-        return self._extract(layer, path)
+        return self._extract(self.fetch(layer), path)
 
     def lowerdirs(self, layers: Sequence[Layer]) -> tuple[Path, ...]:
         """The directories to stack for `layers` (bottom first), topmost first; at least one.
@@ -282,25 +324,49 @@ class LayerStore:
             tree.add_layer(self.toc(layer))
         return tree
 
+    def files(self, layers: Sequence[Layer]) -> "LayerFiles":
+        """A reader of the contents of `tree(layers)`; close it when done."""
+        from layerstore.layerfiles import LayerFiles
+
+        return LayerFiles(self, layers)
+
     def read_file(self, layers: Sequence[Layer], node: "Node") -> "Content":
-        """The content of a file of `tree(layers)`, read from the checkout of its layer.
+        """The content of one file of `tree(layers)`; for several, `files` is cheaper.
 
         Raises:
             CorruptBlobError: what is stored is not what the table of contents says (for a large
                 file, when it is read).
         """
-        assert node.layer is not None, "planned changes carry their own content"
-        layer = layers[node.layer]
-        entry = node.entry
-        if entry.kind == "hardlink":
-            entry = next(found for found in self.toc(layer) if found.path == entry.target)
-        if entry.kind != "file" or entry.digest is None:
-            raise StoreError(f"{entry.path!r} is no file")
 
         def pieces() -> Iterator[bytes]:
-            yield from _verified(_pieces_of_file(self.checkout(layer), entry.path), entry)
+            with self.files(layers) as reader:
+                yield from reader.pieces(node)
 
-        return b"".join(pieces()) if entry.size_bytes <= _SMALL_BYTES else pieces
+        return b"".join(pieces()) if node.entry.size_bytes <= _SMALL_BYTES else pieces
+
+    def find_checkout(self, layer: Layer) -> Path | None:
+        """The directory with the layer in overlayfs form, if there is one."""
+        path = self.snapshot_path(layer.diff_id)
+        return path if path.is_dir() else None
+
+    def changes(self, layer: Layer) -> "Generator[Change, None, None]":
+        """What is in the blob, in the order of its tar, as `tarcodec.unpack` gives it.
+
+        The last byte of the blob is verified only where all is read: compare what you take with
+        the table of contents. Close the iterator when it is not read to its end.
+        """
+        from layerstore import compression
+
+        with self._blobs.open(layer.descriptor.digest) as reader:
+            kind = compression.kind_of(layer.descriptor.media_type)
+            yield from _unpack(compression.decompressor(kind, reader))
+
+    def temporary_file(self) -> "BinaryIO":
+        """A file without a name, beside the layers."""
+        path = self._new_tmp_path("file")
+        file = path.open("w+b")
+        path.unlink()
+        return file
 
     def toc_path(self, diff_id: Digest) -> Path:
         """Where the table of contents is, or would be."""
@@ -357,7 +423,8 @@ class LayerStore:
     def _add(self, layer: Layer, entries: "Sequence[TocEntry]") -> Layer:
         """Make the layer known; the one that is there stays, if its blob is good."""
         self._hold((layer.diff_id, layer.descriptor.digest))  # a blob of `index` is not held yet
-        known = self.find(layer.diff_id)
+        self._offers.pop(layer.diff_id, None)
+        known = self._find_here(layer.diff_id)
         if known is not None and known.descriptor.digest != layer.descriptor.digest:
             if is_intact(self._blobs, known.descriptor.digest):
                 return known
@@ -534,7 +601,7 @@ def _integer(value: Value) -> int:
     return value
 
 
-def _unpack(tar: "_TarReader") -> "Iterator[Change]":
+def _unpack(tar: "Reader") -> "Iterator[Change]":
     from layerstore import tarcodec
 
     return tarcodec.unpack(tar)
@@ -599,54 +666,6 @@ class _Tee:
     def drain(self) -> None:
         while self.read(_PIECE_BYTES):
             pass
-
-
-def _verified(pieces: Iterable[bytes], entry: "TocEntry") -> Iterator[bytes]:
-    """Hand on a file's pieces, the last one only when all were right."""
-    content = hashlib.sha256()
-    held = b""
-    for piece in pieces:
-        if held:
-            yield held
-        content.update(piece)
-        held = piece
-    actual = "sha256:" + content.hexdigest()
-    if actual != entry.digest:
-        raise CorruptBlobError(
-            what=f"file {entry.path!r} of a layer",
-            expected=str(entry.digest),
-            actual=actual,
-            hint="`lamina fsck` names the layer",
-        )
-    if held:
-        yield held
-
-
-def _pieces_of_file(root: Path, path: str) -> Iterator[bytes]:
-    """Read a file below `root` without following any link."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        *parents, name = path.split("/")
-        for parent in parents:
-            inner = os.open(
-                parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
-            )
-            os.close(fd)
-            fd = inner
-        inner = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=fd)
-        os.close(fd)
-        fd = inner
-        while piece := os.read(fd, _PIECE_BYTES):
-            yield piece
-    except OSError as error:
-        raise CorruptBlobError(
-            what=f"checkout {root.name}",
-            expected=f"the file {path!r}",
-            actual=error.strerror or "none",
-            hint="`lamina fsck` lists all damage",
-        ) from None
-    finally:
-        os.close(fd)
 
 
 def _clamp_times(upperdir: Path, entries: "Iterable[TocEntry]", mtime_max_s: int) -> bool:

@@ -9,8 +9,10 @@ Lease, a directory `lamina/tmp/ID`, is held by its process until that has finish
     the directory's own flock says that the process lives;
     in it lie the files that are being written; whoever finds it unlocked may remove it;
     `uses` in it lists the digests that its process needs and prune must leave.
+A cache mount, a directory below `lamina/cachemounts`, is locked by those who use it.
 
-Lock order: StoreLock before SQLite's. Nothing waits for a lease.
+Lock order: StoreLock before SQLite's. Nothing waits for a lease or for a cache
+mount.
 """
 
 import fcntl
@@ -103,7 +105,7 @@ class Lease:
         while True:
             path = tmp / os.urandom(8).hex()
             path.mkdir(mode=0o700)
-            fd = _lock_directory(path)
+            fd = lock_directory(path)
             if fd is not None:
                 return cls(path, fd, lock)
             # A sweep saw the directory before it was locked, and has taken it away.
@@ -111,7 +113,7 @@ class Lease:
     @classmethod
     def seize(cls, path: Path, lock: StoreLock) -> Self | None:
         """Take over the lease of a process that died; None while it lives."""
-        fd = _lock_directory(path)
+        fd = lock_directory(path)
         return None if fd is None else cls(path, fd, lock)
 
     def hold(self, digests: Iterable[Digest]) -> None:
@@ -174,14 +176,17 @@ def read_uses(path: Path) -> set[Digest]:
     return found
 
 
-def _lock_directory(path: Path) -> int | None:
-    """Lock the directory; None when another process has it, or removed it meanwhile."""
+def lock_directory(path: Path, *, exclusive: bool = True) -> int | None:
+    """Lock the directory; the descriptor that is returned holds the lock.
+
+    None when another process has it, or when it is gone or was replaced.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         if os.stat(path, follow_symlinks=False).st_ino == os.fstat(fd).st_ino:  # noqa: PTH116
             return fd
     except OSError:

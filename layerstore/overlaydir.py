@@ -74,7 +74,8 @@ def changes(
         userxattr: the overlay was mounted so.
         with_root: begin with the attributes of the root itself.
         has_lower_dir: whether the layers below have a directory of that path. The kernel marks
-            new directories as opaque, too; those marks are left out where this says no.
+            new directories as opaque, too; where this says no, those marks are left out, and
+            removed: as a checkout the directory may come to lie on other layers, which have one.
         on_skip: called for what a layer cannot hold (sockets), with the reason.
 
     Yields:
@@ -128,10 +129,11 @@ class _Scan:
                     cursor.down(name)
                     meta, opaque = self._read_dir(cursor.fd, path)
                     yield PutDir(path, meta)
-                    if opaque == b"y" and (
-                        self._has_lower_dir is None or self._has_lower_dir(path)
-                    ):
-                        yield Opaque(path)
+                    if opaque == b"y":
+                        if self._has_lower_dir is None or self._has_lower_dir(path):
+                            yield Opaque(path)
+                        else:
+                            os.removexattr(cursor.fd, self._opaque)
                     pending.append(self._listing(cursor.fd, opaque))
                     prefixes.append(path + "/")
                 elif kind == _IS_REMOVED:
@@ -847,7 +849,7 @@ class _OverlayDisk:
     def remove(self, parent: _Dir, name: str, *, is_dir: bool) -> None:
         if is_dir:
             self._close_dirs()
-            _remove_directory(self._fd(parent), name)
+            remove_entry(self._fd(parent), name)
             return
         try:
             os.unlink(name, dir_fd=self._fd(parent))
@@ -1028,12 +1030,12 @@ def remove_tree(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        _remove_directory(parent_fd, path.name)
+        remove_entry(parent_fd, path.name)
     finally:
         os.close(parent_fd)
 
 
-def _remove_directory(parent_fd: int, name: str) -> None:
+def remove_entry(parent_fd: int, name: str) -> None:
     """Remove `name` from an open directory; it may also be a file, or not be there."""
     busy: list[str] = []
     left = [_remove_names(parent_fd, [(name, True)], busy)]

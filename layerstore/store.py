@@ -34,6 +34,7 @@ from typing import Self
 from layerstore.backends.directory import DirectoryBlobs
 from layerstore.blobs import BlobStore
 from layerstore.cacheindex import CacheIndex
+from layerstore.cachemounts import CacheMounts
 from layerstore.database import Database
 from layerstore.digest import Digest
 from layerstore.errors import StoreError
@@ -71,6 +72,7 @@ class Store:
     layers: LayerStore
     images: ImageStore
     cache: CacheIndex
+    cache_mounts: CacheMounts
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -98,6 +100,7 @@ class Store:
             hold=self._hold,
         )
         self.cache = CacheIndex(self.database, self.layers.find)
+        self.cache_mounts = CacheMounts(self.private / "cachemounts", self._new_tmp_path)
 
     @classmethod
     def open(cls, root: Path | None = None) -> Self:

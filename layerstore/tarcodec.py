@@ -572,12 +572,18 @@ _READ_BYTES = 256 * 1024
 _HEADERS_MAX = 32  # extended headers before one entry
 
 
-def unpack(stream: Reader, *, limits: Limits | None = None) -> Iterator[Change]:
+def unpack(
+    stream: Reader, *, limits: Limits | None = None, is_layer: bool = True
+) -> Iterator[Change]:
     """Read a tar as changes, in its order.
 
     The result need not follow all rules of a changeset: a hostile or merely odd tar may put a path
     twice, or beneath a link of the same layer. `overlaydir.write` and `overlaydir.survey` sort
     that out.
+
+    Args:
+        is_layer: False lets entries of the root have no name, or be of any type: some archives
+            have them, and tar passes over them.
 
     Yields:
         Changes. The content of a PutFile above 1 MiB is a function that can be called once, and
@@ -587,12 +593,13 @@ def unpack(stream: Reader, *, limits: Limits | None = None) -> Iterator[Change]:
         MalformedDocumentError: not a tar, or damaged, or beyond `limits`.
         UnsafePathError: a name that leaves the root, or plays tricks with `.wh.`.
     """
-    return _Unpacker(stream, limits or Limits()).changes()
+    return _Unpacker(stream, limits or Limits(), is_layer=is_layer).changes()
 
 
 class _Unpacker:
-    def __init__(self, stream: Reader, limits: Limits) -> None:
+    def __init__(self, stream: Reader, limits: Limits, *, is_layer: bool) -> None:
         self._source = _Source(stream)
+        self._is_layer = is_layer
         self._limits = limits
         self._entries = 0
         self._names_bytes = 0
@@ -681,7 +688,7 @@ class _Unpacker:
         if ".wh." in path and (path.startswith(_WHITEOUT) or "/.wh." in path):
             empty = not is_dir and (kind == b"1" or (is_file and self._size(block, pax) == 0))
             return _removal(path, empty=empty), None
-        if not path:
+        if not path and self._is_layer:
             raise UnsafePathError(path=os.fsdecode(raw_name), reason="the root is a directory")
         if is_file:
             return self._file(block, kind, path, pax, extended)
@@ -704,9 +711,11 @@ class _Unpacker:
             name = _text(block, 0, 100)
             if block[345] and block[257:263] == b"ustar\0":  # GNU's own format has no prefix
                 name = _text(block, 345, 155) + b"/" + name
-        if not name:
+        if name:
+            return name
+        if self._is_layer:
             raise _malformed("an entry without a name")
-        return name
+        return b"."
 
     def _raw_target(self, block: bytes, pax: dict[bytes, bytes], extended: "_Extended") -> bytes:
         target = pax.get(b"linkpath") or extended.target
@@ -1125,7 +1134,7 @@ class _Once:
 
 
 def _malformed(problem: str) -> MalformedDocumentError:
-    return MalformedDocumentError(context="layer tar", problem=problem)
+    return MalformedDocumentError(context="tar archive", problem=problem)
 
 
 def _removal(path: TreePath, *, empty: bool) -> Change:

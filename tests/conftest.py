@@ -5,13 +5,14 @@ listed with its reason at the end of the run; with LAMINA_MUST_CHECK_ALL=1, as i
 """
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import host
+from tests.support import host, tally
 from tests.support.cli import Lamina
 
 MUST_CHECK_ALL = os.environ.get("LAMINA_MUST_CHECK_ALL", "") not in ("", "0")
@@ -48,7 +49,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
+def pytest_configure() -> None:
+    """Signals act as at a terminal, also where the suite runs in the background of a script."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the conformance tables, and what was not checked."""
+    _show_tables(terminalreporter)
+    _show_unchecked(terminalreporter)
+
+
+def _show_tables(terminalreporter: pytest.TerminalReporter) -> None:
+    stats = terminalreporter.stats
+    reports = [report for name in ("passed", "failed", "skipped") for report in stats.get(name, ())]
+    for title, lines in (
+        ("beside buildah", tally.comparison(reports)),
+        ("conformance", tally.table(reports)),
+    ):
+        found = list(lines)
+        if found:
+            terminalreporter.section(title, sep="=", bold=True)
+            terminalreporter.write_line("\n".join(found))
+
+
+def _show_unchecked(terminalreporter: pytest.TerminalReporter) -> None:
     """List every reason for which something was not checked, with the number of tests."""
     skipped = terminalreporter.stats.get("skipped", [])
     if not skipped:

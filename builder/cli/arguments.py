@@ -11,6 +11,7 @@ whose import alone would be a quarter of `lamina run`. `application` makes the c
 the same tables, to draw help, to complete words in shells and to refuse what is wrong.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -240,3 +241,21 @@ def _check_count(command: Command, count: int) -> None:
 
 def _see(command: Command) -> str:
     return f"see `lamina {command.name} --help`"
+
+
+def build_args(given: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE; a bare NAME takes the environment's value, and is left out without one.
+
+    Raises:
+        UsageError: no name.
+    """
+    found = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not name:
+            raise UsageError(f"invalid argument {item!r} for --build-arg", hint="NAME=VALUE")
+        if equals:
+            found[name] = text
+        elif name in os.environ:
+            found[name] = os.environ[name]
+    return found

@@ -5,18 +5,31 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from builder.cli.arguments import Arguments, Command, UsageError, flag, many, maybe, value
+from builder.cli.arguments import (
+    Arguments,
+    Command,
+    UsageError,
+    build_args,
+    flag,
+    many,
+    maybe,
+    value,
+)
 from builder.cli.output import line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from builder.cacheoptions import CacheExport
     from builder.cli.session import Session
+    from builder.outputs import Outputs
     from builder.remote import Remotes
-    from layerstore import Platform
+    from builder.squash import Squash
+    from layerstore import Image, Platform, Reference
 
 _STYLES = ("auto", "plain", "tty", "json", "rawjson", "quiet")
-_OTHER = "the image is in the store when the build has ended; `lamina save` writes it to a file"
+_JOBS_MAX = 1 << 16  # more than a Dockerfile has stages
+_NO_PUSH = "there is no client for registries yet; write an archive with -o type=oci,dest=FILE"
 _LATER = "this version builds from local directories and images alone"
 
 
@@ -26,23 +39,30 @@ def build(arguments: Arguments, session: "Session") -> int:
 
     from builder import BuildRequest, parse_remembered, read_inputs
     from builder import build as build_image
+    from builder.cli.grants import grants_of, rights_of, settings_of
     from builder.cli.progress import Shown, choose
+    from builder.cli.rescue import rescuer
     from builder.sandbox import ForkServer
     from layerstore import Reference
 
     names = tuple(Reference.parse(name) for name in arguments.values("tag"))
     epoch = _source_date_epoch()
-    build_args = _build_args(arguments)
+    jobs = _jobs(arguments.value("jobs"))
+    given_args = _given_args(arguments)
     platform = _platform(arguments)
     contexts = _contexts(arguments.values("build-context"))
-    annotations = _annotations(arguments.values("annotation"))
     _check_pull(arguments.value("pull"))
     if epoch is not None:
-        build_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
+        given_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
+    on_failure = rescuer(arguments.value("on-error"))
     is_quiet = arguments.flag("quiet")
     style = arguments.value("progress") or os.environ.get("BUILDKIT_PROGRESS") or "auto"
     if style not in _STYLES:
         raise UsageError(f"invalid argument {style!r} for --progress", hint=", ".join(_STYLES))
+    call = "check" if arguments.flag("check") else arguments.value("call") or "build"
+    outputs = _outputs(arguments, names)
+    stored = None if outputs is None else outputs.stored
+    exports, imports = _caches(arguments)
     with session.open_store() as store, ExitStack() as cleanup:
 
         def remotes() -> "Remotes":
@@ -55,24 +75,40 @@ def build(arguments: Arguments, session: "Session") -> int:
             arguments.value("file"),
             sys.stdin.buffer,
             remotes,
-            keep_git_dir=_is_on("BUILDKIT_CONTEXT_KEEP_GIT_DIR", build_args),
+            keep_git_dir=_is_on("BUILDKIT_CONTEXT_KEEP_GIT_DIR", given_args),
         )
+        if call != "build":
+            from builder.cli.check import carry_out
+
+            code = carry_out(call, inputs, arguments.value("target") or "", given_args, store)
+            if code is not None:
+                return code
         request = BuildRequest(
             dockerfile=parse_remembered(inputs, store.cache),
             context=inputs.context,
             contexts=contexts,
             platform=platform,
             ignore_file=inputs.ignore_file,
-            names=names,
+            names=names if stored is None else stored.names,
             target=arguments.value("target") or "",
-            build_args=build_args,
+            build_args=given_args,
             labels=_pairs(arguments.values("label")),
-            annotations=annotations,
             no_cache=arguments.flag("no-cache"),
+            jobs=jobs,
             network=_network(arguments.value("network")),
             source_date_epoch=epoch,
+            allowed=rights_of(arguments),
+            run_settings=settings_of(arguments),
+            grants=grants_of(arguments),
+            on_failure=on_failure,
+            keep=outputs is None or stored is not None,
+            squash=_squash(arguments),
+            encoding=None if stored is None else stored.encoding,
+            cache_from=imports,
         )
         style = "quiet" if is_quiet else "json" if style == "rawjson" else style
+        if on_failure is not None and style in ("auto", "tty"):
+            style = "plain"  # the terminal is the shell's
         # The live view draws from a thread, and after the first thread nothing is forked any more.
         is_live = style in ("auto", "tty") and sys.stderr.isatty()
         server = ForkServer() if is_live else None
@@ -80,13 +116,59 @@ def build(arguments: Arguments, session: "Session") -> int:
             result = build_image(
                 request, store, report, start_executor=lambda: server or ForkServer()
             )
+            image: Image | None = result.image
+            if outputs is not None:
+                from builder.outputs import write_outputs
+
+                image = write_outputs(outputs, result, store, report, stdout=sys.stdout.buffer)
+            if exports:
+                from builder.cacheoptions import write_caches
+
+                done = 0 if outputs is None else len(outputs.all)
+                write_caches(exports, result, store, report, done=done)
     image_id = result.image.id
     iidfile = arguments.value("iidfile")
     if iidfile is not None:
         Path(iidfile).write_text(image_id)
-    if is_quiet:
+    metadata_file = arguments.value("metadata-file")
+    if metadata_file is not None:
+        from builder.outputs import write_metadata
+
+        write_metadata(Path(metadata_file), result, image, request.names)
+    if is_quiet and not (outputs and outputs.to_stdout):
         line(image_id)
     return 0
+
+
+def _outputs(arguments: Arguments, names: "tuple[Reference, ...]") -> "Outputs | None":
+    """What is asked for besides the image in the store; None is nothing."""
+    texts, annotations = arguments.values("output"), arguments.values("annotation")
+    if not texts and not annotations:
+        return None
+    from builder.outputs import parse_outputs
+
+    return parse_outputs(texts, names=names, annotations=annotations, load=arguments.flag("load"))
+
+
+def _caches(arguments: Arguments) -> "tuple[tuple[CacheExport, ...], tuple[Path, ...]]":
+    exports, imports = arguments.values("cache-to"), arguments.values("cache-from")
+    if not exports and not imports:
+        return (), ()
+    from builder.cacheoptions import parse_cache_from, parse_cache_to
+
+    return parse_cache_to(exports), parse_cache_from(imports)
+
+
+def _squash(arguments: Arguments) -> "Squash | None":
+    from_line = arguments.number("squash-from", least=1)
+    wishes = [arguments.flag("squash"), arguments.flag("squash-all"), from_line is not None]
+    if not any(wishes):
+        return None
+    if sum(wishes) > 1:
+        raise UsageError("--squash, --squash-all and --squash-from exclude each other")
+    from builder.squash import Squash
+
+    return Squash(all=arguments.flag("squash-all"), from_line=from_line or 0)
 
 
 def _source_date_epoch() -> int | None:
@@ -98,22 +180,12 @@ def _source_date_epoch() -> int | None:
     return int(text)
 
 
-def _build_args(arguments: Arguments) -> dict[str, str]:
-    """--build-arg-file, and --build-arg over it.
-
-    NAME=VALUE; a bare NAME takes the environment's value, and is left out without one.
-    """
+def _given_args(arguments: Arguments) -> dict[str, str]:
+    """--build-arg-file, and --build-arg over it."""
     found = {}
     for path in arguments.values("build-arg-file"):
         found.update(_arg_file(path))
-    for item in arguments.values("build-arg"):
-        name, equals, text = item.partition("=")
-        if not name:
-            raise UsageError(f"invalid argument {item!r} for --build-arg", hint="NAME=VALUE")
-        if equals:
-            found[name] = text
-        elif name in os.environ:
-            found[name] = os.environ[name]
+    found.update(build_args(arguments.values("build-arg")))
     if _is_on("BUILDKIT_MULTI_PLATFORM", found):
         raise UsageError(
             "an image for one platform is no index of several (BUILDKIT_MULTI_PLATFORM)"
@@ -139,9 +211,9 @@ def _arg_file(path: str) -> dict[str, str]:
     return found
 
 
-def _is_on(name: str, build_args: "Mapping[str, str]") -> bool:
+def _is_on(name: str, given_args: "Mapping[str, str]") -> bool:
     """A build argument that is a switch."""
-    return build_args.get(name, "").lower() in ("1", "t", "true")
+    return given_args.get(name, "").lower() in ("1", "t", "true")
 
 
 def _platform(arguments: Arguments) -> "Platform | None":
@@ -175,44 +247,18 @@ def _contexts(given: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _annotations(given: tuple[str, ...]) -> dict[str, str]:
-    """`[TYPE,...:]NAME=VALUE`; without a type it is the manifest's."""
-    found = {}
-    for item in given:
-        name, equals, text = item.partition("=")
-        types, colon, rest = name.partition(":")
-        kinds = types.split(",") if colon else ["manifest"]
-        name = rest if colon else name
-        if not (name and equals):
-            raise UsageError(
-                f"invalid argument {item!r} for --annotation", hint="[TYPE:]NAME=VALUE"
-            )
-        for kind in kinds:
-            _check_annotated(kind, item)
-        found[name] = text
-    return found
-
-
-def _check_annotated(kind: str, item: str) -> None:
-    kind = kind.partition("[")[0]  # `manifest[linux/amd64]`: there is but one
-    if kind == "manifest":
-        return
-    if kind in ("index", "index-descriptor"):
-        raise UsageError("index annotations not supported for single platform export")
-    if kind == "manifest-descriptor":
-        raise UsageError(
-            "manifest-descriptor annotations are not supported: they would be the index's",
-            hint="manifest:NAME=VALUE",
-        )
-    raise UsageError(
-        f"invalid argument {item!r} for --annotation: unknown type {kind!r}",
-        hint="manifest, or index for several platforms",
-    )
-
-
 def _pairs(given: tuple[str, ...]) -> dict[str, str]:
     pairs = (item.partition("=") for item in given)
     return {name: text for name, _, text in pairs}
+
+
+def _jobs(given: str | None) -> int:
+    """0 means as many as podman's 0 does: all that could."""
+    if given is None:
+        return 0
+    if not (given.isascii() and given.isdigit()):
+        raise UsageError(f"invalid argument {given!r} for --jobs", hint="a number, 0 for no limit")
+    return int(given) or _JOBS_MAX
 
 
 def _network(given: str | None) -> Literal["host", "none"]:
@@ -243,24 +289,64 @@ BUILD = Command(
         ),
         many("--platform", metavar="OS/ARCH", about="Platform of the image (default: this one)"),
         maybe("--pull", bare="true", about="false or missing: images come from the store alone"),
-        many("--annotation", metavar="NAME=VALUE", about="Annotate the image's manifest"),
         many("--label", metavar="NAME=VALUE", about="Label the image"),
         flag("--no-cache", about="Execute every step"),
+        value("--jobs", metavar="N", about="Stages to build at once (default: the cores)"),
         value(
             "--network",
             metavar="host|none",
             about="The network of RUN (default: host; private networks are not there yet)",
         ),
+        many("--secret", metavar="id=ID[,src=FILE|,env=NAME]", about="Lend a secret to RUN"),
+        many("--ssh", metavar="default|ID[=SOCKET]", about="Lend an SSH agent to RUN"),
+        many(
+            "--allow",
+            metavar="RIGHT",
+            about="Let RUN ask for network.host or security.insecure",
+        ),
+        many("--add-host", metavar="NAME:ADDRESS", about="Add a line to /etc/hosts of RUN"),
+        value("--shm-size", metavar="BYTES", about="Size of /dev/shm in RUN (default: 64m)"),
+        many("--ulimit", metavar="NAME=SOFT[:HARD]", about="Limit a resource in RUN"),
+        value(
+            "--on-error",
+            metavar="shell",
+            about="Open a shell where a RUN has failed, in what it left behind",
+        ),
         flag("-q", "--quiet", about="Print the image's id alone"),
         value("--progress", metavar="STYLE", about="auto, plain, tty, json or quiet"),
         value("--iidfile", metavar="FILE", about="Write the image's id to a file"),
+        value(
+            "--call",
+            metavar="METHOD[,format=json]",
+            about="build (default), check, outline or targets: what to do with the Dockerfile",
+        ),
+        flag("--check", about="The same as --call=check"),
+        value("--metadata-file", metavar="FILE", about="Write digests and names to a JSON file"),
+        many(
+            "-o",
+            "--output",
+            metavar="DIRECTORY|-|type=TYPE[,...]",
+            about="What to make of the result: local, tar, oci, docker, image (default), cacheonly",
+        ),
+        flag("--load", about="Keep the image in the store, whatever --output says"),
+        many("--annotation", metavar="KEY=VALUE", about="Annotate the manifest of the image"),
+        flag("--squash", about="Make one layer of all that the build adds to its base image"),
+        flag("--squash-all", about="Make one layer of the whole image"),
+        value("--squash-from", metavar="LINE", about="Make one layer from that line on"),
+        many(
+            "--cache-to",
+            metavar="type=local,dest=DIRECTORY[,mode=max]",
+            about="Export the cached steps of this build",
+        ),
+        many(
+            "--cache-from",
+            metavar="type=local,src=DIRECTORY",
+            about="Use exported steps as if they had been built here",
+        ),
     ),
     words=(1, 1),
     refused={
-        **dict.fromkeys(("-o", "--output", "--push", "--load", "--metadata-file"), _OTHER),
-        **dict.fromkeys(("--secret", "--ssh"), _LATER),
-        **dict.fromkeys(("--cache-from", "--cache-to"), _LATER),
-        **dict.fromkeys(("--add-host", "--shm-size", "--ulimit", "--allow", "--check"), _LATER),
-        **dict.fromkeys(("--no-cache-filter", "--squash", "--jobs", "--call"), _LATER),
+        "--push": _NO_PUSH,
+        **dict.fromkeys(("--cgroup-parent", "--no-cache-filter"), _LATER),
     },
 )

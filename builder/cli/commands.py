@@ -27,6 +27,8 @@ COMMANDS = {
     "images": "images:IMAGES",
     "history": "images:HISTORY",
     "layers": "layers:LAYERS",
+    "step": "moments:STEP",
+    "bisect": "moments:BISECT",
     "inspect": "inspect:INSPECT",
     "tag": "images:TAG",
     "untag": "images:UNTAG",
@@ -36,6 +38,7 @@ COMMANDS = {
     "load": "transfer:LOAD",
     "bootstrap": "transfer:BOOTSTRAP",
     "parse": "parse:PARSE",
+    "check": "check:CHECK",
     "fsck": "system:FSCK",
     "info": "system:INFO",
     "version": "system:VERSION",
@@ -79,6 +82,8 @@ COMMANDS = {
     "buildx build": "build:BUILD",
     "buildx prune": "system:BUILDER_PRUNE",
     "bud": "build:BUILD",
+    "debug expand": "debug:EXPAND",
+    "debug ignore": "debug:IGNORE",
 }
 GROUPS = {
     "image": "Images: the same commands by docker's longer names.",
@@ -86,6 +91,7 @@ GROUPS = {
     "builder": "Builds: the same commands by docker's longer names.",
     "buildx": "Builds: the same commands by docker's longer names.",
     "system": "The store as a whole.",
+    "debug": "Single rules of the Dockerfile language, as filters for other programs.",
 }
 
 

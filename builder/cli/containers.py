@@ -10,7 +10,7 @@ from builder.cli.arguments import Arguments, Command, UsageError, flag, many, va
 from builder.cli.output import Listing, line, show_rows, write
 from builder.cli.run import check_is_terminal, environment, run_attached
 from builder.cli.terminal import RawTerminal, size
-from builder.cli.units import human_duration, human_size, local_time, since, unix_seconds
+from builder.cli.units import human_duration, human_size, local_time, moment_of, since
 from builder.errors import ContainerError, NoSuchContainerError
 
 if TYPE_CHECKING:
@@ -255,21 +255,36 @@ def prune(arguments: Arguments, session: "Session") -> int:
     """Remove all containers that do not run."""
     from builder.cli.confirm import confirmed
 
+    choose = container_chooser(arguments.values("filter"))
     if not arguments.flag("force") and not confirmed("This will remove all stopped containers."):
         return 0
     containers = opened(session)
-    removed = prune_containers(containers)
+    removed = prune_containers(containers, choose)
     if removed:
         write("Deleted Containers:\n" + "".join(f"{name}\n" for name, _ in removed) + "\n")
     line(f"Total reclaimed space: {human_size(sum(size for _, size in removed), digits=4)}")
     return 0
 
 
-def prune_containers(containers: "ContainerStore") -> list[tuple[str, int]]:
-    """Remove all containers that do not run; returns their ids and sizes in bytes."""
+def container_chooser(filters: "Iterable[str]") -> "Callable[[ContainerRecord], bool]":
+    """`until=` and `label=` of the prune commands, for containers.
+
+    Raises:
+        UsageError: another filter, or a bad time.
+    """
+    from builder.cli.images import chooser
+
+    choose = chooser(filters)
+    return lambda record: choose(record.labels, record.created)
+
+
+def prune_containers(
+    containers: "ContainerStore", choose: "Callable[[ContainerRecord], bool]"
+) -> list[tuple[str, int]]:
+    """Remove those that do not run and are chosen; returns their ids and sizes in bytes."""
     removed = []
     for record in list(containers.all()):
-        if record.state == "running":
+        if record.state == "running" or not choose(record):
             continue
         taken = runner.disk_usage(containers, record)
         try:
@@ -381,32 +396,13 @@ def _moment(arguments: Arguments, key: str) -> str:
     text = arguments.value(key)
     if text is None:
         return ""
-    moment = duration(text)
-    if moment is not None:
-        moment = time.time() - moment
-    elif text.replace(".", "", 1).isdecimal():
-        moment = float(text)
-    else:
-        moment = unix_seconds(text)
+    moment = moment_of(text)
     if moment is None:
         raise UsageError(
             f"invalid argument {text!r} for --{key}", hint="10m, 2026-01-31T12:00:00Z, or seconds"
         )
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
     return f"{whole}.{int(moment % 1 * 10**9):09d}Z"
-
-
-def duration(text: str) -> float | None:
-    """Go's `1h30m`, in seconds; None if it is none."""
-    import re
-
-    if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s))+", text):
-        return None
-    seconds = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    return sum(
-        float(number) * seconds[unit]
-        for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|h|m|s)", text)
-    )
 
 
 def _tail_then_follow(
@@ -546,9 +542,11 @@ CONTAINER_PRUNE = Command(
     synopsis="",
     about="Remove all containers that do not run.",
     act=prune,
-    options=(flag("-f", "--force", about="Do not ask"),),
+    options=(
+        flag("-f", "--force", about="Do not ask"),
+        many("--filter", metavar="KEY=VALUE", about="Only those that fit: until=, label="),
+    ),
     words=(0, 0),
-    refused={"--filter": "remove them one by one: `lamina ps -aq --filter ...`"},
 )
 CONTAINER_EXISTS = Command(
     name="container exists",

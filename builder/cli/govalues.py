@@ -8,12 +8,15 @@ Source: Go fmt (%v), encoding/json.
 """
 
 import json
+from typing import ClassVar
 
 Value = object
 
 
 class Struct(dict[str, Value]):
-    """A value with fixed fields, in order."""
+    """A value with fixed fields, in order. JSON leaves out empty ones of `omitted_empty`."""
+
+    omitted_empty: ClassVar[frozenset[str]] = frozenset()
 
 
 class NilList(list[Value]):
@@ -51,7 +54,8 @@ def plain(value: Value) -> Value:
         case NilList() | NilMap():
             return None
         case Struct():
-            return {key: plain(item) for key, item in value.items()}
+            omitted = value.omitted_empty
+            return {key: plain(it) for key, it in value.items() if it or key not in omitted}
         case dict():
             return {key: plain(value[key]) for key in sorted(value)}
         case list() | tuple():

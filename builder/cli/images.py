@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.output import Listing, line, show_rows, warn, write
-from builder.cli.units import human_size, local_time, rfc3339_seconds, since, unix_seconds
+from builder.cli.units import (
+    human_size,
+    local_time,
+    moment_of,
+    rfc3339_seconds,
+    since,
+    unix_seconds,
+)
 from builder.errors import BuilderError
 
 if TYPE_CHECKING:
@@ -13,6 +20,7 @@ if TYPE_CHECKING:
     from layerstore import Image, ImageRecord, Reference, Store
 
 NONE = "<none>"
+Labels = tuple[tuple[str, str], ...]
 
 IMAGES_LISTING = Listing(
     headings={
@@ -50,15 +58,16 @@ class ImageInUseError(BuilderError):
 def images(arguments: Arguments, session: "Session") -> int:
     """List images, newest first, one row for each name."""
     whole = arguments.flag("no-trunc")
+    patterns = _patterns(arguments)
     with session.open_store() as store:
-        records = _chosen(store, arguments)
+        records = _chosen(store, arguments.values("filter"), patterns)
     for record in records:
         if record.problem:
             warn(f"image {', '.join(record.names) or record.manifest_digest}: {record.problem}")
     rows = [
         image_row(record, name, whole=whole)
         for record in records
-        for name in _names_shown(record, arguments)
+        for name in _names_shown(record, patterns)
     ]
     if arguments.flag("quiet"):
         for image_id in dict.fromkeys(row["ID"] for row in rows):
@@ -93,25 +102,31 @@ def image_row(record: "ImageRecord", name: str, *, whole: bool) -> dict[str, str
 
 
 def tag(arguments: Arguments, session: "Session") -> int:
-    """Give an image another name."""
+    """Give an image, or a moment of one, another name."""
+    from builder.timetravel import resolve
     from layerstore import Reference
 
     source, target = arguments.words
     with session.open_store() as store:
         store.lease()
-        store.images.tag(store.images.resolve(source), Reference.parse(target))
+        store.images.tag(resolve(store, source), Reference.parse(target))
     return 0
 
 
 def untag(arguments: Arguments, session: "Session") -> int:
     """Take names away from an image: those given, or all."""
-    from layerstore import Reference
+    from layerstore import NotFoundError, Reference
 
-    source, *names = arguments.words
+    source, *words = arguments.words
     with session.open_store() as store:
         image = store.images.resolve(source)
-        for name in names or store.images.names(image):
-            store.images.untag(Reference.parse(name))
+        own = store.images.names(image)
+        names = [Reference.parse(word) for word in words or own]
+        for name in names:
+            if name.familiar not in own:
+                hint = f"it has {', '.join(own) or 'none'}"
+                raise NotFoundError(kind="name of this image", key=name.familiar, hint=hint)
+            store.images.untag(name)
     return 0
 
 
@@ -144,7 +159,7 @@ def _remove(store: "Store", session: "Session", word: str, *, force: bool) -> bo
     image = store.images.resolve(word)
     names = store.images.names(image)
     name = _name_meant(word, names)
-    if name is not None and len(names) > 1:
+    if name is not None and (len(names) > 1 or (force and _runs(session, image))):
         store.images.untag(name)
         line(f"Untagged: {name.familiar}")
         return False
@@ -172,6 +187,17 @@ def _name_meant(word: str, names: tuple[str, ...]) -> "Reference | None":
     return reference if reference.familiar in names else None
 
 
+def _runs(session: "Session", image: "Image") -> bool:
+    """Whether a container of it runs: then the image stays, as with docker, and loses its name."""
+    from builder.runner import ContainerStore
+
+    containers = ContainerStore(session.private)
+    containers.sweep()
+    return any(
+        record.image_id == image.id and record.state == "running" for record in containers.all()
+    )
+
+
 def _check_containers(session: "Session", image: "Image", *, force: bool) -> None:
     from builder.runner import ContainerStore
 
@@ -190,12 +216,18 @@ def _check_containers(session: "Session", image: "Image", *, force: bool) -> Non
 
 def history(arguments: Arguments, session: "Session") -> int:
     """Show what an image was made by, the last first."""
+    from builder.timetravel import base_count, resolve
+
     whole = arguments.flag("no-trunc")
     human = not arguments.options["human"] or arguments.flag("human")
     with session.open_store() as store:
-        image = store.images.resolve(arguments.words[0])
+        image = resolve(store, arguments.words[0])
+        below = base_count(store.cache, image)
+    template = arguments.value("format")
+    is_table = template in (None, "", "table") and not arguments.flag("quiet")
     rows: list[dict[str, str]] = []
-    for entry, layer in reversed(image.history()):
+    entries = image.history()
+    for position, (entry, layer) in reversed(list(enumerate(entries, 1 - below))):
         created = unix_seconds(entry.created) if entry.created else None
         created_by = entry.created_by.replace("\t", " ")
         if not whole and len(created_by) > 45:
@@ -204,7 +236,9 @@ def history(arguments: Arguments, session: "Session") -> int:
         size_bytes = 0 if layer is None else layer.size_bytes
         rows.append(
             {
-                "ID": _short(image.id, whole=whole) if not rows else "<missing>",
+                "ID": _short(image.id, whole=whole)
+                if not rows
+                else _parent(position, is_table=is_table),
                 "CreatedSince": (since(created) if human else at) if created is not None else "N/A",
                 "CreatedAt": at,
                 "CreatedBy": created_by,
@@ -216,8 +250,14 @@ def history(arguments: Arguments, session: "Session") -> int:
         for row in rows:
             line(row["ID"])
         return 0
-    show_rows(HISTORY_LISTING, rows, arguments.value("format"))
+    show_rows(HISTORY_LISTING, rows, template)
     return 0
+
+
+def _parent(position: int, *, is_table: bool) -> str:
+    """What to call the image that an earlier instruction made. Differs: the table says @3, which
+    goes after the image's name, where docker has `<missing>`, as scripts will find here too."""
+    return f"@{position}" if is_table and position > 0 else "<missing>"
 
 
 def image_prune(arguments: Arguments, session: "Session") -> int:
@@ -227,28 +267,30 @@ def image_prune(arguments: Arguments, session: "Session") -> int:
 
     everything = arguments.flag("all")
     which = "without a container" if everything else "without a name"
+    choose = image_chooser(arguments.values("filter"))
     if not arguments.flag("force") and not confirmed(f"This will remove all images {which}."):
         return 0
     with session.open_store() as store:
         pruned = prune(
             store,
             images="unused" if everything else "dangling",
-            choose=chooser(arguments.values("filter")),
+            choose=choose,
         )
     show_pruned_images(pruned.images)
     line(f"Total reclaimed space: {human_size(pruned.freed_bytes, digits=4)}")
     return 0
 
 
-def show_pruned_images(records: "Iterable[ImageRecord]") -> None:
-    """The images that went, as docker lists them."""
+def show_pruned_images(records: "Iterable[ImageRecord]", *, is_done: bool = True) -> None:
+    """The images that went, or would go, as docker lists them."""
     lines = [
         text
         for record in records
         for text in (*(f"untagged: {name}" for name in record.names), f"deleted: {record.id}")
     ]
     if lines:
-        write("Deleted Images:\n" + "".join(f"{text}\n" for text in lines) + "\n")
+        heading = "Deleted Images" if is_done else "Images that would be deleted"
+        write(f"{heading}:\n" + "".join(f"{text}\n" for text in lines) + "\n")
 
 
 def image_exists(arguments: Arguments, session: "Session") -> int:
@@ -263,50 +305,50 @@ def image_exists(arguments: Arguments, session: "Session") -> int:
     return 0
 
 
-def chooser(filters: Iterable[str]) -> "Callable[[ImageRecord], bool]":
-    """`until=` and `label=` of the prune commands.
+def chooser(filters: Iterable[str]) -> "Callable[[Labels, float], bool]":
+    """`until=` and `label=` of the prune commands: is it for what has these labels and that age?
 
     Raises:
         UsageError: another filter, or a bad time.
     """
-    import time
-
-    from builder.cli.containers import duration
-
-    tests: list[Callable[[ImageRecord], bool]] = []
+    tests: list[Callable[[Labels, float], bool]] = []
     for text in filters:
         key, _, content = text.partition("=")
         if key in ("label", "label!"):
             wanted = key == "label"
             tests.append(
-                lambda record, content=content, wanted=wanted: (  # type: ignore[misc]
-                    _has_label(record, content) == wanted
+                lambda labels, _, content=content, wanted=wanted: (  # type: ignore[misc]
+                    _has_label(labels, content) == wanted
                 )
             )
         elif key == "until":
-            age = duration(content)
-            limit = unix_seconds(content) if age is None else time.time() - age
+            limit = moment_of(content)
             if limit is None:
                 raise UsageError(f"invalid filter {text!r}", hint="until=24h, or a time")
-            tests.append(
-                lambda record, limit=limit: (unix_seconds(record.created) or 0) < limit  # type: ignore[misc]
-            )
+            tests.append(lambda _, created, limit=limit: created < limit)  # type: ignore[misc]
         else:
             raise UsageError(f"invalid filter {text!r}", hint="there are until= and label=")
-    return lambda record: all(test(record) for test in tests)
+    return lambda labels, created: all(test(labels, created) for test in tests)
 
 
-def _chosen(store: "Store", arguments: Arguments) -> "list[ImageRecord]":
-    records = store.images.list()
-    for text in arguments.values("filter"):
+def image_chooser(filters: Iterable[str]) -> "Callable[[ImageRecord], bool]":
+    """The same for images. Raises as `chooser`."""
+    choose = chooser(filters)
+    return lambda record: choose(record.labels, _moment(record.created))
+
+
+def _chosen(store: "Store", filters: Iterable[str], patterns: list[str]) -> "list[ImageRecord]":
+    records = sorted(store.images.list(), key=lambda r: _moment(r.created), reverse=True)
+    for text in filters:
         key, equals, content = text.partition("=")
-        if not equals or key not in _FILTERS:
+        if not equals or key not in _FILTER_NAMES:
             raise UsageError(
-                f"invalid filter {text!r}", hint=f"KEY=VALUE; there are {', '.join(_FILTERS)}"
+                f"invalid filter {text!r}", hint=f"KEY=VALUE; there are {', '.join(_FILTER_NAMES)}"
             )
-        records = _FILTERS[key](store, records, content)
-    if arguments.words:
-        records = _by_reference(store, records, arguments.words[0])
+        if key != "reference":
+            records = _FILTERS[key](store, records, content)
+    if patterns:
+        records = [r for r in records if any(_fits(name, patterns) for name in r.names)]
     return records
 
 
@@ -318,30 +360,22 @@ def _dangling(store: "Store", records: "list[ImageRecord]", content: str) -> "li
 
 
 def _by_label(store: "Store", records: "list[ImageRecord]", content: str) -> "list[ImageRecord]":
-    return [record for record in records if _has_label(record, content)]
+    return [record for record in records if _has_label(record.labels, content)]
 
 
 def _before(store: "Store", records: "list[ImageRecord]", content: str) -> "list[ImageRecord]":
-    limit = store.images.resolve(content).config.created
-    return [record for record in records if record.created < limit]
+    limit = _moment(store.images.resolve(content).config.created)
+    return [record for record in records if _moment(record.created) < limit]
 
 
 def _since(store: "Store", records: "list[ImageRecord]", content: str) -> "list[ImageRecord]":
-    limit = store.images.resolve(content).config.created
-    return [record for record in records if record.created > limit]
+    limit = _moment(store.images.resolve(content).config.created)
+    return [record for record in records if _moment(record.created) > limit]
 
 
-def _by_reference(
-    store: "Store", records: "list[ImageRecord]", pattern: str
-) -> "list[ImageRecord]":
-    return [record for record in records if any(_fits(name, pattern) for name in record.names)]
-
-
-def _fits(name: str, pattern: str) -> bool:
-    from fnmatch import fnmatchcase
-
-    repository, _ = _split_name(name)
-    return fnmatchcase(name, pattern) or fnmatchcase(repository, pattern)
+def _moment(created: str) -> float:
+    """Unix seconds; what says no time is as old as can be."""
+    return unix_seconds(created) or 0.0
 
 
 _FILTERS: "dict[str, Callable[[Store, list[ImageRecord], str], list[ImageRecord]]]" = {
@@ -349,21 +383,43 @@ _FILTERS: "dict[str, Callable[[Store, list[ImageRecord], str], list[ImageRecord]
     "label": _by_label,
     "before": _before,
     "since": _since,
-    "reference": _by_reference,
 }
+_FILTER_NAMES = (*_FILTERS, "reference")
 
 
-def _names_shown(record: "ImageRecord", arguments: Arguments) -> Iterable[str]:
-    patterns = [text[10:] for text in arguments.values("filter") if text.startswith("reference=")]
-    patterns += arguments.words
-    names = [name for name in record.names if all(_fits(name, pattern) for pattern in patterns)]
+def _patterns(arguments: Arguments) -> list[str]:
+    """What names must look like, by filters or by the word behind `images`; one is enough."""
+    from builder.patterns import BadPatternError, check
+
+    texts = (text.partition("=") for text in arguments.values("filter"))
+    patterns = [pattern for key, _, pattern in texts if key == "reference"]
+    patterns += [word for word in arguments.words if word]
+    for pattern in patterns:
+        try:
+            check(pattern)
+        except BadPatternError as error:
+            raise UsageError(f"invalid reference filter: {error}") from None
+    return patterns
+
+
+def _fits(name: str, patterns: list[str]) -> bool:
+    """Whether one of the patterns, in which `*` stops at `/`, is the name or its repository."""
+    from builder.patterns import component_regex
+
+    repository, _ = _split_name(name)
+    regexes = [component_regex(pattern) for pattern in patterns]
+    return any(regex.match(name) or regex.match(repository) for regex in regexes)
+
+
+def _names_shown(record: "ImageRecord", patterns: list[str]) -> Iterable[str]:
+    names = [name for name in record.names if not patterns or _fits(name, patterns)]
     return names or [""]
 
 
-def _has_label(record: "ImageRecord", text: str) -> bool:
+def _has_label(labels: Labels, text: str) -> bool:
     name, equals, content = text.partition("=")
-    labels = dict(record.labels)
-    return name in labels and (not equals or labels[name] == content)
+    found = dict(labels)
+    return name in found and (not equals or found[name] == content)
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -420,6 +476,7 @@ RMI = Command(
         flag("--no-prune", about="Accepted: there are no untagged parents"),
     ),
     words=(1, None),
+    refused={"--platform": "an image goes with all that it has"},
 )
 HISTORY = Command(
     name="history",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, value
 from builder.cli.govalues import NilList, NilMap, Struct, Value, plain
-from builder.cli.output import json_pretty, line
+from builder.cli.output import json_line, json_pretty, line
 from builder.cli.units import rfc3339
 from builder.errors import BuilderError, NoSuchContainerError
 
@@ -14,26 +14,28 @@ if TYPE_CHECKING:
     from builder.runner import ContainerRecord, MountPoint
     from layerstore import ContainerConfig, Image, Store
 
-# fields that docker leaves out of the JSON when they are empty
-_OMITTED_EMPTY = frozenset(
-    (
-        "ExposedPorts",
-        "Healthcheck",
-        "StopSignal",
-        "Shell",
-        "StopTimeout",
-        "Variant",
-        "Author",
-        "StartPeriod",
-        "StartInterval",
-        "Interval",
-        "Timeout",
-        "Retries",
-        "SizeRw",
-        "SizeRootFs",
-    )
-)
 _NEVER = "0001-01-01T00:00:00Z"
+
+
+class Document(Struct):
+    """An object of docker's API, whose JSON leaves out what is empty in these fields."""
+
+    omitted_empty = frozenset(
+        (
+            "ExposedPorts",
+            "Healthcheck",
+            "StopSignal",
+            "Shell",
+            "StopTimeout",
+            "Variant",
+            "Author",
+            "StartPeriod",
+            "StartInterval",
+            "Interval",
+            "Timeout",
+            "Retries",
+        )
+    )
 
 
 class NoSuchObjectError(BuilderError):
@@ -62,8 +64,9 @@ def _inspect(arguments: Arguments, session: "Session", kind: str) -> int:
     from builder.cli.failures import report
     from layerstore import StoreError
 
-    template = _template(arguments.value("format"))
-    found: list[Struct] = []
+    style = arguments.value("format")
+    template = None if style == "json" else _template(style)
+    found: list[Document] = []
     code = 0
     with session.open_store() as store:
         for word in arguments.words:
@@ -71,16 +74,18 @@ def _inspect(arguments: Arguments, session: "Session", kind: str) -> int:
                 found.append(_find(store, session, word, kind, with_size=_wants_size(arguments)))
             except (StoreError, BuilderError) as error:
                 code = report(error, command="", debug=False)
-    if template is None:
-        json_pretty([_to_json(each) for each in found])
-    else:
+    if template is not None:
         for each in found:
             line(template(each))
+    elif style == "json":
+        json_line([plain(each) for each in found])
+    else:
+        json_pretty([plain(each) for each in found])
     return code
 
 
 def _template(text: str | None) -> Callable[[Value], str] | None:
-    if text is None or text == "json":
+    if not text:
         return None
     from builder.cli.gotemplate import Template
     from builder.cli.output import printable
@@ -93,8 +98,9 @@ def _wants_size(arguments: Arguments) -> bool:
     return "size" in arguments.options and arguments.flag("size")
 
 
-def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size: bool) -> Struct:
+def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size: bool) -> Document:
     from builder.runner import ContainerStore
+    from builder.timetravel import resolve
     from layerstore import NotFoundError
 
     if kind != "image":
@@ -108,7 +114,7 @@ def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size
         else:
             return container_document(record, session, with_size=with_size)
     try:
-        image = store.images.resolve(word)
+        image = resolve(store, word)
     except NotFoundError:
         if kind == "image":
             raise
@@ -118,11 +124,11 @@ def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size
     return image_document(image, store.images.names(image))
 
 
-def image_document(image: "Image", names: tuple[str, ...]) -> Struct:
+def image_document(image: "Image", names: tuple[str, ...]) -> Document:
     """An image as `docker image inspect` describes it."""
     config = image.config
     repositories = sorted({name.rpartition(":")[0] for name in names})
-    return Struct(
+    return Document(
         Id=image.id,
         RepoTags=list(names),
         RepoDigests=[f"{name}@{image.descriptor.digest}" for name in repositories],
@@ -131,15 +137,15 @@ def image_document(image: "Image", names: tuple[str, ...]) -> Struct:
         Created=config.created,
         DockerVersion="",
         Author=config.author,
-        Config=_image_config(config.config),
+        Config=image_config(config.config),
         Architecture=config.architecture,
         Variant=config.variant,
         Os=config.os,
         Size=sum(layer.size_bytes for layer in image.layers),
-        GraphDriver=Struct(Data=NilMap(), Name="overlayfs"),
-        RootFS=Struct(Type="layers", Layers=list(config.diff_ids)),
-        Metadata=Struct(LastTagTime=_NEVER),
-        Descriptor=Struct(
+        GraphDriver=Document(Data=NilMap(), Name="overlayfs"),
+        RootFS=Document(Type="layers", Layers=list(config.diff_ids)),
+        Metadata=Document(LastTagTime=_NEVER),
+        Descriptor=Document(
             mediaType=image.descriptor.media_type,
             digest=image.descriptor.digest,
             size=image.descriptor.size_bytes,
@@ -147,9 +153,10 @@ def image_document(image: "Image", names: tuple[str, ...]) -> Struct:
     )
 
 
-def _image_config(config: "ContainerConfig") -> Struct:
+def image_config(config: "ContainerConfig") -> Document:
+    """The part of it that containers get."""
     health = config.healthcheck
-    return Struct(
+    return Document(
         Hostname="",
         Domainname="",
         User=config.user,
@@ -158,7 +165,7 @@ def _image_config(config: "ContainerConfig") -> Struct:
         Cmd=_list(config.cmd),
         Healthcheck=None
         if health is None
-        else Struct(
+        else Document(
             Test=list(health.test),
             Interval=health.interval_ns,
             Timeout=health.timeout_ns,
@@ -177,17 +184,19 @@ def _image_config(config: "ContainerConfig") -> Struct:
     )
 
 
-def container_document(record: "ContainerRecord", session: "Session", *, with_size: bool) -> Struct:
+def container_document(
+    record: "ContainerRecord", session: "Session", *, with_size: bool
+) -> Document:
     """A container as `docker container inspect` describes it."""
     from builder.runner import ContainerStore, disk_usage, signal_name
 
     containers = ContainerStore(session.private)
-    document = Struct(
+    document = Document(
         Id=record.id,
         Created=rfc3339(record.created),
         Path=record.argv[0],
         Args=list(record.argv[1:]),
-        State=Struct(
+        State=Document(
             Status=record.state,
             Running=record.state == "running",
             Paused=False,
@@ -210,9 +219,9 @@ def container_document(record: "ContainerRecord", session: "Session", *, with_si
         Driver="overlayfs",
         Platform="linux",
         HostConfig=_host_config(record),
-        GraphDriver=Struct(Data=NilMap(), Name="overlayfs"),
+        GraphDriver=Document(Data=NilMap(), Name="overlayfs"),
         Mounts=[_mount(mount, session) for mount in record.mounts],
-        Config=Struct(
+        Config=Document(
             Hostname=record.hostname,
             Domainname="",
             User=record.user,
@@ -229,29 +238,29 @@ def container_document(record: "ContainerRecord", session: "Session", *, with_si
             StopSignal=signal_name(record.stop_signal),
             StopTimeout=record.stop_timeout_s,
         ),
-        NetworkSettings=Struct(
+        NetworkSettings=Document(
             Ports={},
             IPAddress="",
-            Networks={record.network: Struct(IPAddress="", Gateway="", MacAddress="")},
+            Networks={record.network: Document(IPAddress="", Gateway="", MacAddress="")},
         ),
-        ImageManifestDescriptor=Struct(digest=record.manifest_digest),
+        ImageManifestDescriptor=Document(digest=record.manifest_digest),
     )
     if with_size:
         document["SizeRw"] = disk_usage(containers, record)
     return document
 
 
-def _host_config(record: "ContainerRecord") -> Struct:
+def _host_config(record: "ContainerRecord") -> Document:
     binds = [
         f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")
         for mount in record.mounts
         if mount.kind == "bind" or (mount.kind == "volume" and not mount.anonymous)
     ]
     tmpfs = {mount.target: "" for mount in record.mounts if mount.kind == "tmpfs"}
-    return Struct(
+    return Document(
         Binds=binds or NilList(),
         NetworkMode=record.network,
-        RestartPolicy=Struct(Name="no", MaximumRetryCount=0),
+        RestartPolicy=Document(Name="no", MaximumRetryCount=0),
         AutoRemove=record.auto_remove,
         CapAdd=NilList(),
         CapDrop=NilList(),
@@ -264,10 +273,10 @@ def _host_config(record: "ContainerRecord") -> Struct:
     )
 
 
-def _mount(mount: "MountPoint", session: "Session") -> Struct:
+def _mount(mount: "MountPoint", session: "Session") -> Document:
     is_volume = mount.kind == "volume"
     path = session.private / "volumes" / mount.source / "_data"
-    return Struct(
+    return Document(
         Type=mount.kind,
         Name=mount.source if is_volume else "",
         Source=str(path) if is_volume else mount.source,
@@ -279,32 +288,13 @@ def _mount(mount: "MountPoint", session: "Session") -> Struct:
     )
 
 
-def _to_json(document: Value) -> Value:
-    """The document without the fields that docker leaves out when they are empty."""
-    match document:
-        case NilList() | NilMap():
-            return None
-        case Struct():
-            return {
-                key: _to_json(item)
-                for key, item in document.items()
-                if item or key not in _OMITTED_EMPTY
-            }
-        case dict():
-            return {key: _to_json(document[key]) for key in sorted(document)}
-        case list():
-            return [_to_json(item) for item in document]
-        case _:
-            return plain(document)
-
-
 def _list(items: tuple[str, ...] | None) -> Value:
     return NilList() if items is None else list(items)
 
 
 def _set(items: tuple[str, ...]) -> Value:
     """Go's map[string]struct{}."""
-    return {item: Struct() for item in items} if items else NilMap()
+    return {item: Document() for item in items} if items else NilMap()
 
 
 _FORMAT = value("-f", "--format", about="A Go template, or json")

@@ -34,8 +34,9 @@ def layers(arguments: Arguments, session: "Session") -> int:
         raise UsageError(f"invalid argument {style!r} for --format", hint="table, json, json-array")
     with session.open_store() as store:
         from builder.inspect.layertable import layer_table
+        from builder.timetravel import resolve
 
-        rows = layer_table(store.images.resolve(arguments.words[0]), store)
+        rows = layer_table(resolve(store, arguments.words[0]), store)
     if style == "json":
         for row in rows:
             json_line(asdict(row))
@@ -53,10 +54,10 @@ def _cells(row: "LayerRow", *, is_whole: bool) -> tuple[str, ...]:
     if not is_whole and len(instruction) > _INSTRUCTION_MAX:
         instruction = instruction[: _INSTRUCTION_MAX - 1] + "…"
     if not row.layer:
-        return (str(row.position), printable(instruction), "", "", "", "", "", "", "", "")
+        return (_number(row), printable(instruction), "", "", "", "", "", "", "", "")
     digest = row.layer if is_whole else row.layer.removeprefix("sha256:")[:12]
     return (
-        str(row.position),
+        _number(row),
         printable(instruction),
         digest,
         human_size(row.size_bytes),
@@ -67,6 +68,11 @@ def _cells(row: "LayerRow", *, is_whole: bool) -> tuple[str, ...]:
         row.outcome,
         "" if row.seconds is None else f"{row.seconds:.2f}",
     )
+
+
+def _number(row: "LayerRow") -> str:
+    """As in `app@3`; the base's have none."""
+    return str(row.position) if row.position > 0 else ""
 
 
 def _sum(rows: "list[LayerRow]") -> tuple[str, ...]:

@@ -67,8 +67,8 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def show_rows(listing: Listing, rows: Iterable[Row], template: str | None) -> None:
-    """Write `rows` as `--format` asks; None is the usual table."""
-    if template is None or template == "table":
+    """Write `rows` as `--format` asks; None, and nothing, is the usual table."""
+    if not template or template == "table":
         found = list(rows)
         cells = [[_cell(row[name]) for name in listing.columns] for row in found]
         table([[listing.headings[name] for name in listing.columns], *cells])

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Protocol, TextIO, assert_never
 from builder.cli.output import printable
 from builder.cli.units import human_size
 from builder.events import (
+    CheckWarning,
     Event,
     ImageSealed,
     Notice,
     VertexCached,
+    VertexCanceled,
     VertexDone,
     VertexFailed,
     VertexOutput,
@@ -42,7 +44,9 @@ _NAMES: "dict[type[Event], str]" = {
     VertexCached: "cached",
     VertexDone: "done",
     VertexFailed: "failed",
+    VertexCanceled: "canceled",
     Notice: "notice",
+    CheckWarning: "warning",
     ImageSealed: "image",
 }
 
@@ -77,6 +81,7 @@ class Plain:
         self._started: dict[int, float] = {}
         self._lines: dict[int, _Lines] = {}
         self._last = 0  # the vertex that wrote last
+        self._warnings: list[CheckWarning] = []
 
     def report(self, event: Event) -> None:
         """Write the lines of one event."""
@@ -102,8 +107,14 @@ class Plain:
                 self._flush(event.vertex)
                 self._write(event.vertex, f"ERROR: {printable(event.message)}")
                 self._end(event.vertex)
+            case VertexCanceled():
+                self._flush(event.vertex)
+                self._write(event.vertex, "CANCELED")
+                self._end(event.vertex)
             case Notice():
                 self._stream.write(_notice(event) + "\n")
+            case CheckWarning():
+                self._warnings.append(event)
             case ImageSealed():
                 self._stream.write(_sealed(event) + "\n")
             case _:
@@ -111,7 +122,9 @@ class Plain:
         self._stream.flush()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Say what the checks had to say, where it is seen: at the end."""
+        self._stream.write(_warned(self._warnings))
+        self._stream.flush()
 
     def _turn_to(self, vertex: int) -> None:
         """Say whose lines follow, when they are not those of the one before."""
@@ -182,7 +195,7 @@ class Quiet:
                 self._stream.write(self._tails[event.vertex].shown())
             case Notice():
                 self._stream.write(_notice(event) + "\n")
-            case VertexCached() | VertexDone() | ImageSealed():
+            case VertexCached() | VertexDone() | VertexCanceled() | CheckWarning() | ImageSealed():
                 pass
             case _:
                 assert_never(event)
@@ -209,6 +222,7 @@ class Terminal:
 
         self._begin = time.monotonic()
         self._work: dict[int, _Work] = {}
+        self._warnings: list[CheckWarning] = []
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._console: Console = Console(file=stream, highlight=False)
@@ -246,8 +260,12 @@ class Terminal:
                     tail = self._work[event.vertex].tail
                     self._settle(event.vertex, f"ERROR {event.seconds:.1f}s", style="red")
                     self._console.file.write(tail.shown())
+                case VertexCanceled():
+                    self._settle(event.vertex, "CANCELED", style="yellow")
                 case Notice():
                     self._print(_notice(event), style="yellow")
+                case CheckWarning():
+                    self._warnings.append(event)
                 case ImageSealed():
                     self._print(_sealed(event), style="bold")
                 case _:
@@ -260,6 +278,7 @@ class Terminal:
         with self._lock:
             self._work.clear()
             self._live.stop()
+            self._console.file.write(_warned(self._warnings))
 
     def _settle(self, vertex: int, result: str, *, style: str) -> None:
         work = self._work.pop(vertex)
@@ -362,6 +381,18 @@ def _text(line: bytes) -> str:
 def _notice(event: Notice) -> str:
     where = f" (line {event.line})" if event.line else ""
     return f"WARNING: {printable(event.message)}{where}"
+
+
+def _warned(warnings: list[CheckWarning]) -> str:
+    """The warnings of build checks, as buildx shows them after a build."""
+    if not warnings:
+        return ""
+    count = "1 warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
+    lines = [
+        f" - {warning.rule}: {printable(warning.detail)} (line {warning.line})\n"
+        for warning in warnings
+    ]
+    return f"\n {count} found (use --check to expand):\n{''.join(lines)}"
 
 
 def _sealed(event: ImageSealed) -> str:

@@ -12,6 +12,7 @@ from builder import runner
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, maybe, value
 from builder.cli.output import line
 from builder.cli.terminal import RawTerminal, size
+from builder.sizes import parse_size
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _NETWORKS = ("host", "none")
 
-_SHARED = (
+SHARED = (
     many("-e", "--env", metavar="NAME[=VALUE]", about="Set an environment variable"),
     many("--env-file", metavar="FILE", about="Read environment variables from a file"),
     value("-w", "--workdir", metavar="DIRECTORY", about="Working directory in the container"),
@@ -66,7 +67,7 @@ _RUN_ONLY = (
 )
 _LATER = "this comes with the sandbox profile options"
 _NO_NETWORK = "with --network host the program's ports are the host's; private networks come later"
-_REFUSED = {
+REFUSED = {
     **dict.fromkeys(("-p", "--publish", "-P", "--publish-all", "--expose"), _NO_NETWORK),
     **dict.fromkeys(("--add-host", "--dns", "--ip", "--network-alias", "--link"), _NO_NETWORK),
     **dict.fromkeys(("--cap-add", "--cap-drop", "--privileged", "--security-opt"), _LATER),
@@ -84,7 +85,7 @@ _REFUSED = {
 def run(arguments: Arguments, session: "Session") -> int:
     """Create a container, start it, and mind it unless detached."""
     is_detached = arguments.flag("detach")
-    options = _options(arguments)
+    options = options_of(arguments)
     if options.terminal and options.interactive and not is_detached:
         check_is_terminal()
     session.enter()
@@ -100,7 +101,7 @@ def run(arguments: Arguments, session: "Session") -> int:
 
 def create(arguments: Arguments, session: "Session") -> int:
     """Create a container without starting it."""
-    options = _options(arguments)
+    options = options_of(arguments)
     session.enter()
     with _CidFile(arguments.value("cidfile")) as cid_file:
         record, hold = runner.create(session.root, arguments.words[0], options, session.open_store)
@@ -156,7 +157,8 @@ def environment(arguments: Arguments) -> tuple[str, ...]:
     return runner.from_caller((*items, *arguments.values("env")), os.environ)
 
 
-def _options(arguments: Arguments) -> "RunOptions":
+def options_of(arguments: Arguments) -> "RunOptions":
+    """What the options of `SHARED` and the words after the image ask for."""
     command = arguments.words[1:]
     network = arguments.value("network") or arguments.value("net") or "host"
     if network not in _NETWORKS:
@@ -211,7 +213,7 @@ def _size(arguments: Arguments, key: str) -> int:
     if text is None:
         return 0
     try:
-        return runner.parse_size(text)
+        return parse_size(text)
     except ValueError:
         raise UsageError(f"invalid argument {text!r} for --{key}: not a size, as 64m is") from None
 
@@ -256,18 +258,18 @@ RUN = Command(
     about="Create a container of an image and run it. Ends with the exit code of its program; "
     "125 is our own failure, 126 and 127 say that the program cannot be executed or is not there.",
     act=run,
-    options=(*_SHARED, *_RUN_ONLY),
+    options=(*SHARED, *_RUN_ONLY),
     words=(1, None),
     stops_at_word=True,
-    refused=_REFUSED,
+    refused=REFUSED,
 )
 CREATE = Command(
     name="create",
     synopsis="IMAGE [COMMAND] [ARG...]",
     about="Create a container of an image; `lamina start` runs it.",
     act=create,
-    options=_SHARED,
+    options=SHARED,
     words=(1, None),
     stops_at_word=True,
-    refused=_REFUSED,
+    refused=REFUSED,
 )

@@ -12,7 +12,7 @@ from builder.cli.units import human_size
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
-    from layerstore import Store, Usage
+    from layerstore import Pruned, Store, Usage
 
 DF_LISTING = Listing(
     headings={
@@ -69,7 +69,11 @@ def _df_rows(
             unused,
         ),
         _df_row(
-            "Build Cache", found.cache_steps, 0, found.cache_bytes, found.cache_reclaimable_bytes
+            "Build Cache",
+            found.cache_steps + found.cache_mounts,
+            0,
+            found.cache_bytes,
+            found.cache_reclaimable_bytes,
         ),
     ]
 
@@ -137,7 +141,7 @@ def _show_verbosely(
             rows.append(
                 [
                     *(row[key] for key in ("Repository", "Tag", "ID", "CreatedSince")),
-                    human_size(image.logical_bytes, digits=4),
+                    human_size(image.shared_bytes + image.unique_bytes, digits=4),
                     human_size(image.shared_bytes, digits=4),
                     human_size(image.unique_bytes, digits=4),
                     str(len(image.containers)),
@@ -174,24 +178,24 @@ def _show_verbosely(
 def prune(arguments: Arguments, session: "Session") -> int:
     """Remove stopped containers, images without a name, and unused build cache."""
     from builder.cli.confirm import confirmed
-    from builder.cli.containers import opened, prune_containers
-    from builder.cli.images import chooser, show_pruned_images
+    from builder.cli.containers import container_chooser, opened, prune_containers
+    from builder.cli.images import image_chooser, show_pruned_images
     from layerstore import prune as prune_store
 
     everything = arguments.flag("all")
     with_volumes = arguments.flag("volumes")
     dry_run = arguments.flag("dry-run")
-    choose = chooser(arguments.values("filter"))
-    if (
-        not dry_run
-        and not arguments.flag("force")
-        and not confirmed(_prune_warning(everything=everything, with_volumes=with_volumes))
-    ):
+    filters = arguments.values("filter")
+    choose, choose_container = image_chooser(filters), container_chooser(filters)
+    if filters and with_volumes:
+        raise UsageError("--filter and --volumes do not go together", hint="volumes have no labels")
+    warning = _prune_warning(everything=everything, with_volumes=with_volumes, filters=filters)
+    if not dry_run and not arguments.flag("force") and not confirmed(warning):
         return 0
     containers = opened(session)
     freed = 0
-    if not dry_run and not arguments.values("filter"):
-        removed = prune_containers(containers)
+    if not dry_run:
+        removed = prune_containers(containers, choose_container)
         freed += sum(size for _, size in removed)
         if removed:
             write("Deleted Containers:\n" + "".join(f"{name}\n" for name, _ in removed) + "\n")
@@ -201,25 +205,28 @@ def prune(arguments: Arguments, session: "Session") -> int:
         pruned = prune_store(
             store,
             images="unused" if everything else "dangling",
-            cache="all" if everything else "unused",
+            cache="none" if filters else "all" if everything else "unused",
             choose=choose,
             dry_run=dry_run,
         )
-    show_pruned_images(pruned.images)
-    if pruned.steps:
-        line(f"Deleted build cache: {pruned.steps} steps\n")
+    show_pruned_images(pruned.images, is_done=not dry_run)
+    if pruned.steps or pruned.cache_mounts:
+        heading = "Build cache that would be deleted" if dry_run else "Deleted build cache"
+        line(f"{heading}: {_pruned_cache(pruned)}\n")
     word = "Would reclaim" if dry_run else "Total reclaimed space"
     line(f"{word}: {human_size(freed + pruned.freed_bytes, digits=4)}")
     return 0
 
 
-def _prune_warning(*, everything: bool, with_volumes: bool) -> str:
+def _prune_warning(*, everything: bool, with_volumes: bool, filters: tuple[str, ...]) -> str:
     goes = ["all stopped containers"]
     if with_volumes:
         goes.append("all anonymous volumes not used by a container")
     goes.append("all images no container uses" if everything else "all images without a name")
-    goes.append("all build cache" if everything else "unused build cache")
-    return "This will remove:" + "".join(f"\n  - {each}" for each in goes)
+    if not filters:
+        goes.append("all build cache" if everything else "unused build cache")
+    text = "This will remove:" + "".join(f"\n  - {each}" for each in goes)
+    return text + (f"\nof these, what fits {', '.join(filters)}" if filters else "")
 
 
 def _prune_volumes(session: "Session") -> int:
@@ -253,9 +260,14 @@ def builder_prune(arguments: Arguments, session: "Session") -> int:
         return 0
     with session.open_store() as store:
         pruned = prune_store(store, cache="all" if everything else "unused")
-    line(f"Deleted build cache: {pruned.steps} steps")
+    line(f"Deleted build cache: {_pruned_cache(pruned)}")
     line(f"Total: {human_size(pruned.freed_bytes, digits=4)}")
     return 0
+
+
+def _pruned_cache(pruned: "Pruned") -> str:
+    mounts = f", {pruned.cache_mounts} cache mounts" if pruned.cache_mounts else ""
+    return f"{pruned.steps} steps{mounts}"
 
 
 def info(arguments: Arguments, session: "Session") -> int:
@@ -267,6 +279,7 @@ def info(arguments: Arguments, session: "Session") -> int:
         ServerVersion=LAMINA_VERSION,
         LaminaRootDir=str(session.root),
         OperatingSystem=_operating_system(),
+        OSType="linux",
         KernelVersion=os.uname().release,
         Architecture=os.uname().machine,
         NCPU=os.cpu_count() or 1,
@@ -278,7 +291,7 @@ def info(arguments: Arguments, session: "Session") -> int:
         ],
     )
     template = arguments.value("format")
-    if template is not None:
+    if template:
         _show(document, template)
         return 0
     line(f"Lamina {LAMINA_VERSION}")
@@ -301,16 +314,19 @@ def info(arguments: Arguments, session: "Session") -> int:
 
 def version(arguments: Arguments, session: "Session") -> int:
     """Show the version of lamina and of what it stands on."""
+    from layerstore import host_platform
+
     document = Struct(
         Version=LAMINA_VERSION,
         PythonVersion=sys.version.split(" ", 1)[0],
         Os="linux",
-        Arch=os.uname().machine,
+        Arch=host_platform().architecture,
         KernelVersion=os.uname().release,
     )
-    document["Client"] = Struct(document)  # docker's templates say {{.Client.Version}}
+    # docker's templates say {{.Client.Version}}, and ask the server whether there is one
+    document["Client"] = document["Server"] = Struct(document)
     template = arguments.value("format")
-    if template is not None:
+    if template:
         _show(document, template)
         return 0
     line(f"lamina version {LAMINA_VERSION}")
@@ -372,6 +388,7 @@ def _operating_system() -> str:
 
 
 _FORMAT = value("-f", "--format", about="json or a Go template")
+_PRUNE_CHOICE = "what goes is what no image needs, or with --all everything"
 
 DF = Command(
     name="system df",
@@ -394,7 +411,11 @@ PRUNE = Command(
         flag("-f", "--force", about="Do not ask"),
         flag("--volumes", about="Also anonymous volumes that no container uses"),
         flag("--dry-run", about="Only say what would go of images and build cache"),
-        many("--filter", metavar="KEY=VALUE", about="Only images that fit: until=, label="),
+        many(
+            "--filter",
+            metavar="KEY=VALUE",
+            about="Only containers and images that fit, and no build cache: until=, label=",
+        ),
     ),
     words=(0, 0),
 )
@@ -408,6 +429,13 @@ BUILDER_PRUNE = Command(
         flag("-f", "--force", about="Do not ask"),
     ),
     words=(0, 0),
+    refused={
+        "--filter": _PRUNE_CHOICE,
+        "--keep-storage": _PRUNE_CHOICE,
+        "--max-used-space": _PRUNE_CHOICE,
+        "--min-free-space": _PRUNE_CHOICE,
+        "--reserved-space": _PRUNE_CHOICE,
+    },
 )
 INFO = Command(
     name="info",

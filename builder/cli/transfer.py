@@ -1,5 +1,6 @@
 """Images in and out: import, save, load, bootstrap."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.output import line, printable
+from builder.errors import UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
@@ -27,6 +29,10 @@ def import_(arguments: Arguments, session: "Session") -> int:
     from layerstore import Reference
 
     source = arguments.words[0]
+    if source.startswith(("http://", "https://")):
+        raise UnsupportedFeatureError(
+            feature="import from a URL", hint="download it, and name the file or pipe it in: -"
+        )
     reference = Reference.parse(arguments.words[1]) if len(arguments.words) > 1 else None
     with session.open_store() as store, _reading(source) as stream:
         image = import_tar(
@@ -66,16 +72,17 @@ def save(arguments: Arguments, session: "Session") -> int:
 
 def _exports(store: "Store", names: list[str]) -> "list[Export]":
     """The images, each with the names it was asked for by; one asked for twice is written once."""
+    from builder.timetravel import is_address, resolve
     from layerstore import Export, Reference
 
     images: dict[str, Image] = {}
     wanted: dict[str, list[Reference]] = {}
     for name in names:
-        image = store.images.resolve(name)
+        image = resolve(store, name)
         digest = image.descriptor.digest
         images[digest] = image
         named = wanted.setdefault(digest, [])
-        if not _is_id(name, image):
+        if not (is_address(name) or _is_id(name, image)):
             named.append(Reference.parse(name))
     return [
         Export(image=image, names=tuple(dict.fromkeys(wanted[digest])))
@@ -92,6 +99,10 @@ def _save_to_file(store: "Store", exports: "list[Export]", path: Path, style: "F
     """Written beside and renamed: whoever waits for the file never sees half of one."""
     from layerstore import save_images
 
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such directory", str(path.parent))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("xb") as file:

@@ -63,6 +63,27 @@ def unix_seconds(text: str) -> float | None:
     return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
 
 
+def moment_of(text: str) -> float | None:
+    """`10m` (ago), Unix seconds or RFC 3339, in Unix seconds; None if it is none of these."""
+    ago = duration(text)
+    if ago is not None:
+        return time.time() - ago
+    return float(text) if text.replace(".", "", 1).isdecimal() else unix_seconds(text)
+
+
+def duration(text: str) -> float | None:
+    """Go's `1h30m`, in seconds; None if it is none."""
+    import re
+
+    if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s))+", text):
+        return None
+    seconds = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    return sum(
+        float(number) * seconds[unit]
+        for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|h|m|s)", text)
+    )
+
+
 def rfc3339(moment: float, nanoseconds: int | None = None) -> str:
     """`2026-01-31T12:00:00.123456789Z`."""
     whole = int(moment)

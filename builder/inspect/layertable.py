@@ -1,21 +1,29 @@
 """One row per instruction of an image: which layer it made, what that holds, and what it cost.
 
 A layer's files are compared with everything below it, on tables of contents alone: nothing is
-unpacked. Directories that merely lead to a change count as nothing.
+unpacked. Every name counts, so that a directory removed with what is in it counts as all of it;
+directories that merely lead to a change count as nothing.
 
 `outcome` and `seconds` are of the newest build that made this very image; other images (loaded,
 imported, bases) have none.
 """
 
+import os
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from builder import record
+from builder import record, timetravel
 from layerstore import History, Image, Layer, Store, TocEntry, TreeIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
-    """Sizes are bytes: `size_bytes` of the files unpacked, `blob_bytes` as stored."""
+    """Sizes are bytes: `size_bytes` of the files unpacked, `blob_bytes` as stored.
+
+    `position` counts the instructions below FROM (the 3 of `app@3`); the base's are 0 and less.
+    """
 
     position: int
     instruction: str
@@ -33,12 +41,12 @@ class LayerRow:
 
 def layer_table(image: Image, store: Store) -> list[LayerRow]:
     """The rows of `image`, bottom first."""
-    built = record.of_image(image.id, store.private / "builds")
-    outcomes = _outcomes(built)
+    steps = iter(_steps(image, record.of_image(image.id, store.private / "builds")))
     tree = TreeIndex()
+    below = timetravel.base_count(store.cache, image)
     return [
-        _row(position, entry, layer, tree, store, outcomes)
-        for position, (entry, layer) in enumerate(image.history(), 1)
+        _row(position, entry, layer, tree, store, None if layer is None else next(steps))
+        for position, (entry, layer) in enumerate(image.history(), 1 - below)
     ]
 
 
@@ -48,7 +56,7 @@ def _row(
     layer: Layer | None,
     tree: TreeIndex,
     store: Store,
-    outcomes: dict[str, tuple[str, float]],
+    step: record.StepRecord | None,
 ) -> LayerRow:
     if layer is None:
         return LayerRow(
@@ -66,9 +74,8 @@ def _row(
             seconds=None,
         )
     entries = store.layers.toc(layer)
-    added, changed, removed = _counts(entries, tree)
+    letters = Counter(change.letter for change in changes(entries, tree))
     tree.add_layer(entries)
-    outcome, seconds = outcomes.get(layer.diff_id, ("", None))
     return LayerRow(
         position=position,
         instruction=entry.created_by,
@@ -77,34 +84,48 @@ def _row(
         diff_id=layer.diff_id,
         size_bytes=layer.size_bytes,
         blob_bytes=layer.descriptor.size_bytes,
-        added=added,
-        changed=changed,
-        removed=removed,
-        outcome=outcome,
-        seconds=seconds,
+        added=letters["A"],
+        changed=letters["C"],
+        removed=letters["D"],
+        outcome="" if step is None else step.outcome,
+        seconds=None if step is None else step.seconds,
     )
 
 
-def _counts(entries: list[TocEntry], below: TreeIndex) -> tuple[int, int, int]:
-    """How many names appear, are replaced or get other attributes, and vanish."""
-    added = changed = removed = 0
+@dataclass(frozen=True, slots=True)
+class PathChange:
+    """`letter` as in `docker diff`: Added, Changed, Deleted."""
+
+    letter: Literal["A", "C", "D"]
+    path: str
+    size_bytes: int = 0
+
+
+def changes(entries: list[TocEntry], below: TreeIndex) -> Iterator[PathChange]:
+    """What a layer does to the tree below it, in the layer's order, every name once.
+
+    What it hides and puts again is changed, not deleted.
+    """
+    put = {entry.path for entry in entries if entry.kind not in ("remove", "opaque")}
+    gone: set[str] = set()
     for entry in entries:
-        old = below.get(entry.path)
-        if entry.kind == "remove":
-            removed += old is not None
-        elif entry.kind == "opaque":
-            removed += len(below.children(entry.path))
-        elif not entry.path:
+        path = entry.path
+        old = below.get(path)
+        if entry.kind != "dir":
+            hidden = {node.entry.path for node in below.walk(path)} - put - gone
+            hidden -= {path} if entry.kind == "opaque" else set()
+            gone |= hidden
+            yield from (PathChange("D", name) for name in sorted(hidden, key=os.fsencode))
+        if entry.kind in ("remove", "opaque") or not path:
             continue
-        elif old is None:
-            added += 1
+        if old is None:
+            yield PathChange("A", path, entry.size_bytes)
         elif (
             entry.kind != "dir"
             or old.entry.kind != "dir"
             or _attributes(entry) != _attributes(old.entry)
         ):
-            changed += 1
-    return added, changed, removed
+            yield PathChange("C", path, entry.size_bytes)
 
 
 def _attributes(entry: TocEntry) -> tuple[object, ...]:
@@ -112,7 +133,15 @@ def _attributes(entry: TocEntry) -> tuple[object, ...]:
     return (meta.mode, meta.uid, meta.gid, meta.xattrs)
 
 
-def _outcomes(built: record.BuildRecord | None) -> dict[str, tuple[str, float]]:
-    if built is None:
-        return {}
-    return {step.layer: (step.outcome, step.seconds) for step in built.steps if step.layer}
+def _steps(image: Image, built: record.BuildRecord | None) -> list[record.StepRecord | None]:
+    """The step that made each layer of the image; None for those of its base.
+
+    Equal layers are told apart by their order, from the top: the last of them is the last step's.
+    """
+    left: dict[str, list[record.StepRecord]] = {}
+    for step in built.steps if built else ():
+        left.setdefault(step.layer, []).append(step)
+    found = [
+        steps.pop() if (steps := left.get(layer.diff_id)) else None for layer in image.layers[::-1]
+    ]
+    return found[::-1]

@@ -32,7 +32,13 @@ from grammar import (
     Workdir,
 )
 
-__all__ = ["Lowered", "Surroundings", "lower"]
+__all__ = ["Lowered", "Surroundings", "check", "lower"]
+
+
+def check(instruction: Instruction, *, allowed: frozenset[str], escape: str) -> None:
+    """Find mistakes that no state can mend, before anything has been built. Raises as `lower`."""
+    if isinstance(instruction, Run):
+        run.check(instruction, allowed=allowed, escape=escape)
 
 
 def lower(instruction: Instruction, state: StageState, around: Surroundings) -> Lowered:

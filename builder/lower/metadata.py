@@ -45,10 +45,8 @@ def env(node: Env, state: StageState, around: Surroundings) -> Lowered:
         if not name:
             raise LoweringError("ENV names can not be blank")
         pairs.append((name, expanded(pair.value, state, around)))
-    after = state
-    for name, value in pairs:
-        after = after.with_env(name, value)
-    return _described(after, "ENV " + " ".join(f"{name}={value}" for name, value in pairs))
+    created_by = "ENV " + " ".join(f"{name}={value}" for name, value in pairs)
+    return _described(state.with_env(dict(pairs)), created_by)
 
 
 def label(node: Label, state: StageState, around: Surroundings) -> Lowered:

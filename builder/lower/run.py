@@ -4,17 +4,19 @@ A here-document as the whole command is a script: for the shell, or, with `#!`, 
 that it names. Here-documents beside other words are given back to the shell to handle.
 
 Source: Dockerfile reference, "RUN", "Here-Documents", "Predefined ARGs"; BuildKit
-dockerfile2llb/convert.go, dispatchRun.
+dockerfile2llb/convert.go, dispatchRun; BuildKit solver/llbsolver, "is not allowed".
 """
 
 import re
 from collections.abc import Mapping
 
 from builder.errors import LoweringError, UnsupportedFeatureError
+from builder.lower.heredocs import chomped
+from builder.lower.runmounts import check_mounts, run_mounts
 from builder.lower.surroundings import Lowered, Surroundings
 from builder.state import StageState
-from builder.steps import ExecStep, ScriptFile
-from grammar import ExecForm, Heredoc, Run
+from builder.steps import AgentMount, ExecStep, ScriptFile, StepMount
+from grammar import ExecForm, Run
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROXY_ARGS = frozenset(
@@ -28,15 +30,11 @@ _SCRIPT_DIRECTORY = "/dev/pipes"
 
 def run(node: Run, state: StageState, around: Surroundings) -> Lowered:
     """Lower RUN."""
-    _refuse(node)
+    _check_rights(node, around.allowed)
     argv, scripts = _command(node, state)
-    environment = _environment(state)
-    network = "none" if node.network == "none" else around.network
-    if node.network == "host" and around.network != "host":
-        raise LoweringError(
-            "RUN --network=host needs host networking for the build",
-            hint="build with --network=host",
-        )
+    mounts = run_mounts(node, state, around)
+    environment = _environment(state, mounts)
+    network = around.network if node.network in (None, "default") else node.network
     proxies = _proxies(around.build_args, environment)
     created_by = "RUN " + " ".join([*_described_args(state), *argv])
     title = "RUN " + " ".join([*node.written.flags, *_words(node)])
@@ -45,20 +43,39 @@ def run(node: Run, state: StageState, around: Surroundings) -> Lowered:
         env=tuple(f"{name}={value}" for name, value in environment.items()),
         cwd=state.workdir,
         user=state.config.user,
-        network=network,
+        network="none" if network == "none" else "host",
         scripts=scripts,
+        mounts=mounts,
+        security="insecure" if node.security == "insecure" else "sandbox",
+        settings=around.settings,
         secret_env=proxies,
         title=title,
     )
     return Lowered(state=state, created_by=created_by, step=step)
 
 
-def _refuse(node: Run) -> None:
-    if node.mounts:
-        kinds = [dict(mount.options).get("type") or "bind" for mount in node.mounts]
-        raise UnsupportedFeatureError(feature=f"RUN --mount=type={kinds[0]}")
-    if node.security not in (None, "sandbox"):
-        raise UnsupportedFeatureError(feature=f"RUN --security={node.security}")
+def check(node: Run, *, allowed: frozenset[str], escape: str) -> None:
+    """Find what is wrong with RUN whatever the state is, before anything has been built.
+
+    Raises:
+        LoweringError, UnsupportedFeatureError, grammar.DockerfileError: as `run`.
+    """
+    _check_rights(node, allowed)
+    check_mounts(node, escape=escape)
+
+
+def _check_rights(node: Run, allowed: frozenset[str]) -> None:
+    """A Dockerfile may ask, but only who builds it may grant."""
+    asked = {
+        "network.host": node.network == "host" and "RUN --network=host",
+        "security.insecure": node.security == "insecure" and "RUN --security=insecure",
+    }
+    for right, flag in asked.items():
+        if flag and right not in allowed:
+            raise LoweringError(
+                f"{flag}: {right} is not allowed",
+                hint=f"if the Dockerfile can be trusted with it, build with --allow {right}",
+            )
     if node.devices:
         raise UnsupportedFeatureError(feature="RUN --device")
 
@@ -82,16 +99,11 @@ def _command(node: Run, state: StageState) -> tuple[tuple[str, ...], tuple[Scrip
     return (*state.shell, full), ()
 
 
-def chomped(heredoc: Heredoc) -> str:
-    """The content, without leading tabs for `<<-`."""
-    if not heredoc.chomp:
-        return heredoc.content
-    return re.sub(r"(?m)^\t+", "", heredoc.content)
-
-
-def _environment(state: StageState) -> dict[str, str]:
+def _environment(state: StageState, mounts: tuple[StepMount, ...]) -> dict[str, str]:
     environment = state.environment()
     environment.setdefault("PATH", DEFAULT_PATH)
+    for agent in [mount for mount in mounts if isinstance(mount, AgentMount)]:
+        environment.setdefault("SSH_AUTH_SOCK", agent.target)
     return environment
 
 

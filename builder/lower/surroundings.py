@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from builder.errors import UnsupportedFeatureError
 from builder.sources import Selection, SourceTree
 from builder.state import StageState
-from builder.steps import Step
+from builder.steps import NO_SETTINGS, RunSettings, Step
 from builder.urls import FileUrl, GitUrl
 from grammar import Word, expand
 
@@ -29,7 +29,10 @@ def no_remote(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """`find_source(None)` is the build context, `find_source(name)` what `--from=name` means."""
+    """`find_source(None)` is the build context, `find_source(name)` what `--from=name` means.
+
+    `allowed` holds what RUN may ask for only with the caller's leave (`network.host`).
+    """
 
     find_source: Callable[[str | None], SourceTree]
     select_remote: SelectRemote = no_remote
@@ -37,6 +40,9 @@ class Surroundings:
     global_args: Mapping[str, str]
     escape: str
     network: Literal["host", "none"]
+    allowed: frozenset[str] = frozenset()
+    settings: RunSettings = NO_SETTINGS
+    no_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,4 +57,5 @@ class Lowered:
 
 def expanded(word: Word, state: StageState, around: Surroundings) -> str:
     """A word with its quotes removed and the stage's variables put in."""
-    return expand(word, state.environment(), escape=around.escape)
+    env = state.environment() if "$" in word.text else {}  # costs as much as it has variables
+    return expand(word, env, escape=around.escape)

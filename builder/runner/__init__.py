@@ -6,7 +6,7 @@ Names are loaded when they are first used: `lamina run` pays for what it needs.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from builder.runner.attend import Streams
+    from builder.runner.attend import Streams, pump_terminal
     from builder.runner.container import ContainerRecord, MountPoint
     from builder.runner.liveness import Hold
     from builder.runner.logs import Entry, LogWriter, follow_log, last_entries, read_log
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         from_caller,
         parse_env_file,
         parse_mount,
-        parse_size,
         parse_tmpfs,
         parse_volume,
         signal_name,
@@ -57,8 +56,8 @@ _HOMES = {
     "kill": "verbs",
     "last_entries": "logs",
     "parse_env_file": "options",
+    "pump_terminal": "attend",
     "parse_mount": "options",
-    "parse_size": "options",
     "parse_tmpfs": "options",
     "parse_volume": "options",
     "read_log": "logs",
@@ -95,9 +94,9 @@ __all__ = [
     "last_entries",
     "parse_env_file",
     "parse_mount",
-    "parse_size",
     "parse_tmpfs",
     "parse_volume",
+    "pump_terminal",
     "read_log",
     "remove",
     "remove_volume",

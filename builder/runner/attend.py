@@ -41,14 +41,16 @@ class Streams(NamedTuple):
 class SignalProxy:
     """While entered, signals that come to us go to `running` instead.
 
-    Before there is a `running` they interrupt, so that a start is undone. A signal that is ignored
-    (nohup) stays ignored.
+    Before `start` they interrupt, so that what was prepared is undone; while it starts they wait,
+    because the program may run already. A signal that is ignored (nohup) stays ignored.
     """
 
     _PROXIED = ("HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "ALRM", "CONT", "IO", "PWR")
 
     def __init__(self, *, resized: Callable[[], None] | None = None) -> None:
         self.running: Running | None = None
+        self._is_starting = False
+        self._waiting: list[int] = []
         self._resized = resized
         self._before: list[tuple[int, object]] = []
 
@@ -58,6 +60,17 @@ class SignalProxy:
         if self._resized is not None:
             self._handle(_signal.SIGWINCH, self._resize)
         return self
+
+    def start(self, start: "Callable[[], Running]") -> "Running":
+        """Call `start`, and let its result have the signals from now on."""
+        self._is_starting = True
+        try:
+            self.running = start()
+        finally:
+            self._is_starting = False
+        for number in self._waiting:
+            self.running.signal(number)
+        return self.running
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before:
@@ -71,9 +84,12 @@ class SignalProxy:
             self._before.append((number, before))
 
     def _forward(self, number: int, frame: "FrameType | None") -> None:
-        if self.running is None:
+        if self.running is not None:
+            self.running.signal(number)
+        elif self._is_starting:
+            self._waiting.append(number)
+        else:
             raise KeyboardInterrupt(number)
-        self.running.signal(number)
 
     def _resize(self, number: int, frame: "FrameType | None") -> None:
         if self._resized is not None and self.running is not None:

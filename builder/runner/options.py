@@ -12,6 +12,7 @@ from builder.errors import ContainerError
 from builder.runner.container import ContainerRecord, MountPoint, Network
 from builder.runner.runnable import RunnableImage
 from builder.sandbox import DEFAULT_PATH
+from builder.sizes import parse_size
 
 STOP_TIMEOUT_S = 10
 _SIGTERM = 15
@@ -185,8 +186,10 @@ def parse_volume(text: str) -> MountPoint:
             f"invalid volume {text!r}", hint="[SOURCE:]TARGET[:ro], TARGET an absolute path"
         )
     flags: set[str] = set()
-    if len(parts) > 1 and not parts[-1].startswith("/"):
-        flags = set(parts.pop().split(","))
+    last = set(parts[-1].split(","))
+    if len(parts) == 3 or (len(parts) == 2 and last <= _VOLUME_FLAGS):
+        flags = last
+        parts.pop()
     unknown = flags - _VOLUME_FLAGS
     if unknown:
         raise ContainerError(
@@ -313,20 +316,6 @@ def _tmpfs(target: str, size: str, mode: str, text: str) -> MountPoint:
         raise ContainerError(
             f"invalid tmpfs {text!r}", hint="size=64m and an octal mode=1777"
         ) from None
-
-
-def parse_size(text: str) -> int:
-    """`512m`, `64K`, `1g`, `1024`: powers of 1024, as docker reads sizes of memory.
-
-    Raises:
-        ValueError: it is none.
-    """
-    number = text.strip().lower().removesuffix("b").removesuffix("i")
-    power = "kmgtp".find(number[-1]) + 1 if number else 0
-    digits = number[:-1] if power else number
-    if not digits.replace(".", "", 1).isdecimal():
-        raise ValueError(f"{text!r} is no size")
-    return int(float(digits) * 1024**power)
 
 
 def _stop_signal(word: str) -> int:

@@ -65,11 +65,12 @@ def prepare(store: "Store", name: str) -> RunnableImage:
     Raises:
         StoreError: there is none, or it is damaged.
     """
+    from builder.timetravel import is_address, resolve
+
     stamp = _stamp(store.root)  # before looking: what changes meanwhile makes the memo void
     store.lease()
-    image = store.images.resolve(name)
-    runnable = _runnable(store, name, image)
-    if len(name) <= _NAME_MAX:
+    runnable = _runnable(store, name, resolve(store, name))
+    if len(name) <= _NAME_MAX and not is_address(name):  # whose documents prune may take
         _remember(store.root, runnable, stamp)
     return runnable
 

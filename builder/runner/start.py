@@ -156,11 +156,12 @@ class _Minder:
         cleanup.callback(os.close, null)
         ours: list[int] = []
         try:
-            running = executor.start(spec, self._stdio(null, ours, cleanup))
+            stdio = self._stdio(null, ours, cleanup)
+            running = self.proxy.start(lambda: executor.start(spec, stdio))
         finally:
             for fd in ours:
                 os.close(fd)
-        self._running = self.proxy.running = running
+        self._running = running
         self.record = self.record.turned(
             "running",
             started=time.time(),

@@ -141,8 +141,8 @@ def execute(
                 set_terminal_size(master, *now)
 
         proxy = cleanup.enter_context(SignalProxy(resized=resized if options.terminal else None))
-        joined = executor.join(record.pid, _program(record, options, streams), stdio)
-        proxy.running = joined
+        program = _program(record, options, streams)
+        joined = proxy.start(lambda: executor.join(record.pid, program, stdio))
         master = joined.terminal_fd
         if started is not None:
             started()

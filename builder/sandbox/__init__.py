@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from builder.sandbox.capabilities import ALL as ALL_CAPABILITIES
     from builder.sandbox.cgroups import PIDS_MAX_DEFAULT
     from builder.sandbox.errors import (
         ProgramError,
@@ -23,15 +24,18 @@ if TYPE_CHECKING:
     from builder.sandbox.server import ForkServer
     from builder.sandbox.spec import (
         DEFAULT_PATH,
+        RESOURCES,
         BindMount,
         Executor,
         ExitStatus,
         FileMount,
         Limits,
         Mount,
+        OverlayMount,
         OverlayRoot,
         PlainRoot,
         Program,
+        ResourceLimit,
         Root,
         Running,
         SandboxSpec,
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from builder.sandbox.users import Ids, find_user
 
 _HOMES = {
+    "ALL_CAPABILITIES": "capabilities:ALL",
     "BindMount": "spec",
     "DEFAULT_PATH": "spec",
     "Executor": "spec",
@@ -54,6 +59,7 @@ _HOMES = {
     "Limits": "spec",
     "LocalExecutor": "executor",
     "Mount": "spec",
+    "OverlayMount": "spec",
     "OverlayRoot": "spec",
     "PIDS_MAX_DEFAULT": "cgroups",
     "PlainRoot": "spec",
@@ -61,6 +67,8 @@ _HOMES = {
     "ProgramError": "errors",
     "ProgramNotExecutableError": "errors",
     "ProgramNotFoundError": "errors",
+    "RESOURCES": "spec",
+    "ResourceLimit": "spec",
     "Root": "spec",
     "Running": "spec",
     "SandboxError": "errors",
@@ -77,8 +85,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "ALL_CAPABILITIES",
     "DEFAULT_PATH",
     "PIDS_MAX_DEFAULT",
+    "RESOURCES",
     "BindMount",
     "Executor",
     "ExitStatus",
@@ -90,12 +100,14 @@ __all__ = [
     "Limits",
     "LocalExecutor",
     "Mount",
+    "OverlayMount",
     "OverlayRoot",
     "PlainRoot",
     "Program",
     "ProgramError",
     "ProgramNotExecutableError",
     "ProgramNotFoundError",
+    "ResourceLimit",
     "Root",
     "Running",
     "SandboxError",
@@ -115,7 +127,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    module, _, original = _HOMES[name].partition(":")
+    value = getattr(import_module(f"{__name__}.{module}"), original or name)
     globals()[name] = value
     return value
 

@@ -52,6 +52,7 @@ NAMES = tuple(
         "CHECKPOINT_RESTORE",
     ]
 )
+ALL = frozenset(NAMES)
 _BITS = {name: 1 << number for number, name in enumerate(NAMES)}
 
 DEFAULT = frozenset(

@@ -8,6 +8,7 @@ Everything happens in the sandbox's own mount namespace before its root is enter
                    the pivot takes it away together with the rest of the host
     generated      a private tmpfs below the root at the same place; files of it are bound to where
                    they are wanted, and nothing of it can be reached by another name
+    own overlays   those of OverlayMount, made below the root in the same way and for the same end
     stubs          mount targets that the root lacks. An overlay gets them as its topmost lower
                    layer, so that the upper directory, which becomes the next layer, never sees
                    them; directories on the way there repeat the attributes of the merged ones.
@@ -16,8 +17,9 @@ Everything happens in the sandbox's own mount namespace before its root is enter
 Rules (tests/builder/sandbox/test_mounts.py):
   1. /proc, /sys and /dev must be real directories of the root, or missing.
   2. No mount but single device files lets devices be opened: what an image or a program makes with
-     mknod stays without effect. The host's device files are bound read-only, so that their mode
-     and owner cannot be changed (reading and writing a device needs no writable mount).
+     mknod stays without effect (`unmasked` is there to lift this). The host's device files are
+     bound read-only, so that their mode and owner cannot be changed (reading and writing a device
+     needs no writable mount).
   3. Masks and read-only views go onto descriptors below the mount made here, checked by file system
      type; nothing of the image can be in their place.
   4. Mounts asked for by name may lie anywhere but inside /proc and /sys.
@@ -40,6 +42,7 @@ from builder.sandbox.spec import (
     BindMount,
     FileMount,
     Mount,
+    OverlayMount,
     OverlayRoot,
     PlainRoot,
     Root,
@@ -112,12 +115,22 @@ class Generate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MountOverlay:
+    """Mount the overlay of the mount `number`, to be shown later."""
+
+    overlay: OverlayRoot
+    number: int
+    userxattr: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MountRoot:
-    """`files` and `directories` are the mount targets to come, in the order of the mounts."""
+    """`targets` are the mount targets to come, in the order of the mounts."""
 
     root: Root
     targets: tuple[tuple[str, bool], ...]  # path, is a directory
     userxattr: bool
+    devices: bool = False  # those in it can be opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +176,7 @@ class LimitPids:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Show:
-    """Carry out a mount of the specification; `number` tells generated files apart."""
+    """Carry out a mount of the specification, the one with this `number`."""
 
     mount: Mount
     number: int
@@ -172,6 +185,7 @@ class Show:
 MountOp = (
     Detach
     | Generate
+    | MountOverlay
     | MountRoot
     | MountFilesystem
     | BindDevice
@@ -197,18 +211,22 @@ def plan(
     # As in Docker, a mount on /a comes before one on /a/b, whoever was written first.
     mounts = sorted(spec.mounts, key=lambda mount: len(_parts(mount.target)))
     targets = [(top, True) for top in _OWN_TOPS]
-    targets += [
-        (
-            mount.target,
-            look(mount) if isinstance(mount, BindMount) else isinstance(mount, TmpfsMount),
-        )
-        for mount in mounts
-    ]
+    targets += [(mount.target, _has_directory(mount, look)) for mount in mounts]
     operations: list[MountOp] = [Detach()]
     if any(isinstance(mount, FileMount) for mount in mounts):
         operations.append(Generate())
+    operations += [
+        MountOverlay(overlay=mount.overlay, number=number, userxattr=host.user_namespace)
+        for number, mount in enumerate(mounts)
+        if isinstance(mount, OverlayMount)
+    ]
     operations.append(
-        MountRoot(root=spec.root, targets=tuple(targets), userxattr=host.user_namespace)
+        MountRoot(
+            root=spec.root,
+            targets=tuple(targets),
+            userxattr=host.user_namespace,
+            devices=spec.unmasked,
+        )
     )
     operations += _plan_kernel_views(spec, host)
     operations += _plan_devices(spec, host)
@@ -216,8 +234,21 @@ def plan(
     return operations
 
 
+def _has_directory(mount: Mount, look: Callable[[BindMount], bool]) -> bool:
+    """Whether the target of a mount has to be a directory."""
+    match mount:
+        case BindMount():
+            return look(mount)
+        case OverlayMount(is_directory=is_directory):
+            return is_directory
+        case TmpfsMount():
+            return True
+        case FileMount():
+            return False
+
+
 def _plan_kernel_views(spec: SandboxSpec, host: Host) -> list[MountOp]:
-    read_only = _NOTHING | syscalls.MS_RDONLY
+    read_only = _NOTHING if spec.unmasked else _NOTHING | syscalls.MS_RDONLY
     greatest_pid = cgroups.pid_max(spec.limits) if host.own_pid_max else None
     throttles = [f"/sys/devices/system/cpu/{cpu}/thermal_throttle" for cpu in host.throttled_cpus]
     groups: list[MountOp]
@@ -243,24 +274,33 @@ def _plan_kernel_views(spec: SandboxSpec, host: Host) -> list[MountOp]:
                 )
                 for name in host.cgroup_controllers
             ),
-            MakeReadOnly(path=top),
+            *(() if spec.unmasked else (MakeReadOnly(path=top),)),
         ]
+    hidden = [Mask(path=path) for path in (*MASKED, *throttles)]
+    fixed = [MakeReadOnly(path=path) for path in READ_ONLY]
     return [
         MountFilesystem(kind="proc", target="/proc", flags=_NOTHING),
         *(() if greatest_pid is None else (LimitPids(pid_max=greatest_pid),)),
         MountFilesystem(kind="sysfs", target="/sys", flags=read_only),
         *groups,
-        *(Mask(path=path) for path in (*MASKED, *throttles)),
-        *(MakeReadOnly(path=path) for path in READ_ONLY),
+        *(() if spec.unmasked else (*hidden, *fixed)),
     ]
 
 
 def _plan_devices(spec: SandboxSpec, host: Host) -> list[MountOp]:
     pts = "newinstance,ptmxmode=0666,mode=0620" + (",gid=5" if host.has_tty_group else "")
     shm = f"mode=1777,size={spec.shm_size_bytes}"
+    taken = {mount.target for mount in spec.mounts}
+    own = [
+        MountFilesystem(kind="tmpfs", target="/dev/shm", flags=_NOTHING, options=shm, make=True),
+        MountFilesystem(kind="mqueue", target="/dev/mqueue", flags=_NOTHING, make=True),
+    ]
     return [
         MountFilesystem(
-            kind="tmpfs", target="/dev", flags=_NO_DEVICES, options="mode=755,size=64m"
+            kind="tmpfs",
+            target="/dev",
+            flags=syscalls.MS_NOSUID if spec.unmasked else _NO_DEVICES,
+            options="mode=755,size=64m",
         ),
         *(
             BindDevice(name=name, major=major, minor=minor)
@@ -275,8 +315,7 @@ def _plan_devices(spec: SandboxSpec, host: Host) -> list[MountOp]:
             options=pts,
             make=True,
         ),
-        MountFilesystem(kind="tmpfs", target="/dev/shm", flags=_NOTHING, options=shm, make=True),
-        MountFilesystem(kind="mqueue", target="/dev/mqueue", flags=_NOTHING, make=True),
+        *(operation for operation in own if operation.target not in taken),
     ]
 
 
@@ -287,6 +326,8 @@ def describe(operation: MountOp) -> str:
             return "make all mounts private"
         case Generate():
             return "mount a tmpfs for generated files"
+        case MountOverlay(overlay=overlay):
+            return f"mount an overlay of {len(overlay.lowerdirs)} layers on {overlay.upperdir}"
         case MountRoot(root=root):
             if isinstance(root, PlainRoot):
                 return f"bind {root.path} as the root"
@@ -306,6 +347,9 @@ def describe(operation: MountOp) -> str:
         case Show(mount=BindMount() as mount):
             how = " read-only" if mount.read_only else ""
             return f"bind {mount.source / mount.source_beneath} on {mount.target}{how}"
+        case Show(mount=OverlayMount() as mount):
+            how = " read-only" if mount.read_only else ""
+            return f"show an overlay's /{mount.source_beneath} on {mount.target}{how}"
         case Show(mount=TmpfsMount(target=target)):
             return f"mount tmpfs on {target}"
         case Show(mount=mount):
@@ -336,6 +380,7 @@ class Stage:
     root_fd: int = -1
     made: list[str] = field(default_factory=list)
     _generated_fd: int = -1
+    _overlay_fds: dict[int, int] = field(default_factory=dict)  # of OverlayMounts, by number
     _tops: dict[str, int] = field(default_factory=dict)  # descriptors of /proc, /sys, /dev, ...
     _null_fd: int = -1
 
@@ -370,6 +415,8 @@ class Stage:
                 self._show(operation)
             case MountRoot():
                 self._mount_root(operation)
+            case MountOverlay(overlay=overlay, number=number, userxattr=userxattr):
+                self._overlay_fds[number] = self._mount_own_overlay(overlay, userxattr=userxattr)
             case Generate():
                 self._generated_fd = self._attach(b"tmpfs", _NO_DEVICES, b"mode=755")
             case Detach():
@@ -427,7 +474,8 @@ class Stage:
         recursive = syscalls.AT_RECURSIVE if operation.userxattr else 0
         flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH | recursive
         tree_fd = syscalls.open_tree(self.covered_fd, b"", flags)
-        syscalls.mount_setattr(tree_fd, syscalls.MOUNT_ATTR_NODEV, flags=recursive)
+        if not operation.devices:
+            syscalls.mount_setattr(tree_fd, syscalls.MOUNT_ATTR_NODEV, flags=recursive)
         attach_fd = os.open(self.attach, _PATH | os.O_DIRECTORY)
         syscalls.move_mount(tree_fd, attach_fd)
         self.root_fd = tree_fd
@@ -445,19 +493,21 @@ class Stage:
             directory = stubs_of(root)
             make_stubs(directory, probe_fd, stubs)
             lower_fds.insert(0, os.open(directory, _PATH | os.O_DIRECTORY))
-        # Nothing a layer says may redirect: not followed, and not made either.
-        # Differs: xino stays off, so that what programs see does not hang on the file system.
-        options = [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")]
-        if operation.userxattr:
-            options = [("userxattr", ""), ("index", "off")]  # implies the other two
-        else:
-            options.append(("xino", "off"))
-        if root.volatile:
-            options.append(("volatile", ""))
-        options += [("upperdir", _name(upper_fd)), ("workdir", _name(work_fd))]
-        self.root_fd = self._overlay(lower_fds, options, syscalls.MS_NODEV)
+        options = _overlay_options(root, upper_fd, work_fd, userxattr=operation.userxattr)
+        flags = 0 if operation.devices else syscalls.MS_NODEV
+        self.root_fd = self._overlay(lower_fds, options, flags)
         for fd in (*lower_fds, upper_fd, work_fd, probe_fd):
             os.close(fd)
+
+    def _mount_own_overlay(self, overlay: OverlayRoot, *, userxattr: bool) -> int:
+        lower_fds = [os.open(path, _PATH | os.O_DIRECTORY) for path in overlay.lowerdirs]
+        upper_fd = os.open(overlay.upperdir, _PATH | os.O_DIRECTORY)
+        work_fd = os.open(overlay.workdir, _PATH | os.O_DIRECTORY)
+        options = _overlay_options(overlay, upper_fd, work_fd, userxattr=userxattr)
+        mount_fd = self._overlay(lower_fds, options, syscalls.MS_NODEV)
+        for fd in (*lower_fds, upper_fd, work_fd):
+            os.close(fd)
+        return mount_fd
 
     def _probe(
         self, lower_fds: list[int], upper_fd: int, root: OverlayRoot, *, userxattr: bool
@@ -487,7 +537,7 @@ class Stage:
                 syscalls.fsconfig(fs_fd, b"lowerdir+", _name(fd).encode())
             for key, value in options:
                 syscalls.fsconfig(fs_fd, key.encode(), value.encode() if value else None)
-            attributes = syscalls.MOUNT_ATTR_NODEV
+            attributes = syscalls.MOUNT_ATTR_NODEV if flags & syscalls.MS_NODEV else 0
             if flags & syscalls.MS_RDONLY:
                 attributes |= syscalls.MOUNT_ATTR_RDONLY
             mount_fd = syscalls.fsmount(fs_fd, attributes)
@@ -623,8 +673,9 @@ class Stage:
                 options = f"mode={mount.mode:o}"
                 if mount.size_bytes is not None:
                     options += f",size={mount.size_bytes}"
+                flags = _NO_DEVICES | (syscalls.MS_RDONLY if mount.read_only else 0)
                 fd = self._open_target(mount.target, is_directory=True)
-                syscalls.mount(b"tmpfs", _fd_path(fd), b"tmpfs", _NO_DEVICES, options.encode())
+                syscalls.mount(b"tmpfs", _fd_path(fd), b"tmpfs", flags, options.encode())
             case FileMount():
                 source_fd = self._generate(mount, operation.number)
                 fd = self._open_target(mount.target, is_directory=False)
@@ -642,6 +693,15 @@ class Stage:
                     attributes |= syscalls.MOUNT_ATTR_RDONLY
                 _bind(source_fd, fd, attributes, recursive=mount.recursive)
                 os.close(source_fd)
+            case OverlayMount():
+                top_fd = self._overlay_fds[operation.number]
+                source_fd = open_beneath(top_fd, mount.source_beneath or ".", _PATH)
+                fd = self._open_target(mount.target, is_directory=mount.is_directory)
+                attributes = syscalls.MOUNT_ATTR_NODEV
+                if mount.read_only:
+                    attributes |= syscalls.MOUNT_ATTR_RDONLY
+                _bind(source_fd, fd, attributes)
+                os.close(source_fd)
         os.close(fd)
 
     def _generate(self, mount: FileMount, number: int) -> int:
@@ -651,6 +711,15 @@ class Stage:
         view = memoryview(mount.content)
         while view:
             view = view[os.write(fd, view) :]
+        if mount.uid or mount.gid:
+            try:
+                os.fchown(fd, mount.uid, mount.gid)
+            except OSError as error:  # EINVAL: this user namespace has no such id
+                raise SandboxError(
+                    phase=f"give {mount.target} to {mount.uid}:{mount.gid}",
+                    errno=error.errno or 0,
+                    hint="without subordinate ids (/etc/subuid, /etc/subgid) there is only root",
+                ) from error
         os.fchmod(fd, mount.mode)
         os.close(fd)
         return os.open(name, _PATH | os.O_NOFOLLOW, dir_fd=self._generated_fd)
@@ -665,7 +734,17 @@ class Stage:
             place = locate(self.root_fd, target)
             if syscalls.filesystem_type(self._open_existing(place)) in _kernel_magics():
                 raise _forbidden_target(phase) from None
-            self.made += make_real(self.root_fd, place, is_directory=is_directory)
+            try:
+                self.made += make_real(self.root_fd, place, is_directory=is_directory)
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
+                raise SandboxError(
+                    phase=phase,
+                    errno=errno.EROFS,
+                    message=f"/{place.path} is not there, and what is mounted above is read-only",
+                    hint="make it there, or let that mount be written to",
+                ) from error
             fd = self.open(target)
         if syscalls.filesystem_type(fd) in _kernel_magics():
             raise _forbidden_target(phase)
@@ -680,6 +759,21 @@ class Stage:
     def _open_existing(self, place: Place) -> int:
         done = "/".join(place.parts[: place.existing])
         return open_beneath(self.root_fd, done or ".", _PATH)
+
+
+def _overlay_options(
+    root: OverlayRoot, upper_fd: int, work_fd: int, *, userxattr: bool
+) -> list[tuple[str, str]]:
+    # Nothing a layer says may redirect: not followed, and not made either.
+    # Differs: xino stays off, so that what programs see does not hang on the file system.
+    options = [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")]
+    if userxattr:
+        options = [("userxattr", ""), ("index", "off")]  # implies the other two
+    else:
+        options.append(("xino", "off"))
+    if root.volatile:
+        options.append(("volatile", ""))
+    return [*options, ("upperdir", _name(upper_fd)), ("workdir", _name(work_fd))]
 
 
 def missing(root_fd: int, targets: tuple[tuple[str, bool], ...]) -> list[tuple[Place, bool]]:

@@ -50,15 +50,17 @@ from builder.sandbox.idmap import (
 )
 from builder.sandbox.mounts import Host, Stage, describe, plan
 from builder.sandbox.resolve import make_directories, open_in_root
-from builder.sandbox.spec import Program, SandboxSpec
+from builder.sandbox.spec import RESOURCES, Program, ResourceLimit, SandboxSpec
 from builder.sandbox.trampoline import ERRORS_FD, open_trampoline
 from builder.sandbox.users import Ids, find_user
 
 _TITLE = init.ARGV[0]
 _PASSWD_MAX_BYTES = 4 << 20
 _CAP_KILL = capabilities.mask(frozenset({"CAP_KILL"}))
+_ALL_CAPABILITIES = capabilities.mask(capabilities.ALL)
 _RECORD_MAX_BYTES = 64 << 10
 _TTY_GROUP = 5  # of Debian and most others, and what docker gives to devpts
+_UNLIMITED = (1 << 64) - 1  # RLIM64_INFINITY, linux/resource.h
 _SIOCSIFFLAGS = 0x8914  # linux/sockios.h
 _IFF_UP = 1
 _READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -323,6 +325,13 @@ def _check_program(program: Program) -> None:
     for word in (*program.argv, *program.env, program.cwd):
         if "\0" in word:
             raise SandboxError(phase="execute", message=f"NUL byte in {word!r}")
+    for limit in program.resource_limits:
+        if limit.name not in RESOURCES:
+            raise SandboxError(
+                phase="limit resources",
+                message=f"there is no resource {limit.name!r}",
+                hint="there are " + ", ".join(sorted(RESOURCES)),
+            )
 
 
 def _filter_for(program: Program, capability_mask: int) -> bytes | None:
@@ -473,6 +482,8 @@ class _Actor:
             syscalls.load_seccomp(self.program_filter)
         _become(ids)
         kept = self.capability_mask if ids.uid == 0 else 0
+        if kept == _ALL_CAPABILITIES:
+            kept &= syscalls.permitted_capabilities()
         syscalls.capset(kept, kept, 0)
         before()
         self.phase = "execute"
@@ -484,6 +495,8 @@ class _Actor:
             [os.fsencode(word) for word in (path, *self.program.argv)],
             [os.fsencode(pair) for pair in env],
         )
+        for limit in self.program.resource_limits:
+            _limit_resource(limit)
         signals.set_blocked(set())
         raise syscalls.execveat(_NATIVE_FD, arguments)
 
@@ -641,6 +654,20 @@ def _become(ids: Ids) -> None:
             errno=error.errno or 0,
             hint="without subordinate ids (/etc/subuid, /etc/subgid) only root exists inside",
         ) from error
+
+
+def _limit_resource(limit: ResourceLimit) -> None:
+    """Differs: never above the hard limit, although root might."""
+    number = RESOURCES[limit.name]
+    soft, hard = (_UNLIMITED if bound < 0 else bound for bound in (limit.soft, limit.hard))
+    _, hard_now = syscalls.prlimit(number)
+    if hard > hard_now:
+        raise SandboxError(
+            phase=f"limit {limit.name}",
+            message=f"the hard limit is {hard_now} here, and cannot be raised",
+            hint=f"ask for {limit.name}={hard_now} or less",
+        )
+    syscalls.prlimit(number, (soft, hard))
 
 
 def _await_end(fd: int) -> None:

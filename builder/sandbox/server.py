@@ -36,7 +36,7 @@ _CLASSES = {
     value.__name__: value
     for value in (
         *(spec.SandboxSpec, spec.OverlayRoot, spec.PlainRoot, spec.Program, spec.Limits),
-        *(spec.BindMount, spec.TmpfsMount, spec.FileMount),
+        *(spec.BindMount, spec.OverlayMount, spec.TmpfsMount, spec.FileMount, spec.ResourceLimit),
     )
 }
 
@@ -63,8 +63,13 @@ class ForkServer:
     def start(self, spec: SandboxSpec, stdio: Stdio) -> SandboxRunning:
         """Implements `Executor`."""
         group = cgroups.make_group(spec.limits)
-        words = ("start", to_words(spec), () if group is None else group.processes_files)
-        running = self._launch(words, spec.program, stdio, ())
+        try:
+            words = ("start", to_words(spec), () if group is None else group.processes_files)
+            running = self._launch(words, spec.program, stdio, ())
+        except BaseException:
+            if group:
+                group.remove()
+            raise
         running.root = spec.root
         running.group = group
         return self._confirm(running)
@@ -179,7 +184,10 @@ def _send_request(sock: _socket.socket, body: bytes, descriptors: tuple[int, ...
 
 def _receive_reply(sock: _socket.socket) -> tuple[int, int]:
     size = _socket.CMSG_SPACE(4)
-    data, ancillary, _, _ = sock.recvmsg(1 << 16, size, _socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, ancillary, _, _ = sock.recvmsg(1 << 16, size, _socket.MSG_CMSG_CLOEXEC)
+    except OSError as error:  # killed with the request unread
+        raise _gone() from error
     if not data:
         raise _gone()
     descriptors = _descriptors(ancillary)

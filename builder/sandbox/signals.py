@@ -6,6 +6,8 @@ for names.
 
 import _signal  # type: ignore[import-not-found]  # an extension module that has no stub
 
+from builder.sandbox import syscalls
+
 SIGHUP: int = _signal.SIGHUP
 SIGINT: int = _signal.SIGINT
 SIGQUIT: int = _signal.SIGQUIT
@@ -13,6 +15,7 @@ SIGKILL: int = _signal.SIGKILL
 SIGTERM: int = _signal.SIGTERM
 
 _ALL: frozenset[int] = frozenset(_signal.valid_signals())
+_OF_THE_C_LIBRARY = (32, 33)  # nptl(7): sigaction(3) refuses them, so only a parent can ignore them
 
 
 def block_all() -> set[int]:
@@ -48,3 +51,5 @@ def use_default(*numbers: int) -> None:
 def use_defaults_for_ignored() -> None:
     """Before exec, which resets handlers but keeps what is ignored: Python ignores SIGPIPE."""
     use_default(*(n for n in _ALL if _signal.getsignal(n) == _signal.SIG_IGN))
+    for number in _OF_THE_C_LIBRARY:
+        syscalls.set_signal_action(number, _signal.SIG_DFL)

@@ -57,23 +57,73 @@ class BindMount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OverlayMount:
+    """An overlayfs of its own, or what lies at `source_beneath` in it, shown at `target`.
+
+    What is written to it goes to its upperdir. `is_directory` says what the target has to be;
+    `source_beneath` has no links in it.
+    """
+
+    overlay: OverlayRoot
+    target: str
+    is_directory: bool = True
+    read_only: bool = False
+    source_beneath: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TmpfsMount:
     target: str
     size_bytes: int | None = None
     mode: int = 0o1777
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileMount:
-    """A small generated file (`/etc/hosts`) shown at `target`; never part of the root's changes."""
+    """A small generated file (`/etc/hosts`) shown at `target`; never part of the root's changes.
+
+    The content may be a secret: it is in no description of the mount.
+    """
 
     target: str
-    content: bytes
+    content: bytes = field(repr=False)
     mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
     read_only: bool = False
 
 
-Mount = BindMount | TmpfsMount | FileMount
+Mount = BindMount | OverlayMount | TmpfsMount | FileMount
+
+
+# Docker's names to RLIMIT_..., asm-generic/resource.h.
+RESOURCES = {
+    "cpu": 0,
+    "fsize": 1,
+    "data": 2,
+    "stack": 3,
+    "core": 4,
+    "rss": 5,
+    "nproc": 6,
+    "nofile": 7,
+    "memlock": 8,
+    "locks": 10,
+    "sigpending": 11,
+    "msgqueue": 12,
+    "nice": 13,
+    "rtprio": 14,
+    "rttime": 15,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceLimit:
+    """A bound of setrlimit(2): `name` is one of RESOURCES, -1 stands for no bound."""
+
+    name: str
+    soft: int
+    hard: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +142,10 @@ class Program:
     terminal: bool = False
     terminal_size: tuple[int, int] | None = None  # rows, columns
     no_new_privs: bool = False
-    capabilities: frozenset[str] | None = None  # CAP_...; None is Docker's default set
+    # CAP_...; None is Docker's default set, ALL_CAPABILITIES stands for all that there are
+    capabilities: frozenset[str] | None = None
     seccomp: Literal["default", "unconfined"] = "default"
+    resource_limits: tuple[ResourceLimit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +167,7 @@ class SandboxSpec:
     network: Literal["host", "none"] = "none"
     shm_size_bytes: int = 64 * 1024 * 1024
     read_only_root: bool = False
+    unmasked: bool = False  # nothing of /proc and /sys is hidden, devices can be opened
     limits: Limits = field(default_factory=Limits)
 
 

@@ -24,6 +24,7 @@ _NUMBERS = {
         "capget": 125,
         "capset": 126,
         "pivot_root": 155,
+        "rt_sigaction": 13,
         "keyctl": 250,
         "seccomp": 317,
         "execveat": 322,
@@ -33,6 +34,7 @@ _NUMBERS = {
         "capget": 90,
         "capset": 91,
         "pivot_root": 41,
+        "rt_sigaction": 134,
         "keyctl": 219,
         "seccomp": 277,
         "execveat": 281,
@@ -175,7 +177,9 @@ _fsconfig = _function("syscall", c_long, c_int, c_uint, c_char_p, c_char_p, c_in
 _execveat = _function("syscall", c_long, c_int, c_char_p, c_void_p, c_void_p, c_int)
 _seccomp = _function("syscall", c_long, c_uint, c_uint, c_void_p)
 _capset = _function("syscall", c_long, c_void_p, c_void_p)
+_rt_sigaction = _function("syscall", c_long, c_int, c_void_p, c_void_p, ctypes.c_size_t)
 _prctl = _function("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_prlimit = _function("prlimit", c_int, c_int, c_void_p, c_void_p)
 _unshare = _function("unshare", c_int)
 _setns = _function("setns", c_int, c_int)
 _sethostname = _function("sethostname", c_char_p, ctypes.c_size_t)
@@ -215,6 +219,13 @@ def clone(flags: int, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     if pid < 0:
         raise _failure()
     return pid, pidfd.value if pid else -1
+
+
+def set_signal_action(number: int, handler: int) -> None:
+    """Set SIG_DFL (0) or SIG_IGN (1), also where the C library refuses to."""
+    action = handler.to_bytes(8, "little") + bytes(24)  # no flags, restorer or mask
+    if _rt_sigaction(_SYS["rt_sigaction"], number, action, None, 8):
+        raise _failure()
 
 
 def unshare(flags: int) -> None:
@@ -340,6 +351,15 @@ def permitted_capabilities() -> int:
     low: int = data[1]
     high: int = data[4]
     return low | high << 32
+
+
+def prlimit(number: int, limits: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Set a resource limit of this process, (soft, hard), where one is given. Returns the old."""
+    old = (ctypes.c_uint64 * 2)()
+    new = None if limits is None else ctypes.byref((ctypes.c_uint64 * 2)(*limits))
+    if _prlimit(0, number, new, ctypes.byref(old)):
+        raise _failure()
+    return old[0], old[1]
 
 
 def load_seccomp(program: bytes) -> None:

@@ -68,23 +68,7 @@ class DirectoryBlobs:
         return f"{status.st_ino}:{status.st_size}:{status.st_ctime_ns}"
 
     def open(self, digest: Digest, *, size_bytes: int | None = None) -> BlobReader:
-        try:
-            fd = os.open(self._path(digest), _READ_FLAGS)
-        except FileNotFoundError:
-            raise NotFoundError(kind="blob", key=digest) from None
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):
-                raise corrupt_blob(digest, "a file", "a link or socket") from None
-            raise
-        file = _Descriptor(fd)
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            file.close()
-            raise corrupt_blob(digest, "a file", "a directory or device")
-        if size_bytes is not None and status.st_size != size_bytes:
-            file.close()
-            raise corrupt_blob(digest, f"{size_bytes} bytes", f"{status.st_size} bytes")
-        return BlobReader(file.read, file.close, digest=digest, size_bytes=status.st_size)
+        return open_blob(self._path(digest), digest, size_bytes=size_bytes)
 
     def writer(self) -> "DirectoryBlobWriter":
         return DirectoryBlobWriter(self, self._new_tmp_path())
@@ -141,6 +125,27 @@ class DirectoryBlobs:
             return os.stat(self._path(digest), follow_symlinks=False)  # noqa: PTH116 - hot
         except FileNotFoundError:
             return None
+
+
+def open_blob(path: str | Path, digest: Digest, *, size_bytes: int | None = None) -> BlobReader:
+    """A verifying reader of a blob in any directory, be it a stranger's. Raises as a store does."""
+    try:
+        fd = os.open(path, _READ_FLAGS)
+    except FileNotFoundError:
+        raise NotFoundError(kind="blob", key=digest) from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise corrupt_blob(digest, "a file", "a link or socket") from None
+        raise
+    file = _Descriptor(fd)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        file.close()
+        raise corrupt_blob(digest, "a file", "a directory or device")
+    if size_bytes is not None and status.st_size != size_bytes:
+        file.close()
+        raise corrupt_blob(digest, f"{size_bytes} bytes", f"{status.st_size} bytes")
+    return BlobReader(file.read, file.close, digest=digest, size_bytes=status.st_size)
 
 
 class BlobFile:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Format = Literal["docker", "oci-archive", "docker-archive", "oci-dir"]
 
+LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+
 _DIR = Meta(0o755)
 _FILE = Meta(0o644)
 

@@ -8,6 +8,7 @@ Spec: OCI image-spec v1.1, image-layout.md.
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerstore import descriptor as media
@@ -25,6 +26,7 @@ from layerstore.errors import (
 from layerstore.images import Image, host_platform, name_of_entry, named
 from layerstore.reference import Reference
 from layerstore.transports.exports import (
+    LAYOUT_FILE,
     Export,
     blob_name,
     blob_pieces,
@@ -32,12 +34,12 @@ from layerstore.transports.exports import (
     large_file,
     small_file,
 )
+from layerstore.transports.layout_directory import LayoutDirectory
 from layerstore.transports.members import Members
 
 if TYPE_CHECKING:
     from layerstore.store import Store
 
-_LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 _ATTESTATION = "vnd.docker.reference.type"
 
 
@@ -65,8 +67,21 @@ def contents(store: "Store", exports: Sequence[Export]) -> list[Change]:
             for digest, size_bytes in blobs.items()
         ),
         small_file("index.json", Index(manifests=tuple(entries)).encode()),
-        small_file("oci-layout", _LAYOUT_FILE),
+        small_file("oci-layout", LAYOUT_FILE),
     ]
+
+
+def add(store: "Store", exports: Sequence[Export], root: Path) -> None:
+    """Add `exports` to the layout in `root`, which is made if it is missing."""
+    layout = LayoutDirectory(root)
+    entries = []
+    for export in exports:
+        image = export.image
+        for blob in (*image.manifest.layers, image.manifest.config, image.descriptor):
+            pieces = partial(blob_pieces, store, blob.digest, blob.size_bytes)
+            layout.put(blob.digest, blob.size_bytes, pieces)
+        entries += [named(image.descriptor, name) for name in export.names] or [image.descriptor]
+    layout.list_entries(entries)
 
 
 def is_in(members: Members) -> bool:

@@ -27,7 +27,6 @@ from layerstore import (
     PutHardlink,
     PutSymlink,
     Remove,
-    StoreError,
     TreePath,
 )
 from tests.support.layers import bytes_of
@@ -102,6 +101,16 @@ def test_what_is_compressed_and_no_tar_is_a_file(kind: str) -> None:
 )
 def test_other_bytes_are_a_file_whatever_they_begin_with(data: bytes) -> None:
     assert not is_archive(data)
+
+
+def test_an_entry_without_a_name_is_one_of_the_root() -> None:
+    """Some archives begin with one; tar passes over it, and so does who unpacks the members."""
+    nameless = bytearray(tar_of({"x": b""}, tarfile.USTAR_FORMAT)[:512])
+    nameless[0:1] = b"\0"
+    checksum = sum(nameless) - sum(nameless[148:156]) + 8 * ord(" ")
+    nameless[148:156] = b"%06o\0 " % checksum
+    found = members(bytes(nameless) + tar_of({"a": b"1"}))
+    assert [change.path for change in found] == ["", "a"]
 
 
 def test_a_cut_header_is_no_archive() -> None:
@@ -215,7 +224,7 @@ def test_whiteouts_come_out_as_removals_for_the_caller_to_refuse() -> None:
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "d/../../x", ".wh.", ".wh..."])
 def test_names_that_lead_outside_are_refused(name: str) -> None:
-    with pytest.raises(StoreError):
+    with pytest.raises(ContextError, match="cannot unpack '/f' of the dictionary"):
         members(tar_of({name: b""}))
 
 
@@ -229,8 +238,9 @@ def test_absolute_names_are_taken_from_the_root_of_the_archive() -> None:
 @pytest.mark.parametrize("kind", COMPRESSIONS)
 def test_a_cut_archive_is_an_error(kind: str) -> None:
     data = COMPRESSIONS[kind](tar_of({"a": os.urandom(200_000)}))
-    with pytest.raises(StoreError):
+    with pytest.raises(ContextError, match="cannot unpack '/f' of the dictionary") as caught:
         members(data[: len(data) // 2])
+    assert "--unpack=false" in caught.value.hint
 
 
 def test_a_stream_is_read_in_pieces_of_any_size() -> None:

@@ -10,8 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.cachekey import SCHEMA, key_document
+from builder.filters import Filter
+from builder.sandbox import ResourceLimit
 from builder.sources import Selection
-from builder.steps import CopyFiles, ExecStep, FileStep, InlineFile, MakeDirectory, ScriptFile, Step
+from builder.steps import (
+    AgentMount,
+    CacheMount,
+    CopyFiles,
+    ExecStep,
+    FileStep,
+    InlineFile,
+    MakeDirectory,
+    MemoryMount,
+    RunSettings,
+    ScriptFile,
+    SecretMount,
+    SourceMount,
+    Step,
+)
 from layerstore import Digest, TreePath
 from tests.support.sources import DictTree
 
@@ -25,9 +41,47 @@ SELECTIONS = st.builds(
     name=TEXT,
     kind=st.sampled_from(["file", "dir"]),
     digest=st.binary(max_size=2).map(Digest.of),
-    pivot=TEXT,
     tree=st.just(TREE),
     path=TEXT.map(TreePath),
+)
+DIGESTS = st.binary(max_size=2).map(Digest.of)
+OWNED = {"mode": st.integers(0, 7), "uid": st.integers(0, 7), "gid": st.integers(0, 7)}
+LENT = {"id": TEXT, "target": TEXT, "is_required": st.booleans(), **OWNED}
+MOUNTS = st.one_of(
+    st.builds(
+        SourceMount,
+        target=TEXT,
+        kind=st.sampled_from(["file", "dir"]),
+        digest=DIGESTS,
+        read_only=st.booleans(),
+        selection=SELECTIONS,
+    ),
+    st.builds(
+        CacheMount,
+        target=TEXT,
+        id=TEXT,
+        sharing=st.sampled_from(["shared", "private", "locked"]),
+        read_only=st.booleans(),
+        initial=st.none() | DIGESTS,
+        selection=st.none() | SELECTIONS,
+        is_renewed=st.booleans(),
+        **OWNED,
+    ),
+    st.builds(
+        MemoryMount,
+        target=TEXT,
+        size_bytes=st.none() | st.integers(0, 9),
+        read_only=st.booleans(),
+    ),
+    st.builds(SecretMount, variable=TEXT, **LENT),
+    st.builds(AgentMount, **LENT),
+)
+LIMITS = st.builds(ResourceLimit, name=TEXT, soft=st.integers(-1, 9), hard=st.integers(-1, 9))
+SETTINGS = st.builds(
+    RunSettings,
+    extra_hosts=st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple),
+    shm_size_bytes=st.none() | st.integers(1, 9),
+    resource_limits=st.lists(LIMITS, max_size=2).map(tuple),
 )
 EXEC_STEPS = st.builds(
     ExecStep,
@@ -37,6 +91,9 @@ EXEC_STEPS = st.builds(
     user=TEXT,
     network=st.sampled_from(["host", "none"]),
     scripts=st.lists(st.builds(ScriptFile, target=TEXT, content=TEXT), max_size=2).map(tuple),
+    mounts=st.lists(MOUNTS, max_size=2).map(tuple),
+    security=st.sampled_from(["sandbox", "insecure"]),
+    settings=SETTINGS,
     secret_env=TEXTS,
     title=TEXT,
 )
@@ -54,7 +111,6 @@ FILE_STEPS = st.builds(
             chown=st.none() | TEXT,
             chmod=st.none() | TEXT,
             unpack=st.booleans(),
-            parents=st.booleans(),
         ),
     ),
     title=TEXT,
@@ -81,6 +137,8 @@ def variations(value: Any) -> Iterator[Any]:
         yield value + b"x"
     elif isinstance(value, bool):
         yield not value
+    elif isinstance(value, int):
+        yield value + 1
     elif value is None:
         yield ""
     elif isinstance(value, tuple):
@@ -111,7 +169,7 @@ def test_changing_a_locator_does_not_change_the_key(step: Step, title: str, path
         other = replace(other, secret_env=("NO_PROXY=x",))
     elif isinstance(other.action, CopyFiles):
         moved = tuple(
-            replace(each, path=TreePath(path), tree=DictTree({"other": b""}), excludes=bool)
+            replace(each, path=TreePath(path), tree=DictTree({"other": b""}), only=Filter())
             for each in other.action.selections
         )
         other = replace(other, action=replace(other.action, selections=moved))
@@ -153,6 +211,14 @@ def test_the_document_names_its_ingredients() -> None:
             "user": "",
             "network": "none",
             "scripts": [],
+            "mounts": [],
+            "security": "sandbox",
+            "settings": {
+                "type": "RunSettings",
+                "extra_hosts": [],
+                "shm_size_bytes": None,
+                "resource_limits": [],
+            },
         },
     }
 

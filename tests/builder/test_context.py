@@ -49,7 +49,7 @@ def entry_of(tree: ContextTree, path: str) -> SourceEntry:
 
 
 def all_paths(tree: ContextTree) -> list[str]:
-    return [relative for relative, _ in sources.walk(tree, TreePath(""))]
+    return [relative for relative, _, _ in sources.walk(tree, TreePath(""))]
 
 
 def content_of(tree: ContextTree, path: str) -> bytes:
@@ -272,6 +272,15 @@ def test_a_message_can_tell_ignored_from_absent(tmp_path: Path) -> None:
         assert not tree.exists_ignored("docs/absent")
         assert not tree.exists_ignored("README.md")
         assert not tree.exists_ignored("../README.md")
+
+
+def test_what_lies_behind_a_link_is_not_told(tmp_path: Path) -> None:
+    write_files(tmp_path, {"out": Link("/etc"), "in": Link("docs"), "docs/a": b""})
+    with context(tmp_path, "*\n") as tree:
+        assert tree.exists_ignored("out")
+        assert not tree.exists_ignored("out/passwd")
+        assert not tree.exists_ignored("in/a")
+        assert tree.exists_ignored("docs/a")
 
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -566,3 +575,58 @@ def test_everything_may_be_said_to_be_of_one_moment(tmp_path: Path) -> None:
         assert digest == Digest.of(b"1")
     finally:
         tree.close()
+
+
+# What may be mounted as it is.
+
+
+def host_root(tmp_path: Path, items: Items, path: str = "", ignore: str = "") -> Path | None:
+    with context(write_files(tmp_path / "context", items), ignore) as tree:
+        assert sources.select(tree, path) is not None
+        return tree.host_root(TreePath(path))
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("path", ["", "d", "d/f"])
+def test_a_context_of_root_s_that_hides_nothing_can_be_mounted(tmp_path: Path, path: str) -> None:
+    assert host_root(tmp_path, {"d/f": b"1", "g": b"2"}, path) == tmp_path / "context"
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(
+    ("ignore", "path", "can"),
+    [
+        ("d/f", "", False),
+        ("d/f", "d", False),
+        ("d/f", "e", True),
+        ("absent", "", True),
+        ("e", "d", True),
+        ("d\n!d/f\n", "d", False),  # d/g is hidden
+        ("e\n!e/f\n", "e", True),  # all of it is taken back
+        ("d/deep", "d", False),
+    ],
+)
+def test_what_hides_something_cannot_be_mounted(
+    tmp_path: Path, ignore: str, path: str, can: bool
+) -> None:
+    items: Items = {"d/f": b"1", "d/g": b"2", "d/deep/h": b"3", "e/f": b"4"}
+    assert (host_root(tmp_path, items, path, ignore) is not None) is can
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(
+    ("path", "can"), [("", False), ("d", False), ("d/theirs", False), ("d/ours", True), ("e", True)]
+)
+def test_what_belongs_to_somebody_else_cannot_be_mounted(
+    tmp_path: Path, path: str, can: bool
+) -> None:
+    items: Items = {"d/theirs": File(uid=7), "d/ours": b"", "e/f": b""}
+    assert (host_root(tmp_path, items, path) is not None) is can
+
+
+@pytest.mark.needs_root
+def test_a_context_directory_of_somebody_else_s_cannot_be_mounted(tmp_path: Path) -> None:
+    (tmp_path / "context").mkdir()
+    os.chown(tmp_path / "context", 7, 7)
+    assert host_root(tmp_path, {"f": b""}) is None
+    assert host_root(tmp_path, {"f": b""}, "f") is not None

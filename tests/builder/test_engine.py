@@ -18,6 +18,7 @@ from builder import record
 from builder.context import ContextTree
 from builder.errors import (
     BuilderError,
+    CheckFailedError,
     ChecksumError,
     ContextError,
     FetchError,
@@ -32,6 +33,7 @@ from builder.errors import (
     UnsupportedFeatureError,
 )
 from builder.events import (
+    CheckWarning,
     Event,
     ImageSealed,
     VertexCached,
@@ -440,10 +442,11 @@ def test_a_failed_step_is_not_remembered(store: Store, fake: FakeExecutor) -> No
         ("FROM scratch\nCOPY absent /\n", SourceNotFoundError, 2),
         ("FROM scratch\nEXPOSE http\n", LoweringError, 2),
         ("FROM nosuch\nRUN true\n", NotFoundError, 1),
-        ("FROM scratch\nRUN --mount=type=cache,target=/x true\n", UnsupportedFeatureError, 2),
+        ("FROM scratch\nRUN --device=vendor.com/gpu true\n", UnsupportedFeatureError, 2),
         ("FROM scratch\nCOPY a.txt /x\nWORKDIR /x/y\n", StoreError, 3),
         ("FROM scratch\nCOPY --chown=nobody a.txt /x\n", LoweringError, 2),
         ("FROM --platform=plan9/vax scratch\n", PlanError, 1),
+        ("FROM scratch\nFROM --platform=windows/amd64 x\n", UnsupportedFeatureError, 2),
     ],
 )
 def test_an_error_shows_the_lines_it_happened_in(
@@ -715,7 +718,7 @@ def test_every_kind_of_file_comes_through(store: Store, tmp_path: Path) -> None:
     )
     built = run_build(store, "FROM scratch\nCOPY . /\n", context=root, executor=no_executor)
     assert sorted(built.tree) == sorted(
-        ["a", "d", "d/b", "pipe", "empty", name, "setuid", "line\nbreak"]
+        ["a", "d", "d/b", "pipe", "socket", "empty", name, "setuid", "line\nbreak"]
     )
     assert built.tree["d/b"].target == "a"  # one inode, two names
     assert built.tree["empty"].meta.mode == 0o1777
@@ -857,6 +860,108 @@ def test_a_copied_stage_is_keyed_by_what_is_copied(store: Store, fake: FakeExecu
     assert second.digest == first.digest
 
 
+def test_a_linked_copy_survives_another_base(
+    store: Store, context: Path, fake: FakeExecutor
+) -> None:
+    """--link: one layer, whatever it lies on; the steps around it run as always."""
+    text = "FROM scratch\nRUN echo {} > /base\n{} a.txt /d/x\nRUN cat /d/x > /y\n"
+    for keyword in ("COPY --link", "ADD --link"):
+        first, _ = rebuilt(store, text.format(f"{keyword} 1", keyword), fake, context=context)
+        second, ran = rebuilt(store, text.format(f"{keyword} 2", keyword), fake, context=context)
+        assert first.image.layers[1] == second.image.layers[1]
+        assert first.image.layers[0] != second.image.layers[0]
+        assert second.outcomes[1] == "cached"
+        assert ran == [f"echo {keyword} 2 > /base", "cat /d/x > /y"]
+        assert second.read("y") == b"a"
+    plain, _ = rebuilt(store, text.format(3, "COPY --link=false"), fake, context=context)
+    assert plain.outcomes[1] == "executed"
+
+
+def test_a_linked_copy_is_that_of_scratch(store: Store, context: Path) -> None:
+    alone = run_build(store, "FROM scratch\nCOPY d /d/\n", context=context, executor=no_executor)
+    text = "FROM scratch\nWORKDIR /w\nCOPY --link d /d/\n"
+    linked = run_build(store, text, context=context, executor=no_executor)
+    assert linked.outcomes == ["executed", "cached"]
+    assert linked.image.layers[1] == alone.image.layers[0]
+
+
+def test_a_linked_copy_sees_nothing_of_the_image(store: Store, context: Path) -> None:
+    """Links are replaced by directories of its own, made anew as on scratch."""
+    base: Items = {
+        "lib": Link("usr/lib"),
+        "usr/lib/x": b"x",
+        "tmp": Dir(mode=0o1777),
+        "etc/passwd": b"root:x:7:7::/:/bin/sh\n",
+    }
+    make_image(store, "base", base)
+    text = "FROM base\nCOPY {} a.txt /lib/a\nCOPY {} --chown=root a.txt /tmp/a\n"
+    followed = run_build(store, text.format("", ""), context=context, executor=no_executor)
+    assert followed.tree["lib"].kind == "symlink"
+    assert "usr/lib/a" in followed.tree
+    assert followed.tree["tmp"].meta.mode == 0o1777
+    linked = run_build(
+        store, text.format("--link", "--link"), context=context, executor=no_executor
+    )
+    assert linked.tree["lib"].kind == "dir"
+    assert sorted(path for path in linked.tree if path.endswith("/a")) == ["lib/a", "tmp/a"]
+    assert linked.tree["tmp"].meta.mode == 0o755
+    assert linked.tree["tmp/a"].meta.uid == 0
+    moded = run_build(
+        store,
+        "FROM base\nCOPY --link --chmod=700 a.txt /lib/a\n",
+        context=context,
+        executor=no_executor,
+    )
+    assert "usr/lib/a" in moded.tree, "as in Docker, --chmod turns --link off"
+
+
+def test_what_is_excluded_or_not_selected_does_not_miss(store: Store, context: Path) -> None:
+    for text in (
+        "FROM scratch\nCOPY --exclude=oth* . /x/\n",
+        "FROM scratch\nCOPY --parents d/* /x/\n",
+        "FROM scratch\nADD --exclude=other . /x/\n",
+    ):
+        first = run_build(store, text, context=context, executor=no_executor)
+        (context / "other").write_bytes(os.urandom(5))
+        second = run_build(store, text, context=context, executor=no_executor)
+        assert second.outcomes == ["cached"], text
+        assert second.image.id == first.image.id
+        assert "x/other" not in second.tree
+
+
+def test_another_pattern_with_the_same_result_hits(store: Store, context: Path) -> None:
+    for flags in ("--exclude=d --exclude=a.txt", "--exclude=[ad]*", "--exclude=* --exclude=!other"):
+        text = f"FROM scratch\nCOPY {flags} . /x/\n"
+        built = run_build(store, text, context=context, executor=no_executor)
+        assert sorted(built.tree) == ["x", "x/other"], flags
+    assert built.outcomes == ["cached"]
+
+
+def test_parents_keep_the_attributes_of_the_directories_they_name(
+    store: Store, context: Path
+) -> None:
+    (context / "d").chmod(0o711)
+    built = run_build(
+        store,
+        "FROM scratch AS made\nCOPY --parents --chown=3:4 d/f /x/\n"
+        "FROM scratch\nCOPY --from=made --parents /x/./d /y/\n",
+        context=context,
+        executor=no_executor,
+    )
+    assert sorted(built.tree) == ["y", "y/d", "y/d/f"]
+    meta = built.tree["y/d"].meta
+    assert (meta.mode, meta.uid, meta.gid) == (0o711, 3, 4)
+
+
+def test_copying_from_a_stage_that_was_only_copied_unpacks_nothing(
+    store: Store, context: Path
+) -> None:
+    text = "FROM scratch AS made\nCOPY . /x/\nFROM scratch\nCOPY --from=made /x/d /y/\n"
+    built = run_build(store, text, context=context, executor=no_executor)
+    assert built.read("y/g") == b"g"
+    assert list((store.private / "snapshots").iterdir()) == []
+
+
 def test_more_stages_than_python_can_recurse(store: Store) -> None:
     text = "FROM scratch AS s0\n" + "".join(
         f"FROM s{number} AS s{number + 1}\n" for number in range(1500)
@@ -978,6 +1083,56 @@ def test_a_trigger_that_fails_points_at_from(store: Store, fake: FakeExecutor) -
     with pytest.raises(StepFailedError) as caught:
         run_build(store, "# one\n\nFROM base:1\n", executor=fake)
     assert caught.value.excerpt.startswith("Dockerfile:3\n")
+
+
+# Build checks.
+
+
+def test_warnings_come_before_everything_else_and_every_time(
+    store: Store, fake: FakeExecutor
+) -> None:
+    make_image(store, "base", {"f": b""}, env=("KNOWN=1",))
+    text = "FROM base as b\nENV A=$KNOWN B=$UNKNOWN\nRUN touch /b\n"
+    for _ in range(2):
+        built = run_build(store, text, executor=fake)
+        warnings = [each for each in built.events if isinstance(each, CheckWarning)]
+        assert [(each.rule, each.line) for each in warnings] == [
+            ("FromAsCasing", 1),
+            ("UndefinedVar", 2),
+        ]
+        assert built.events[:2] == warnings
+
+
+def test_warnings_that_are_errors_leave_everything_undone(store: Store, context: Path) -> None:
+    events: list[Event] = []
+    with pytest.raises(CheckFailedError) as caught:
+        run_build(
+            store,
+            "# check=error=true\nFROM scratch\nCOPY a.txt /\nRUN x\nCMD y\n",
+            context=context,
+            executor=no_executor,
+            events=events,
+        )
+    assert "5 | >>> CMD y" in caught.value.excerpt
+    assert [type(each) for each in events] == [CheckWarning]
+
+
+def test_sources_that_the_ignore_file_leaves_out_are_told(store: Store, context: Path) -> None:
+    events: list[Event] = []
+    with pytest.raises(SourceNotFoundError):
+        run_build(
+            store, "FROM scratch\nCOPY a.txt /\n", context=context, ignore="a.txt", events=events
+        )
+    assert [each.detail for each in events if isinstance(each, CheckWarning)] == [
+        'Attempting to Copy file "a.txt" that is excluded by .dockerignore'
+    ]
+
+
+def test_an_image_that_is_not_there_fails_where_it_is_needed(store: Store) -> None:
+    events: list[Event] = []
+    with pytest.raises(NotFoundError):
+        run_build(store, "FROM nowhere as a\n", events=events)
+    assert [type(each) for each in events] == [CheckWarning]
 
 
 # Secrets.
@@ -1478,7 +1633,7 @@ def test_of_an_index_the_platform_s_image_is_the_base(store: Store) -> None:
 def test_a_base_for_another_platform_is_told(store: Store) -> None:
     make_image(store, "base", {"f": b""}, platform=ARM)
     built = run_build(store, "FROM base\n", executor=no_executor)
-    assert "base image base is for linux/arm/v7, expected" in built.notices[0]
+    assert "InvalidBaseImagePlatform" in repr(built.events)
     assert built.image.config.architecture == "arm"  # nobody said otherwise
 
 
@@ -1500,8 +1655,24 @@ def test_steps_of_one_platform_are_no_hits_for_another(store: Store) -> None:
     assert other.outcomes != ["cached"]
 
 
-def test_annotations_are_the_manifest_s(store: Store) -> None:
-    built = run_build(
-        store, "FROM scratch\n", executor=no_executor, annotations={"b": "2", "a": "1"}
-    )
-    assert built.image.manifest.annotations == (("a", "1"), ("b", "2"))
+@pytest.mark.parametrize(
+    ("instruction", "message"),
+    [
+        ("RUN --mount=type=cach,target=/c true", "unsupported mount type 'cach'"),
+        ("RUN --network=host true", "network.host is not allowed"),
+        ("RUN --security=insecure true", "security.insecure is not allowed"),
+        ("RUN --device=vendor.com/gpu true", "RUN --device is not supported"),
+    ],
+)
+def test_mistakes_in_a_late_run_are_found_before_the_first_is_executed(
+    store: Store, context: Path, instruction: str, message: str
+) -> None:
+    text = f"FROM scratch\nRUN true\n{instruction}\n"
+    fake = FakeExecutor()
+    with pytest.raises((BuilderError, DockerfileError), match=message):
+        run_build(store, text, context=context, executor=fake)
+    assert fake.scripts == []
+    # of a stage that nobody needs, nothing is
+    spared = f"FROM scratch AS unneeded\n{instruction}\nFROM scratch\nRUN true\n"
+    run_build(store, spared, context=context, executor=fake)
+    assert fake.scripts == ["true"]

@@ -1,13 +1,12 @@
 """What COPY, ADD and WORKDIR make of a tree, as changes and as the layer that comes of them."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.errors import BuilderError, LoweringError
 from builder.fileops import FileChanges, Ownership
+from builder.filters import Filter, exclusion, inclusion
 from builder.modes import parse_mode
 from builder.sources import Selection, select
 from builder.steps import InlineFile
@@ -51,9 +50,11 @@ class Bench:
 
     def __init__(self, base: Items | None = None) -> None:
         self.tree = TreeIndex()
-        for change in changes_of(BASE if base is None else base):
-            self.tree.apply_change(change)
-        self.collected = FileChanges(self.tree, now_ns=NOW_NS)
+        below = changes_of(BASE if base is None else base)
+        self.tree.add_layer(pack(below, lambda data: None).toc)
+        self.collected = FileChanges(
+            self.tree, now_ns=NOW_NS, read=lambda node: f"below: {node.entry.path}".encode()
+        )
 
     def copy(self, items: Items, source: str, destination: str, owner: Ownership = KEEP) -> None:
         self.collected.copy(selected(items, source), destination, owner)
@@ -290,7 +291,7 @@ def test_the_content_of_a_directory_is_copied_and_not_the_directory(destination:
     assert isinstance(link, PutSymlink)
     assert link.target == "../outside"
     assert isinstance(made[top + "pipe"], PutNode)
-    assert top + "socket" not in made
+    assert (meta_of(made[top + "socket"]).mode, content_of(made[top + "socket"])) == (0o600, b"")
     assert packed(made)
 
 
@@ -362,14 +363,73 @@ def test_replacing_one_name_of_a_hard_link_leaves_the_others_what_they_were() ->
     assert packed(changes)
 
 
-def test_excluded_entries_are_left_out() -> None:
-    bench = Bench()
-    selection = replace(
-        selected(DIRECTORY, "d"), excludes=lambda path: path in ("f", "sub") or path == "link"
+def only(items: Items, path: str, include: str | None, *exclude: str) -> Selection:
+    selection = select(
+        DictTree(items),
+        path,
+        only=Filter(
+            include=None if include is None else inclusion(include), exclude=exclusion(exclude)
+        ),
     )
+    assert selection is not None
+    return selection
+
+
+def test_excluded_entries_are_left_out_and_those_on_the_way_are_made_like_their_sources() -> None:
+    bench = Bench()
+    selection = only(DIRECTORY, "d", None, "f", "link", "so*", "sub", "!sub/g")
     bench.collected.copy(selection, "/new", KEEP)
     assert sorted(bench.changes()) == ["new", "new/pipe", "new/sub", "new/sub/g"]
-    assert meta_of(bench.changes()["new/sub"]).mode == 0o755
+    assert meta_of(bench.changes()["new/sub"]) == Meta(0o1777, 5, 6, 3 * 10**9)
+
+
+def test_directories_on_the_way_take_owner_and_mode_when_they_are_new() -> None:
+    bench = Bench()
+    owner = Ownership(uid=3, gid=4, mode=parse_mode("u+s,o="))
+    bench.collected.copy(only(DIRECTORY, "d", "sub/g"), "/new", owner)
+    made = meta_of(bench.changes()["new/sub"])
+    assert (made.uid, made.gid) == (3, 4)
+    assert made.mode == parse_mode("u+s,o=").apply(0o1777, is_dir=True)
+
+
+def test_directories_on_the_way_that_exist_take_the_mode_of_their_source_alone() -> None:
+    """As BuildKit's delayed parents: chmod to the source's mode, and nothing else."""
+    bench = Bench()
+    items: Items = {"app": Dir(mode=0o711, uid=9), "app/sub": Dir(mode=0o700), "app/sub/f": b""}
+    bench.collected.copy(only(items, "", "app/sub/f"), "/", Ownership(uid=3, gid=4))
+    app, sub = (meta_of(bench.changes()[path]) for path in ("app", "app/sub"))
+    assert (app.mode, app.uid, app.gid, app.mtime_ns) == (0o711, 7, 8, 5 * 10**9)
+    assert (sub.mode, sub.uid, sub.gid) == (0o700, 7, 8)
+
+
+def test_a_directory_on_the_way_cannot_replace_a_file() -> None:
+    bench = Bench()
+    with pytest.raises(LoweringError, match="cannot copy a directory onto '/app/old'"):
+        bench.collected.copy(only({"app/old/f": b""}, "", "app/old/f"), "/", KEEP)
+
+
+def test_a_selection_of_nothing_makes_the_destination() -> None:
+    bench = Bench()
+    bench.collected.copy(only(DIRECTORY, "d", None, "*"), "/new/", KEEP)
+    assert list(bench.changes()) == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("0640", 0o640), ("4711", 0o711), ("a=rx", 0o755), ("u=rwX,go=", 0o755)]
+)
+def test_an_octal_mode_is_that_of_created_parents_too(mode: str, expected: int) -> None:
+    """BuildKit's mkdir takes it, without the special bits; symbolic modes are for what exists."""
+    owner = Ownership(mode=parse_mode(mode))
+    bench = Bench()
+    bench.copy({"f": b""}, "f", "/n/m/f", owner)
+    bench.copy({"d/f": b""}, "d", "/o/p", owner)
+    bench.collected.write_file(InlineFile(name="EOF", content=b""), "/q/", owner)
+    bench.unpack(PutFile(TreePath("x"), Meta(0o600), 0, b""), to="/r/s", owner=owner)
+    changes = bench.changes()
+    for path in ("n", "n/m", "o", "o/p", "q"):
+        assert meta_of(changes[path]).mode == expected, path
+    for path in ("r", "r/s"):
+        assert meta_of(changes[path]).mode == 0o755, path
 
 
 def test_modes_apply_to_directories_too_and_x_knows_them() -> None:
@@ -543,10 +603,46 @@ def test_a_hard_link_to_a_link_is_taken_as_it_is() -> None:
     assert bench.changes()["b"] == link("b", "a")
 
 
-@pytest.mark.parametrize("target", ["etc/passwd", "absent", "app", "out/passwd"])
-def test_a_hard_link_to_what_is_no_member_is_an_error(target: str) -> None:
-    with pytest.raises(LoweringError, match="not in the archive"):
-        Bench().unpack(link("l", target))
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("l", "absent"), ("l", "app"), ("l", "app/absent"), ("l", "out"), ("app", "app/old")],
+)
+def test_a_hard_link_to_what_is_no_file_is_an_error(name: str, target: str) -> None:
+    with pytest.raises(LoweringError, match="no file of it or of the image"):
+        Bench().unpack(link(name, target))
+
+
+def test_a_hard_link_in_the_place_of_the_directory_with_its_target_is_an_error() -> None:
+    with pytest.raises(LoweringError, match="no file of it or of the image"):
+        Bench({}).unpack(put("a/a", b"1"), link("a", "a/a"))
+
+
+@pytest.mark.parametrize("target", ["etc/passwd", "out/passwd"])
+def test_a_hard_link_to_a_file_of_the_image_takes_it_into_the_layer(target: str) -> None:
+    """As overlayfs copies a file up before it is linked."""
+    bench = Bench()
+    bench.unpack(link("a", target), link("b", "a"))
+    changes = bench.changes()
+    assert content_of(changes["etc/passwd"]) == b"below: etc/passwd"
+    assert changes["a"] == PutHardlink(TreePath("a"), TreePath("etc/passwd"))
+    assert changes["b"] == PutHardlink(TreePath("b"), TreePath("etc/passwd"))
+
+
+def test_fifos_of_an_archive_are_made_and_devices_left_out_with_what_is_there_untouched() -> None:
+    bench = Bench()
+    bench.unpack(
+        PutNode(TreePath("pipe"), Meta(0o640), "fifo"),
+        PutNode(TreePath("app"), Meta(0o666), "char", 1, 3),
+        PutNode(TreePath("disk"), Meta(0o660), "block", 8, 0),
+    )
+    assert list(bench.changes()) == ["pipe"]
+
+
+def test_entries_of_the_root_change_nothing_of_the_destination() -> None:
+    bench = Bench()
+    root = TreePath("")
+    bench.unpack(PutDir(root, Meta(0o700, 9)), PutFile(root, Meta(0o600), 1, b"x"), to="/app")
+    assert bench.changes() == {}
 
 
 @pytest.mark.parametrize("change", [Remove(TreePath("etc")), Opaque(TreePath("etc"))])
@@ -591,8 +687,7 @@ def test_any_archive_gives_changes_that_a_layer_can_be_made_of(
     paths = packed(changes)
     assert sorted(paths) == sorted(changes)
     rebuilt = TreeIndex()
-    for change in changes_of(dict(safe)):
-        rebuilt.apply_change(change)
+    rebuilt.add_layer(pack(changes_of(dict(safe)), lambda data: None).toc)
     rebuilt.add_layer(pack(changes.values(), lambda data: None).toc)
     assert kinds(rebuilt) == kinds(bench.tree)
 

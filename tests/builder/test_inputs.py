@@ -16,7 +16,7 @@ from zstandard import compress as zstd_compress
 
 import grammar
 from builder.errors import BuilderError, ContextError
-from builder.inputs import DOCKERFILE_MAX_BYTES, Inputs, parse_remembered, read_inputs
+from builder.inputs import DOCKERFILE_MAX_BYTES, Inputs, parse_remembered, read_beside, read_inputs
 from builder.remote import Remotes
 from grammar import DockerfileError, fingerprint, parse
 from layerstore import Digest, Store, TreePath
@@ -331,3 +331,20 @@ def test_what_is_remembered_can_only_be_a_tree(store: Store, kept: bytes) -> Non
     store.cache.put_memo("parsed", key, kept)
     assert parse_remembered(given, store.cache) == parse(TEXT, name="Dockerfile")
     assert not Path("/tmp/lamina-evil-pickle").exists()
+
+
+# A Dockerfile alone.
+
+
+def test_a_dockerfile_alone_has_no_context_and_the_ignore_file_beside_it(tmp_path: Path) -> None:
+    write_files(tmp_path, {"d/My.file": TEXT, "d/.dockerignore": b"a\n"})
+    found = read_beside(tmp_path / "d/My.file")
+    assert found.name == str(tmp_path / "d/My.file")
+    assert (found.text, found.context, found.ignore_file) == (TEXT, None, b"a\n")
+    write_files(tmp_path, {"d/My.file.dockerignore": b"b\n"})
+    assert read_beside(tmp_path / "d/My.file").ignore_file == b"b\n"
+
+
+def test_a_dockerfile_alone_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContextError, match="cannot read the Dockerfile"):
+        read_beside(tmp_path / "nope")

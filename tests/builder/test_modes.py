@@ -98,13 +98,14 @@ def test_who_may_be_left_out_and_means_all() -> None:
     assert file_mode("-w", 0o666) == "0444"
 
 
-def test_set_id_bits_belong_to_user_and_group_and_the_sticky_bit_to_others() -> None:
+def test_set_id_bits_belong_to_user_and_group_and_the_sticky_bit_to_all_but_others() -> None:
     assert file_mode("u+s", 0o755) == "4755"
     assert file_mode("g+s", 0o755) == "2755"
     assert file_mode("o+s", 0o755) == "0755"
     assert file_mode("+s", 0o755) == "6755"
     assert file_mode("+t", 0o755) == "1755"
-    assert file_mode("u+t", 0o755) == "0755"
+    assert file_mode("u+t", 0o755) == "1755"
+    assert file_mode("o+t", 0o755) == "0755"
     assert file_mode("ug-s", 0o6755) == "0755"
     assert file_mode("-t", 0o1777) == "0777"
 

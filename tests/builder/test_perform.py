@@ -2,35 +2,59 @@
 
 import io
 import os
+import socket
+import sys
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from builder.errors import LoweringError, StepFailedError
-from builder.perform import RUN_PIDS_MAX, network_files, perform
+from builder.agents import AgentRelay
+from builder.errors import (
+    BuilderError,
+    LoweringError,
+    MissingGrantError,
+    SecretLeakError,
+    StepFailedError,
+)
+from builder.mounting import NO_GRANTS, Grants
+from builder.perform import RUN_PIDS_MAX, network_files, perform, run_program
 from builder.sandbox import (
+    ALL_CAPABILITIES,
+    BindMount,
     FileMount,
+    ForkServer,
     OverlayRoot,
     Program,
     ProgramNotFoundError,
+    ResourceLimit,
     SandboxSpec,
     Stdio,
+    TmpfsMount,
 )
+from builder.schedule import run_one
 from builder.sources import select
 from builder.steps import (
+    CacheMount,
     CopyFiles,
     ExecStep,
     FileStep,
     InlineFile,
     MakeDirectory,
+    MemoryMount,
+    RunSettings,
     ScriptFile,
+    SecretMount,
     Step,
 )
 from layerstore import Layer, Store, StoreError, TocEntry
+from tests.support import rootfs
 from tests.support.executors import FakeExecutor, FakeRunning, no_executor
 from tests.support.layers import bytes_of, make_layer
+from tests.support.sandboxes import Bench as SandboxBench
+from tests.support.sandboxes import host_python
 from tests.support.sources import DictTree, File, Items, Link
 
 USERS: Items = {
@@ -92,20 +116,30 @@ def copying(
 class Bench:
     """Performs steps one on top of another."""
 
-    def __init__(self, store: Store, executor: FakeExecutor, base: Items | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        executor: FakeExecutor,
+        base: Items | None = None,
+        grants: Grants = NO_GRANTS,
+    ) -> None:
         self.store = store
+        self.grants = grants
         self.executor = executor
         self.layers: tuple[Layer, ...] = (make_layer(store, base),) if base else ()
         self.output: list[tuple[str, bytes]] = []
 
     def do(self, step: Step, *, epoch: int | None = None) -> Layer:
-        layer = perform(
-            step,
-            self.layers,
-            store=self.store,
-            executor=self.executor if isinstance(step, ExecStep) else no_executor,
-            output=lambda stream, data: self.output.append((stream, data)),
-            epoch=epoch,
+        layer = run_one(
+            perform(
+                step,
+                self.layers,
+                store=self.store,
+                executor=self.executor if isinstance(step, ExecStep) else no_executor,
+                output=lambda stream, data: self.output.append((stream, data)),
+                epoch=epoch,
+                grants=self.grants,
+            )
         )
         self.layers = (*self.layers, layer)
         return layer
@@ -271,13 +305,15 @@ def test_nothing_outlives_a_step_that_was_interrupted(bench: Bench) -> None:
 
     before = sorted(Path("/proc/self/fd").iterdir())
     with pytest.raises(KeyboardInterrupt):
-        perform(
-            script("echo x"),
-            bench.layers,
-            store=bench.store,
-            executor=Remembering(),
-            output=interrupted,
-            epoch=None,
+        run_one(
+            perform(
+                script("echo x"),
+                bench.layers,
+                store=bench.store,
+                executor=Remembering(),
+                output=interrupted,
+                epoch=None,
+            )
         )
     assert running[0].killed
     assert sorted(Path("/proc/self/fd").iterdir()) == before
@@ -351,6 +387,10 @@ def test_a_working_directory_that_exists_is_an_empty_layer(bench: Bench) -> None
         ("5:staff", (5, 50)),
         ("0:0", (0, 0)),
         (":staff", (0, 50)),
+        ("ada:", (1000, 0)),
+        ("5:", (5, 0)),
+        ("root", (0, 0)),
+        ("5:root", (5, 0)),
     ],
 )
 def test_names_of_owners_are_looked_up_in_the_image(
@@ -389,7 +429,15 @@ def test_a_passwd_that_is_a_link_is_read_inside_the_image(
     assert bench.owner("g") == (66, 77)
     outside = Bench(store, executor, {"etc/passwd": Link("../../../etc/passwd")})
     with pytest.raises((LoweringError, StoreError)):
-        outside.do(copying({"f": b""}, "f", to="/g", chown="root"))
+        outside.do(copying({"f": b""}, "f", to="/g", chown="daemon"))
+
+
+def test_root_needs_no_passwd_file_and_is_nobody_else(store: Store, executor: FakeExecutor) -> None:
+    """BuildKit looks for no name `root`, whatever the image makes of it."""
+    bench = Bench(store, executor, {"etc/passwd": b"root:x:5:6::/:/bin/sh\n"})
+    for number, chown in enumerate(("root", "root:root", ":root", "0:root")):
+        bench.do(copying({"f": File(uid=7, gid=8)}, "f", to=f"/{number}", chown=chown))
+        assert bench.owner(str(number)) == (0, 0), chown
 
 
 def test_modes_are_laid_over_files(bench: Bench) -> None:
@@ -453,6 +501,28 @@ def test_add_copies_what_is_no_archive(bench: Bench) -> None:
     assert (bench.read("x/a.tgz"), bench.read("x/f")) == (b"no archive", b"1")
 
 
+def test_a_hard_link_of_an_archive_to_a_file_of_the_image_has_its_content(bench: Bench) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo("users")
+        member.type, member.linkname = tarfile.LNKTYPE, "etc/passwd"
+        archive.addfile(member)
+    bench.do(copying({"a.tar": stream.getvalue()}, "a.tar", to="/", unpack=True))
+    assert bench.read("users") == bench.read("etc/passwd") == USERS["etc/passwd"]
+
+
+def test_an_archive_that_leads_out_or_removes_is_an_error(bench: Bench) -> None:
+    for name, message in (("../up", "leaves the root"), ("etc/.wh.passwd", "whiteout")):
+        data = tar(**{name: b""})
+        with pytest.raises(BuilderError, match=message):
+            bench.do(copying({"a.tgz": data}, "a.tgz", to="/etc/", unpack=True))
+
+
+def test_names_of_an_archive_may_be_absolute_and_are_beneath_the_destination(bench: Bench) -> None:
+    bench.do(copying({"a.tgz": tar(**{"/etc/f": b"1"})}, "a.tgz", to="/new", unpack=True))
+    assert bench.read("new/etc/f") == b"1"
+
+
 def test_names_that_mean_a_removal_are_refused(bench: Bench) -> None:
     with pytest.raises(StoreError, match=r"\.wh\.passwd"):
         bench.do(copying({"d/.wh.passwd": b""}, "d", to="/etc"))
@@ -467,3 +537,142 @@ def test_file_steps_are_the_same_whatever_the_order_of_their_sources(
         Bench(store, executor).do(copying(items, "d", to="/"), epoch=1) for items in (files, turned)
     ]
     assert layers[0].diff_id == layers[1].diff_id
+
+
+# Mounts, secrets, agents: what the sandbox is asked for. What comes of it: tests/endtoend.
+
+
+def asked_for(executor: FakeExecutor) -> SandboxSpec:
+    return executor.specs[-1]
+
+
+def test_mounts_of_a_step_come_after_those_of_every_step(
+    store: Store, executor: FakeExecutor
+) -> None:
+    memory = MemoryMount(target="/t", size_bytes=None, read_only=False)
+    Bench(store, executor).do(script("true", mounts=(memory,)))
+    mounts = asked_for(executor).mounts
+    assert mounts[-1] == TmpfsMount(target="/t")
+    assert {mount.target for mount in mounts[:-1]} == {
+        *("/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
+    }
+
+
+def test_mounts_are_gone_when_the_layer_is_made(store: Store, executor: FakeExecutor) -> None:
+    mount = CacheMount(
+        target="/c",
+        id="c",
+        sharing="locked",
+        read_only=False,
+        mode=0o755,
+        uid=0,
+        gid=0,
+        initial=None,
+    )
+    held: list[int] = []
+    executor.before = lambda spec: held.append(len(store.cache_mounts.unused()))
+    Bench(store, executor).do(script("echo x > f", mounts=(mount,)))
+    assert held == [0]
+    assert len(store.cache_mounts.unused()) == 1
+    with pytest.raises(StepFailedError):
+        Bench(store, executor).do(script("exit 3", mounts=(mount,)))
+    assert len(store.cache_mounts.unused()) == 1
+
+
+SECRET = SecretMount(
+    id="token", target="", variable="TOKEN", is_required=True, mode=0o400, uid=0, gid=0
+)
+
+
+def test_secrets_reach_the_program(store: Store, executor: FakeExecutor) -> None:
+    bench = Bench(store, executor, grants=Grants(secrets={"token": b"a-long-secret"}))
+    bench.do(script("env TOKEN", mounts=(SECRET,)))
+    assert bench.output == [("stdout", b"a-long-secret\n")]
+
+
+def test_a_secret_that_is_not_given_is_an_error(store: Store, executor: FakeExecutor) -> None:
+    with pytest.raises(MissingGrantError):
+        Bench(store, executor).do(script("true", mounts=(SECRET,)))
+    assert executor.specs == []
+
+
+def test_a_secret_in_the_layer_is_an_error(store: Store, executor: FakeExecutor) -> None:
+    bench = Bench(store, executor, grants=Grants(secrets={"token": b"a-long-secret"}))
+    with pytest.raises(SecretLeakError, match="'/config'"):
+        bench.do(script("echo my-a-long-secret > /config", mounts=(SECRET,)))
+    bench.do(script("echo my-long-secret > /config", mounts=(SECRET,)))
+    assert bench.read("config") == b"my-long-secret\n"
+
+
+def test_insecure_takes_the_walls_down(store: Store, executor: FakeExecutor) -> None:
+    Bench(store, executor).do(script("true", security="insecure"))
+    spec = asked_for(executor)
+    assert spec.unmasked
+    assert spec.program.capabilities == ALL_CAPABILITIES
+    assert spec.program.seccomp == "unconfined"
+    Bench(store, executor).do(script("true"))
+    assert not asked_for(executor).unmasked
+    assert asked_for(executor).program.capabilities is None
+
+
+def test_settings_reach_the_sandbox(store: Store, executor: FakeExecutor) -> None:
+    limit = ResourceLimit(name="nofile", soft=1, hard=2)
+    settings = RunSettings(
+        extra_hosts=(("db", "10.0.0.1"),), shm_size_bytes=7, resource_limits=(limit,)
+    )
+    Bench(store, executor).do(script("true", settings=settings))
+    spec = asked_for(executor)
+    assert spec.shm_size_bytes == 7
+    assert spec.program.resource_limits == (limit,)
+    (hosts,) = (m for m in spec.mounts if isinstance(m, FileMount) and m.target == "/etc/hosts")
+    assert hosts.content.endswith(b"\n10.0.0.1\tdb\n")
+    Bench(store, executor).do(script("true"))
+    assert asked_for(executor).shm_size_bytes == 64 << 20
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_overlay
+def test_a_program_talks_to_an_agent_through_a_relay(tmp_path: Path) -> None:
+    """Listing keys reaches the agent, adding one does not."""
+    rootfs.need_busybox()
+    lower = rootfs.make_root(tmp_path / "root")
+    received = []
+
+    def agent(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while data := connection.recv(1000):
+                received.append(data)
+                connection.sendall(b"\0\0\0\5\x0c\0\0\0\0")
+
+    program = (
+        "import socket\n"
+        "s = socket.socket(socket.AF_UNIX)\n"
+        "s.connect('/agent')\n"
+        "for number in 11, 17:\n"
+        "    s.sendall(bytes((0, 0, 0, 1, number)))\n"
+        "    print(s.recv(100).hex())\n"
+    )
+    output: list[bytes] = []
+    with (
+        ForkServer() as server,  # before the thread
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
+        listener.bind(os.fspath(tmp_path / "agent"))
+        listener.listen()
+        thread = threading.Thread(target=agent, args=(listener,))
+        thread.start()
+        sandboxes = SandboxBench(executor=server, lower=lower, scratch=tmp_path)
+        (tmp_path / "relay").mkdir()
+        with AgentRelay(tmp_path / "agent", tmp_path / "relay") as relay:
+            spec = sandboxes.spec(
+                *(sys.executable, "-I", "-S", "-c", program),
+                mounts=(*host_python(), BindMount(source=relay.path, target="/agent")),
+            )
+            status, _ = run_one(
+                run_program(server, spec, lambda _, data: output.append(data), [relay])
+            )
+        thread.join(timeout=30)
+    assert status.shell_code == 0
+    assert b"".join(output).split() == [b"000000050c00000000", b"0000000105"]
+    assert received == [bytes((0, 0, 0, 1, 11))]

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from builder.errors import PlanError, StageOrderError, UnknownTargetError
 from builder.plan import BuildPlan, ContextBase, ImageBase, ScratchBase, StageBase, plan
-from grammar import DockerfileError, parse
+from grammar import Dockerfile, DockerfileError, parse
 from layerstore import Platform, host_platform
+from tests.support.growth import LINEAR, growth
 
 AMD = Platform(os="linux", architecture="amd64")
 
@@ -127,6 +128,11 @@ def test_a_build_arg_may_replace_what_is_predefined() -> None:
 )
 def test_the_target_stage_has_an_arg(text: str, target: str, expected: str) -> None:
     assert planned(text, target=target).global_args["TARGETSTAGE"] == expected
+
+
+def test_a_file_without_from_has_nothing_to_build() -> None:
+    with pytest.raises(PlanError, match="no stages to build"):
+        planned("ARG A=1\n")
 
 
 def test_the_escape_directive_holds_in_from_and_arg() -> None:
@@ -330,3 +336,48 @@ def test_what_is_only_copied_from_a_named_context_needs_no_stage() -> None:
 def test_stages_above_hide_named_contexts_of_the_names_of_images() -> None:
     made = with_contexts("FROM a\nFROM scratch AS b\nFROM b\n", "a")
     assert bases(made) == [ContextBase(name="a"), ScratchBase(), StageBase(index=1)]
+
+
+# Many stages.
+
+
+def stages(count: int) -> Dockerfile:
+    return parse(
+        "".join(
+            f"FROM scratch AS s{index}\nCOPY --from={max(0, index - 1)} / /\n"
+            if index
+            else "FROM scratch AS s0\n"
+            for index in range(count)
+        )
+    )
+
+
+def test_a_plan_takes_linear_time() -> None:
+    def work(dockerfile: Dockerfile) -> None:
+        plan(dockerfile, target="", build_args={}, platform=AMD)
+
+    assert growth(work, stages(500), stages(2000)) < LINEAR
+
+
+def test_a_thousand_stages_that_follow_each_other_are_all_needed() -> None:
+    made = plan(stages(1000), target="", build_args={}, platform=AMD)
+    assert len(made.needed) == 1000
+    assert made.stages[500].visible["s499"] == 499
+    assert made.stages[500].visible["499"] == 499
+    assert "s500" not in made.stages[500].visible
+    assert len(made.stages[500].visible) == 1000
+
+
+def test_a_thousand_arguments_may_refer_to_one_another() -> None:
+    text = "".join(f"ARG a{i + 1}=${{a{i}:-x}}\n" for i in range(1000)) + "FROM base:$a1000\n"
+    assert bases(planned(text)) == [ImageBase(name="base:x")]
+
+
+def test_what_a_stage_sees_is_a_table_of_those_above() -> None:
+    made = planned("FROM a AS x\nFROM b AS y\nFROM c AS X\nFROM d\n")
+    assert [dict(stage.visible) for stage in made.stages] == [
+        {},
+        {"0": 0, "x": 0},
+        {"0": 0, "x": 0, "1": 1, "y": 1},
+        {"0": 0, "x": 2, "1": 1, "y": 1, "2": 2},
+    ]

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.context import ContextTree
+from builder.filters import Filter, exclusion, inclusion
 from builder.sources import (
     FileTree,
     LayerTree,
@@ -22,9 +24,19 @@ from builder.sources import (
     select,
     walk,
 )
-from layerstore import Digest, Meta, Opaque, PutFile, Remove, Store, TreePath
+from layerstore import Digest, Layer, Meta, Opaque, PutFile, Remove, Store, TreePath
 from tests.support.layers import bytes_of, changes_of, make_layer
-from tests.support.sources import DictTree, Dir, Fifo, File, Hard, Items, Link, write_files
+from tests.support.sources import (
+    LONG_AGO_S,
+    DictTree,
+    Dir,
+    Fifo,
+    File,
+    Hard,
+    Items,
+    Link,
+    write_files,
+)
 
 TREE: Items = {
     "a.txt": b"a",
@@ -133,9 +145,10 @@ def test_names_that_begin_with_a_dot_match_too() -> None:
     assert matches(DictTree({".a": b"", "b": b""}), "*") == [".a", "b"]
 
 
-def test_matches_come_in_byte_order() -> None:
+def test_matches_come_in_byte_order_directory_by_directory() -> None:
     items: Items = {"B": b"", "a": b"", "é": b"", "\udcff": b""}
     assert matches(DictTree(items), "*") == ["B", "a", "é", "\udcff"]
+    assert matches(DictTree({"a-/x": b"", "a/x": b""}), "*/x") == ["a/x", "a-/x"]
 
 
 # Walking.
@@ -143,7 +156,7 @@ def test_matches_come_in_byte_order() -> None:
 
 def test_a_walk_goes_parents_first_in_byte_order_and_follows_nothing() -> None:
     items: Items = {"d/b/x": b"", "d/a": b"", "d/b.c": b"", "d/l": Link("b")}
-    assert [relative for relative, _ in walk(DictTree(items), TreePath("d"))] == [
+    assert [relative for relative, _, _ in walk(DictTree(items), TreePath("d"))] == [
         "a",
         "b",
         "b/x",
@@ -154,7 +167,7 @@ def test_a_walk_goes_parents_first_in_byte_order_and_follows_nothing() -> None:
 
 def test_a_walk_of_the_whole_tree_gives_whole_paths() -> None:
     tree = DictTree({"d/e": b"", "f": b""})
-    assert [(relative, entry.path) for relative, entry in walk(tree, TreePath(""))] == [
+    assert [(relative, entry.path) for relative, entry, _ in walk(tree, TreePath(""))] == [
         ("d", "d"),
         ("d/e", "d/e"),
         ("f", "f"),
@@ -261,12 +274,97 @@ def test_a_link_to_a_name_outside_of_the_selection_does_not_count() -> None:
     assert digest(linked, "d") == digest({"d/a": b"x"}, "d")
 
 
+def filtered(include: str | None, *exclude: str) -> Filter:
+    return Filter(
+        include=None if include is None else inclusion(include), exclude=exclusion(exclude)
+    )
+
+
 def test_excluded_paths_are_neither_selected_nor_part_of_the_digest() -> None:
-    tree = DictTree({"d/keep": b"1", "d/drop": b"2"})
-    selection = select(tree, "d", excludes=lambda relative: relative == "drop")
+    tree = DictTree({"d/keep": b"1", "d/drop": b"2", "d/sub/drop": b"3"})
+    only = filtered(None, "**/drop", "sub")
+    selection = select(tree, "d", only=only)
     assert selection is not None
     assert selection.digest == digest({"d/keep": b"1"}, "d")
-    assert selection.excludes is not None
+    assert selection.only is only
+
+
+def test_a_selection_of_nothing_says_so() -> None:
+    tree = DictTree({"d/a": b"1", "empty": Dir()})
+    for path, only, expected in (
+        ("d", None, False),
+        ("d", filtered(None, "*"), True),
+        ("d", filtered("b"), True),
+        ("d/a", filtered("b"), False),
+        ("empty", None, True),
+    ):
+        selection = select(tree, path, only=only)
+        assert selection is not None
+        assert selection.is_empty is expected, (path, only)
+
+
+FILTERED: Items = {
+    "a/b/c/x": b"x",
+    "a/b/c/y": b"y",
+    "a/b/z": b"z",
+    "a/e/x": b"x",
+    "f/x": b"x",
+    "x": b"x",
+}
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        ("a/b/c", [], ["(a)", "(a/b)", "a/b/c", "a/b/c/x", "a/b/c/y"]),
+        ("a/*/x", [], ["(a)", "(a/e)", "a/e/x"]),
+        ("**/x", [], ["(a)", "(a/b)", "(a/b/c)", "a/b/c/x", "(a/e)", "a/e/x", "(f)", "f/x", "x"]),
+        ("*", ["*/*"], ["a", "f", "x"]),
+        ("a", ["**/x", "a/b/z"], ["a", "a/b", "a/b/c", "a/b/c/y", "a/e"]),
+        (None, ["a", "!a/b/z", "f"], ["(a)", "(a/b)", "a/b/z", "x"]),
+        (None, ["a", "!a/nothing"], ["f", "f/x", "x"]),
+        ("nothing/**/x", [], []),
+    ],
+)
+def test_a_filtered_walk_gives_the_way_to_what_it_takes(
+    include: str | None, exclude: list[str], expected: list[str]
+) -> None:
+    found = walk(DictTree(FILTERED), TreePath(""), filtered(include, *exclude))
+    assert [path if taken else f"({path})" for path, _, taken in found] == expected
+
+
+@given(
+    include=st.none() | st.sampled_from(["*", "**", "a/*", "**/x", "a/**/x", "a/b", "[af]/?", "x"]),
+    exclude=st.lists(
+        st.sampled_from(["*", "a", "!a/b", "**/x", "!**/x", "a/b/c", "!a/b/c/y", "f"]), max_size=3
+    ),
+)
+def test_looking_only_where_something_may_be_misses_nothing(
+    include: str | None, exclude: list[str]
+) -> None:
+    only = filtered(include, *exclude)
+    everything = [path for path, _, _ in walk(DictTree(FILTERED), TreePath(""))]
+    found = [path for path, _, taken in walk(DictTree(FILTERED), TreePath(""), only) if taken]
+    assert found == [path for path in everything if only.takes(path)]
+
+
+def test_a_directory_that_only_leads_somewhere_is_another_selection() -> None:
+    tree = DictTree({"d/sub/f": b""})
+    whole, part = select(tree, "d"), select(tree, "d", only=filtered("sub/f"))
+    assert whole and part
+    assert whole.digest != part.digest
+
+
+def test_looking_beneath_what_cannot_match_is_spared() -> None:
+    class Counting(DictTree):
+        asked: ClassVar[list[str]] = []
+
+        def children(self, path: TreePath) -> list[str]:
+            self.asked.append(path)
+            return super().children(path)
+
+    list(walk(Counting(FILTERED), TreePath(""), filtered("a/b/*", "a/b/c")))
+    assert Counting.asked == ["", "a", "a/b"]
 
 
 def test_a_context_and_a_dictionary_of_the_same_files_have_the_same_digest(tmp_path: Path) -> None:
@@ -335,7 +433,12 @@ def test_removals_and_opaque_directories_never_show(store: Store) -> None:
         ]
     )
     tree = LayerTree((lower, upper), store.layers, description="")
-    assert [relative for relative, _ in walk(tree, TreePath(""))] == ["d", "d/new", "d/x", "kept"]
+    assert [relative for relative, _, _ in walk(tree, TreePath(""))] == [
+        "d",
+        "d/new",
+        "d/x",
+        "kept",
+    ]
 
 
 def test_every_kind_and_attribute_comes_out_of_a_layer(store: Store) -> None:
@@ -395,7 +498,7 @@ def test_no_layers_are_an_empty_directory(store: Store) -> None:
 
 def test_one_file_is_a_tree() -> None:
     tree = FileTree("f", Meta(0o600, mtime_ns=5), 4, lambda: iter([b"te", b"xt"]), description="x")
-    assert [path for path, _ in walk(tree, TreePath(""))] == ["f"]
+    assert [path for path, _, _ in walk(tree, TreePath(""))] == ["f"]
     entry = tree.get(TreePath("f"))
     assert entry is not None
     assert (entry.meta.mode, entry.size_bytes) == (0o600, 4)
@@ -428,3 +531,17 @@ def test_the_newest_file_counts_and_directories_do_not() -> None:
     tree = DictTree({"a": File(mtime_s=1), "d": Dir(mtime_s=9), "d/b": File(mtime_s=3)})
     assert newest_file_s(tree) == 3
     assert newest_file_s(DictTree({"d": Dir()})) is None
+
+
+def test_all_of_a_stack_is_known_by_what_its_layers_hold(store: Store) -> None:
+    def everything(*layers: Layer) -> Selection:
+        return LayerTree(layers, store.layers, description="base").everything()
+
+    one = make_layer(store, {"a": b"1"})
+    later = store.layers.commit(changes_of({"a": b"1"}, mtime_s=LONG_AGO_S + 1))
+    assert (everything(one).kind, everything(one).path) == ("dir", "")
+    assert later.diff_id != one.diff_id
+    assert everything(later) == everything(one)
+    assert everything(make_layer(store, {"a": b"2"})) != everything(one)
+    assert everything(one, make_layer(store, {"b": b"1"})) != everything(one)
+    assert everything() != everything(one)

@@ -53,11 +53,12 @@ def test_a_variable_of_a_foreign_image_may_lack_its_value() -> None:
 
 
 def test_setting_a_variable_keeps_its_place() -> None:
-    assert set_env(("A=1", "B=2"), "A", "3") == ("A=3", "B=2")
-    assert set_env(("A=1",), "B", "2") == ("A=1", "B=2")
-    assert set_env(("AB=1",), "A", "2") == ("AB=1", "A=2")
-    assert set_env((), "A", "x=y") == ("A=x=y",)
-    assert state_with(env=("A=1",)).with_env("A", "2").config.env == ("A=2",)
+    assert set_env(("A=1", "B=2"), {"A": "3"}) == ("A=3", "B=2")
+    assert set_env(("A=1",), {"B": "2"}) == ("A=1", "B=2")
+    assert set_env(("AB=1",), {"A": "2"}) == ("AB=1", "A=2")
+    assert set_env((), {"A": "x=y"}) == ("A=x=y",)
+    assert set_env(("A=1", "B=2"), {"C": "3", "B": "4"}) == ("A=1", "B=4", "C=3")
+    assert state_with(env=("A=1",)).with_env({"A": "2"}).config.env == ("A=2",)
 
 
 def test_metadata_leaves_an_empty_history_entry() -> None:
@@ -101,7 +102,7 @@ def test_metadata_is_as_old_as_what_it_stands_on(store: Store) -> None:
 
 def test_a_state_is_never_changed(store: Store) -> None:
     state = StageState()
-    state.with_env("A", "1").with_history("x")
+    state.with_env({"A": "1"}).with_history("x")
     state.with_layer(make_layer(store, {}), created="", created_by="")
     assert state == StageState()
     with pytest.raises(FrozenInstanceError):
@@ -118,6 +119,16 @@ def test_setting_variables_is_like_setting_them_in_a_dictionary(
 ) -> None:
     state = StageState()
     for name, value in pairs:
-        state = state.with_env(name, value)
+        state = state.with_env({name: value})
     assert state.environment() == dict(pairs)
     assert list(state.environment()) == list(dict(pairs))
+
+
+def test_the_layers_that_an_image_brought_are_the_base(store: Store) -> None:
+    brought, made = make_layer(store, {"a": b"1"}), make_layer(store, {"b": b"2"})
+    state = StageState(layers=(brought,), chain_id=brought.diff_id)
+    assert state.base == {brought.diff_id}
+    state = state.with_layer(made, created="2020-01-01T00:00:00Z", created_by="", line=3)
+    assert state.base == {brought.diff_id}
+    assert state.own_lines == (3,)
+    assert StageState().base == set()

@@ -5,14 +5,21 @@ from dataclasses import fields, replace
 
 import pytest
 
+from builder.sandbox import ResourceLimit
 from builder.sources import Selection
 from builder.steps import (
+    AgentMount,
+    CacheMount,
     CopyFiles,
     ExecStep,
     FileStep,
     InlineFile,
     MakeDirectory,
+    MemoryMount,
+    RunSettings,
     ScriptFile,
+    SecretMount,
+    SourceMount,
     document_of,
 )
 from layerstore import Digest, TreePath
@@ -30,9 +37,7 @@ EXEC = ExecStep(
     secret_env=("HTTP_PROXY=http://user:password@proxy",),
     title="RUN make",
 )
-SELECTION = Selection(
-    name="f", kind="file", digest=Digest.of(b"1"), pivot="p", tree=TREE, path=TreePath("f")
-)
+SELECTION = Selection(name="f", kind="file", digest=Digest.of(b"1"), tree=TREE, path=TreePath("f"))
 COPY = FileStep(
     action=CopyFiles(
         selections=(SELECTION,),
@@ -41,21 +46,45 @@ COPY = FileStep(
         chown="1:2",
         chmod="0755",
         unpack=False,
-        parents=False,
     ),
     title="COPY f /dst/",
 )
 WORKDIR = FileStep(action=MakeDirectory(path="/src", user="builder"), title="WORKDIR /src")
 
+MOUNTED = SourceMount(
+    target="/src", kind="file", digest=Digest.of(b"1"), read_only=True, selection=SELECTION
+)
+CACHE = CacheMount(
+    target="/c",
+    id="/c",
+    sharing="locked",
+    read_only=False,
+    mode=0o755,
+    uid=0,
+    gid=0,
+    initial=Digest.of(b"1"),
+    selection=SELECTION,
+)
+
 # What identity and locator are, spelled out: a new field must be put on one of the two sides.
 COMPARED = {
-    ExecStep: {"argv", "env", "cwd", "user", "network", "scripts"},
+    ExecStep: {
+        *("argv", "env", "cwd", "user", "network", "scripts"),
+        *("mounts", "security", "settings"),
+    },
+    RunSettings: {"extra_hosts", "shm_size_bytes", "resource_limits"},
+    ResourceLimit: {"name", "soft", "hard"},
+    SourceMount: {"target", "kind", "digest", "read_only"},
+    CacheMount: {"target", "id", "sharing", "read_only", "mode", "uid", "gid", "initial"},
+    MemoryMount: {"target", "size_bytes", "read_only"},
+    SecretMount: {"target", "id", "variable", "is_required", "mode", "uid", "gid"},
+    AgentMount: {"target", "id", "is_required", "mode", "uid", "gid"},
     ScriptFile: {"target", "content"},
     FileStep: {"action"},
     MakeDirectory: {"path", "user"},
     InlineFile: {"name", "content"},
-    CopyFiles: {"selections", "inline", "destination", "chown", "chmod", "unpack", "parents"},
-    Selection: {"name", "kind", "digest", "pivot", "unpacks"},
+    CopyFiles: {"selections", "inline", "destination", "chown", "chmod", "unpack"},
+    Selection: {"name", "kind", "digest", "unpacks"},
 }
 
 
@@ -85,6 +114,14 @@ def test_a_document_holds_the_compared_fields_and_the_types() -> None:
         "user": "builder",
         "network": "none",
         "scripts": [{"type": "ScriptFile", "target": "/dev/pipes/EOF", "content": "#!/bin/sh\n"}],
+        "mounts": [],
+        "security": "sandbox",
+        "settings": {
+            "type": "RunSettings",
+            "extra_hosts": [],
+            "shm_size_bytes": None,
+            "resource_limits": [],
+        },
     }
     assert document_of(WORKDIR) == {
         "type": "FileStep",
@@ -104,7 +141,6 @@ def test_contents_are_in_a_document_by_digest() -> None:
                     "name": "f",
                     "kind": "file",
                     "digest": str(Digest.of(b"1")),
-                    "pivot": "p",
                     "unpacks": None,
                 }
             ],
@@ -113,8 +149,21 @@ def test_contents_are_in_a_document_by_digest() -> None:
             "chown": "1:2",
             "chmod": "0755",
             "unpack": False,
-            "parents": False,
         },
+    }
+
+
+def test_a_mount_is_known_by_what_it_shows_and_not_by_where_that_is() -> None:
+    elsewhere = replace(SELECTION, path=TreePath("elsewhere"), name="other")
+    assert replace(MOUNTED, selection=elsewhere) == MOUNTED
+    assert replace(MOUNTED, digest=Digest.of(b"2")) != MOUNTED
+    assert replace(CACHE, selection=None, is_renewed=True) == CACHE
+    assert document_of(MOUNTED) == {
+        "type": "SourceMount",
+        "target": "/src",
+        "kind": "file",
+        "digest": str(Digest.of(b"1")),
+        "read_only": True,
     }
 
 

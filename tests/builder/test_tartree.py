@@ -58,7 +58,7 @@ def read(tree: TarTree, path: str) -> bytes:
 
 def test_members_are_entries(cleanup: ExitStack, tmp_path: Path) -> None:
     tree = tree_of(cleanup, tmp_path, *MEMBERS)
-    assert {path: entry.kind for path, entry in walk(tree, TreePath(""))} == {
+    assert {path: entry.kind for path, entry, _ in walk(tree, TreePath(""))} == {
         "a": "dir",
         "a/b": "dir",
         "a/b/c": "file",

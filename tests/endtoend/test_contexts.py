@@ -244,21 +244,6 @@ def test_arguments_come_from_files_and_the_command_line_wins(
     assert "cannot read '/nowhere'" in error_of(lamina, "build", *absent, context, code=125)
 
 
-def test_annotations_are_in_the_manifest(lamina: Lamina, context: Path) -> None:
-    (context / "Dockerfile").write_text("FROM scratch\n")
-    given = ("--annotation", "a=1", "--annotation", "manifest:b=x:y=z", "--annotation")
-    lamina("build", "-t", "it", *given, "manifest[linux/amd64]:c=", context)
-    manifest = OciLayout(lamina.root).manifest("it:latest")
-    assert manifest["annotations"] == {"a": "1", "b": "x:y=z", "c": ""}
-    for value, said in (
-        ("index:a=1", "index annotations not supported for single platform export"),
-        ("manifest-descriptor:a=1", "manifest-descriptor annotations are not supported"),
-        ("nope:a=1", "unknown type 'nope'"),
-        ("a", "invalid argument"),
-    ):
-        assert said in error_of(lamina, "build", "--annotation", value, context, code=125)
-
-
 def test_an_image_is_built_for_another_platform(lamina: Lamina, context: Path) -> None:
     write_files(context, {"Dockerfile": b"FROM scratch\nCOPY Dockerfile /\n"})
     lamina("build", "-t", "it", "--platform", "linux/arm/v7", context)

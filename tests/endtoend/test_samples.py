@@ -100,6 +100,7 @@ ALL = (
         build=("--target", "thrifty"),
         output="163804\nc\ngone\n",
     ),
+    Sample(folder="13-mounts", output="apple\nleek\npear\nquince\n4\nunsigned\n3\n"),
 )
 
 every_sample = pytest.mark.parametrize(

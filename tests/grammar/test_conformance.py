@@ -1,9 +1,8 @@
 """BuildKit's own answers: 800 Dockerfiles, 120 words, and the tables of its parser's tests.
 
 The material lies beside the repository (format in its README.md); LAMINA_CONFORMANCE names another
-place. Nothing of it is deliberately answered differently, but:
-  - `detect_syntax` cases ask which frontend image a file of any format names. We fetch none, and
-    read the directive from Dockerfiles only.
+place. What is deliberately answered differently stands in EXCEPTIONS. `lamina parse` and the debug
+filters are held against the same material in tests/builder/cli.
 """
 
 import json
@@ -31,6 +30,7 @@ from grammar import (
 )
 from grammar.lines import decode, heredoc_of_word, heredocs_of_line, read_directives
 from grammar.nodes import Heredoc, Written
+from tests.support.tally import RecordProperty, note
 
 MATERIAL = Path(
     os.environ.get(
@@ -41,6 +41,11 @@ if not (MATERIAL / "parser_corpus.json").exists():
     pytest.skip(f"the conformance material is not at {MATERIAL}", allow_module_level=True)
 
 Json = Any
+
+# Cases of the parser's tables that we answer otherwise on purpose: name -> why.
+EXCEPTIONS = {
+    "detect_syntax-066": "a file in JSON can only be for another frontend, and we fetch none",
+}
 
 
 def dockerfiles() -> Iterator[tuple[str, bytes, Json]]:
@@ -57,9 +62,25 @@ DOCKERFILES = [pytest.param(text, reference, id=name) for name, text, reference 
 READABLE = [case for case in DOCKERFILES if case.values[1]["parse_ok"]]  # type: ignore[index]
 
 
-def table(*kinds: str) -> list[Any]:
-    cases = json.loads((MATERIAL / "parser_tables.json").read_text())["cases"]
-    return [pytest.param(case, id=case["name"]) for case in cases if case["kind"] in kinds]
+TABLES = json.loads((MATERIAL / "parser_tables.json").read_text())["cases"]
+
+
+def table(kind: str) -> list[Any]:
+    return [pytest.param(case, id=case["name"]) for case in TABLES if case["kind"] == kind]
+
+
+@pytest.fixture(autouse=True)
+def _counted(request: pytest.FixtureRequest, record_property: RecordProperty) -> None:
+    """Every case of a table is counted in the summary."""
+    case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
+    if case and "kind" in case:
+        exception = EXCEPTIONS.get(case["name"], "")
+        note(record_property, f"parser_tables {case['kind']}", exception=exception)
+
+
+def test_every_kind_of_table_has_a_test() -> None:
+    tested = {mark.args[1][0].values[0]["kind"] for test in TABLE_TESTS for mark in test.pytestmark}
+    assert {case["kind"] for case in TABLES} == tested
 
 
 def words() -> list[Any]:
@@ -180,6 +201,16 @@ def test_the_directives_of_a_file(case: Json) -> None:
     assert found.check == case["expect"].get("check")
 
 
+@pytest.mark.parametrize("case", table("detect_syntax"))
+def test_the_frontend_that_a_file_asks_for(case: Json) -> None:
+    found = read_directives(decode(case["input"], name="Dockerfile")[0])
+    if case["name"] in EXCEPTIONS:
+        with pytest.raises(DockerfileError):
+            parse(case["input"])
+    else:
+        assert found.syntax == case["expect"]
+
+
 @pytest.mark.parametrize("case", table("instruction_error"))
 def test_a_lone_instruction_is_refused(case: Json) -> None:
     with pytest.raises(DockerfileError):
@@ -210,3 +241,16 @@ def content_of(heredoc: Heredoc) -> str:
     if not heredoc.chomp:
         return heredoc.content
     return "".join(line.lstrip("\t") for line in heredoc.content.splitlines(keepends=True))
+
+
+TABLE_TESTS: tuple[Any, ...] = (
+    test_a_json_array,
+    test_a_heredoc_word,
+    test_the_heredocs_of_a_line,
+    test_the_words_of_a_line,
+    test_the_directives_of_a_file,
+    test_the_frontend_that_a_file_asks_for,
+    test_a_lone_instruction_is_refused,
+    test_copy_of_heredocs,
+    test_run_of_heredocs,
+)

@@ -1,6 +1,7 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,13 @@ def modules_after(code: str) -> set[str]:
 )
 def test_what_needs_no_parser_imports_no_lark(code: str) -> None:
     assert not modules_after(code) & set(HEAVY)
+
+
+def test_parsing_brings_nothing_dear_besides_lark(tmp_path: Path) -> None:
+    grammar.warm(tmp_path)
+    parsing = modules_after(f"import grammar; grammar.parse('FROM a', tables={str(tmp_path)!r})")
+    lark = modules_after("import lark, lark.lexer")
+    assert not (parsing - lark) & (set(HEAVY) | {"urllib", "ipaddress", "shutil", "random"})
 
 
 def test_importing_the_room_imports_none_of_its_files() -> None:

@@ -12,6 +12,7 @@ from grammar.lines import (
     LineReader,
     LogicalLine,
     decode,
+    directive_of_line,
     heredoc_of_word,
     heredocs_of_line,
     read_directives,
@@ -109,6 +110,22 @@ def test_a_shebang_may_come_first_but_hides_the_escape() -> None:
 def test_an_indented_escape_counts_and_an_indented_syntax_does_not() -> None:
     found = directives_of("  # syntax=a\n  # escape=`\n")
     assert (found.syntax, found.escape) == (None, "`")
+
+
+@pytest.mark.parametrize(
+    ("line", "directive"),
+    [
+        ("#check=skip=all", ("check", "skip=all")),
+        ("# ESCAPE = ` ", ("escape", "`")),
+        ("# syntax=a b", ("syntax", "a b")),
+        ("# other=a", None),
+        ("check=skip=all", None),
+        (" # check=skip=all", None),
+        ("# check=", None),
+    ],
+)
+def test_one_line_is_a_directive_or_none(line: str, directive: tuple[str, str] | None) -> None:
+    assert directive_of_line(line) == directive
 
 
 @pytest.mark.parametrize(

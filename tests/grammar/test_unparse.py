@@ -1,12 +1,14 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grammar import (
+    Dockerfile,
     DockerfileError,
     Instruction,
+    Onbuild,
     Written,
     as_json,
     parse,
@@ -14,6 +16,9 @@ from grammar import (
     parse_written,
     unparse,
 )
+from tests.support.strategies import KEYWORD_FLAGS, KEYWORDS, DockerfileText, dockerfiles
+
+EVERY_CHECK = list(HealthCheck)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +97,10 @@ def test_json_forms_carry_any_text(keyword: str, strings: list[str]) -> None:
         assert parse_written(unparse(first))[1][0].args == first.args
 
 
+# The text of a trigger is kept as it stands, like the spelling of a keyword.
+PLACES = ("span", "start_line", "end_line", "spelling")
+
+
 def without_places(instruction: Instruction) -> object:
     def strip(value: object) -> object:
         if isinstance(value, tuple):
@@ -99,10 +108,80 @@ def without_places(instruction: Instruction) -> object:
         names = getattr(type(value), "__slots__", None)
         if names is None:
             return value
-        kept = [n for n in names if n not in ("span", "start_line", "end_line", "spelling")]
+        kept = [n for n in names if n not in PLACES]
+        if isinstance(value, Onbuild):
+            kept.remove("text")
         return type(value).__name__, [(name, strip(getattr(value, name))) for name in kept]
 
     return strip(instruction)
+
+
+# Whole files.
+
+
+@given(dockerfiles())
+@settings(max_examples=200, suppress_health_check=EVERY_CHECK)
+def test_a_file_written_anew_is_the_same_file(file: DockerfileText) -> None:
+    first = parse(file.text)
+    again = parse(as_text(first))
+    assert [without_places(one) for one in instructions(again)] == [
+        without_places(one) for one in instructions(first)
+    ]
+    assert again.directives.escape == first.directives.escape
+    assert as_text(again) == as_text(first)
+
+
+@given(dockerfiles())
+@settings(suppress_health_check=EVERY_CHECK)
+def test_nothing_of_a_file_is_lost(file: DockerfileText) -> None:
+    found = [one.written for one in instructions(parse(file.text))]
+    assert [one.keyword for one in found] == [line.keyword for line in file.lines]
+    assert [one.flags for one in found] == [line.flags for line in file.lines]
+    ends = [0, *(one.end_line for one in found)]
+    starts = [one.start_line for one in found]
+    assert all(end < start for end, start in zip(ends, starts, strict=False))
+    assert ends[-1] <= len(file.text.splitlines()) or "\x0b" in file.text
+
+
+@pytest.mark.parametrize("keyword", KEYWORDS)
+def test_the_files_that_are_made_have_everything_in_them(keyword: str) -> None:
+    seen: set[str] = set()
+
+    @given(dockerfiles(keyword))
+    @settings(max_examples=120, derandomize=True, database=None, suppress_health_check=EVERY_CHECK)
+    def look(file: DockerfileText) -> None:
+        for one in instructions(parse(file.text)):
+            for written in (one.written, *one.written.args):
+                if isinstance(written, Written):
+                    seen.update(f"{written.keyword} {f.partition('=')[0]}" for f in written.flags)
+                    seen.add(f"{written.keyword} {'json' if written.is_json else 'plain'}")
+                    seen.update(
+                        f"{written.keyword} {'<<-' if h.chomp else '<<'}"
+                        for h in one.written.heredocs
+                    )
+
+    look()
+    forms = {"plain"} - ({"plain"} if keyword == "SHELL" else set())
+    forms |= {"json"} if keyword in JSON_FORMS else set()
+    forms |= {"<<", "<<-"} if keyword in ("RUN", "COPY", "ADD", "ONBUILD") else set()
+    wanted = {f"{keyword} {form}" for form in (*forms, *KEYWORD_FLAGS.get(keyword, ()))}
+    assert wanted <= seen, wanted - seen
+
+
+JSON_FORMS = ("ADD", "CMD", "COPY", "ENTRYPOINT", "HEALTHCHECK", "RUN", "SHELL", "VOLUME")
+
+
+def instructions(dockerfile: Dockerfile) -> list[Instruction]:
+    found: list[Instruction] = [*dockerfile.global_args]
+    for stage in dockerfile.stages:
+        found += [stage.base, *stage.instructions]
+    return found
+
+
+def as_text(dockerfile: Dockerfile) -> str:
+    escape = dockerfile.directives.escape
+    lines = [unparse(one, escape=escape) for one in instructions(dockerfile)]
+    return "\n".join([f"# escape={escape}", *lines])
 
 
 # JSON.

@@ -117,7 +117,7 @@ def test_nothing_goes_from_a_store_in_use(store: Store) -> None:
     image = make_image(store, "app", {"a": b"1"})
     before = stored(store)
     pruned = run_prune(store.root)
-    assert pruned == Pruned(images=(), steps=0, layers=0, freed_bytes=0)
+    assert pruned == Pruned(images=(), steps=0, layers=0, cache_mounts=0, freed_bytes=0)
     assert stored(store) == before == paths_of(image)
 
 

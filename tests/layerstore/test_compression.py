@@ -27,6 +27,7 @@ from layerstore.compression import (
     decompressor,
     detect,
     kind_of,
+    levels,
     media_type,
 )
 from layerstore.errors import MalformedDocumentError, UnsupportedMediaTypeError
@@ -372,3 +373,45 @@ def test_a_peeked_stream_gives_all_of_its_bytes_once(data: bytes, piece: int, si
 def test_a_peeked_stream_can_be_read_at_once() -> None:
     assert Peeked(io.BytesIO(b"x" * 2000)).read() == b"x" * 2000
     assert Peeked(io.BytesIO(b"")).read() == b""
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"), [(kind, level) for kind in KINDS for level in levels(kind) if level < 20]
+)
+def test_every_level_round_trips_and_is_deterministic(kind: Compression, level: int) -> None:
+    one, two = (at_level(kind, level, TEXT[:cut], TEXT[cut:]) for cut in (1, 300_000))
+    assert one == two
+    assert decompress(kind, one) == TEXT
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_the_highest_level_makes_less_of_it_than_the_lowest(kind: Compression) -> None:
+    words = [f"word{number}" for number in range(300)]
+    text = " ".join(random.Random(1).choices(words, k=50_000)).encode()
+    low, high = (len(at_level(kind, level, text)) for level in (levels(kind)[1], 9))
+    assert high < low
+
+
+def test_no_level_is_the_pinned_one() -> None:
+    assert compress("gzip", TEXT) == at_level("gzip", 1, TEXT)
+    assert compress("zstd", TEXT) == at_level("zstd", 1, TEXT)
+
+
+def test_gzip_of_level_0_is_stored() -> None:
+    assert TEXT[:1000] in at_level("gzip", 0, TEXT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_docker_has_media_types_of_its_own(kind: Compression) -> None:
+    name = media_type(kind, docker=True)
+    assert name.startswith("application/vnd.docker.image.rootfs.diff.tar")
+    assert kind_of(name) == kind
+
+
+def at_level(kind: Compression, level: int, *pieces: bytes) -> bytes:
+    written: list[bytes] = []
+    made = compressor(kind, written.append, level=level)
+    for piece in pieces:
+        made.write(piece)
+    made.close()
+    return b"".join(written)

@@ -236,7 +236,7 @@ def test_a_lease_swept_between_making_and_locking_is_made_anew(
     tmp: Path, lock: StoreLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sweeper sees the directory first: it locks it, then removes it."""
-    real = locks._lock_directory
+    real = locks.lock_directory
     rounds = []
 
     def swept_first(path: Path) -> int | None:
@@ -252,7 +252,7 @@ def test_a_lease_swept_between_making_and_locking_is_made_anew(
             path.rmdir()
         return real(path)
 
-    monkeypatch.setattr(locks, "_lock_directory", swept_first)
+    monkeypatch.setattr(locks, "lock_directory", swept_first)
     lease = Lease.take(tmp, lock)
     assert len(rounds) == 3
     assert lease.path == rounds[2]
@@ -266,3 +266,17 @@ def test_holding_waits_for_whoever_collects(lease: Lease, lock: StoreLock) -> No
     assert read_uses(lease.path) == set()
     lease.hold([ONE])
     assert read_uses(lease.path) == {ONE}
+
+
+def test_shared_locks_of_a_directory_go_together_and_exclusive_ones_do_not(tmp: Path) -> None:
+    first = locks.lock_directory(tmp, exclusive=False)
+    second = locks.lock_directory(tmp, exclusive=False)
+    assert first is not None
+    assert second is not None
+    assert locks.lock_directory(tmp) is None
+    os.close(first)
+    os.close(second)
+    alone = locks.lock_directory(tmp)
+    assert alone is not None
+    assert locks.lock_directory(tmp, exclusive=False) is None
+    os.close(alone)

@@ -390,6 +390,7 @@ def test_marks_of_new_directories_can_be_left_out(layer: Path) -> None:
     write(changeset, layer)
     found = list(changes(layer, has_lower_dir=lambda path: path == "old"))
     assert found == [directory("new"), directory("old"), opaque("old")]
+    assert list(changes(layer)) == found, "on another layer the mark would hide what is there"
 
 
 def test_user_attributes_are_used_where_the_mount_uses_them(layer: Path) -> None:

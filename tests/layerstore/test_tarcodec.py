@@ -985,3 +985,13 @@ def test_a_tar_is_recognised_by_its_first_block() -> None:
     assert not is_tar(bytes(BLOCK))
     assert not is_tar(b"#!/bin/sh\n" * 100)
     assert not is_tar(header("a")[:200])
+
+
+@pytest.mark.parametrize("name", ["", ".", "/.", "a/.."])
+@pytest.mark.parametrize("kind", [b"0", b"2", b"6"])
+def test_entries_of_the_root_may_be_anything_outside_of_a_layer(name: str, kind: bytes) -> None:
+    tar = entry(name, b"x" if kind == b"0" else b"", kind=kind, target="t") + entry("a") + END
+    with pytest.raises((MalformedDocumentError, UnsafePathError)):
+        list(unpack(io.BytesIO(tar)))
+    found = list(unpack(io.BytesIO(tar), is_layer=False))
+    assert [change.path for change in found] == ["", "a"]

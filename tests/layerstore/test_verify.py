@@ -132,7 +132,9 @@ def test_upper_directories_with_nanoseconds_and_sockets_are_clean(store: Store) 
         (upper / "d/f").write_bytes(b"1")
         os.utime(upper / "d/f", ns=(1, 1_600_000_000_123_456_789))
         with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(upper / "s"))
+            folder = os.open(upper, os.O_RDONLY)  # sun_path has room for 108 bytes
+            server.bind(f"/proc/self/fd/{folder}/s")
+            os.close(folder)
         store.layers.commit(overlay_changes(upper), upperdir=upper)
     store.flush()
     assert findings(store) == []

@@ -299,7 +299,8 @@ def check(op: JSON, *, layout: OciLayout, names: list[str | None], lamina: Lamin
         return None
     if kind in ("same_image", "different_image", "same_file", "different_file"):
         other = names[op["other_step"]]
-        assert other is not None
+        if other is None:
+            return f"{kind} as step {op['other_step']}, which failed"
         got = _identity(op, layout, name) == _identity(op, layout, other, "other_path")
         return None if got == kind.startswith("same") else f"{kind} as step {op['other_step']}"
     got_value = _observed(op, layout=layout, name=name, lamina=lamina)

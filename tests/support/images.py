@@ -125,7 +125,6 @@ def run_build(
     context: Path | SourceTree | None = None,
     contexts: Mapping[str, str] | None = None,
     platform: Platform | None = None,
-    annotations: Mapping[str, str] | None = None,
     executor: Callable[[], Executor] = ForkServer,
     events: list[Event] | None = None,
     ignore: str = "",
@@ -135,15 +134,15 @@ def run_build(
     labels: Mapping[str, str] | None = None,
     no_cache: bool = False,
     epoch: int | None = None,
+    **more: object,
 ) -> Built:
-    """Build `text`; the events are in `events` also when it fails."""
+    """Build `text`; the events are in `events` also when it fails. `more`: as in BuildRequest."""
     seen = [] if events is None else events
     request = BuildRequest(
         dockerfile=dockerfile(text),
         context=context,
         contexts=contexts or {},
         platform=platform,
-        annotations=annotations or {},
         ignore_file=ignore.encode() or None,
         names=(Reference.parse(tag),) if tag else (),
         target=target,
@@ -152,6 +151,7 @@ def run_build(
         no_cache=no_cache,
         network="none",
         source_date_epoch=epoch,
+        **more,  # type: ignore[arg-type]  # the test's own business
     )
     result = build(request, store, seen.append, start_executor=executor)
     return Built(result=result, events=seen, store=store)

@@ -9,7 +9,7 @@ from builder.lower import Lowered, Surroundings, lower
 from builder.lower.surroundings import SelectRemote, no_remote
 from builder.sources import SourceTree
 from builder.state import StageState
-from builder.steps import CopyFiles, ExecStep, FileStep
+from builder.steps import NO_SETTINGS, CopyFiles, ExecStep, FileStep, RunSettings
 from grammar import parse
 from layerstore import ContainerConfig
 from tests.support.sources import DictTree, Items
@@ -24,6 +24,9 @@ class Stage:
     build_args: Mapping[str, str] = field(default_factory=dict)
     global_args: Mapping[str, str] = field(default_factory=dict)
     network: Literal["host", "none"] = "host"
+    allowed: frozenset[str] = frozenset()
+    settings: RunSettings = NO_SETTINGS
+    no_cache: bool = False
     tree: SourceTree | None = None  # instead of `context`
     remote: SelectRemote = no_remote
     state: StageState = field(default_factory=StageState)
@@ -39,6 +42,9 @@ class Stage:
             global_args=self.global_args,
             escape=escape,
             network=self.network,
+            allowed=self.allowed,
+            settings=self.settings,
+            no_cache=self.no_cache,
         )
         lowered: Lowered | None = None
         for instruction in parsed.stages[0].instructions:

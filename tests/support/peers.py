@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support import conformance
@@ -42,17 +43,33 @@ class Containers:
             "TMPDIR": str(root / "tmp"),
         }
 
-    def __call__(self, tool: str, *args: str | Path, cwd: Path | None = None) -> str:
+    def __call__(
+        self,
+        tool: str,
+        *args: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> str:
         """Run buildah or podman and return what it printed."""
         storage: list[str | Path] = ["--root", self.root / "store", "--runroot", self.root / "run"]
         return run(
-            tool, *storage, "--storage-driver", "overlay", *args, cwd=cwd, env=dict(self.env)
+            tool,
+            *storage,
+            "--storage-driver",
+            "overlay",
+            *args,
+            cwd=cwd,
+            env=self.env | dict(env or {}),
         )
 
     def close(self) -> None:
-        subprocess.run(
-            ["umount", "-q", str(self.root / "store/overlay")], capture_output=True, check=False
-        )
+        """Remove everything; a build that failed may have left its root mounted."""
+        mounted = [
+            line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        ]
+        for place in reversed(mounted):
+            if Path(place).is_relative_to(self.root):
+                subprocess.run(["umount", "-l", place], capture_output=True, check=False)
         subprocess.run(["rm", "-rf", "--one-file-system", str(self.root)], check=False)
 
     def import_base(self, kind: str, work: Path) -> None:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+_OTHERS = ("peers", "docker", "containers")
+
 
 def processes_with(word: str) -> list[int]:
     """Processes whose command line has `word`; ours left out."""
@@ -35,6 +37,12 @@ def mounts_of(folder: Path) -> list[str]:
         for line in Path("/proc/self/mountinfo").read_text().splitlines()
         if str(folder) in line
     ]
+
+
+def mount_table() -> list[str]:
+    """The mount table of this process, but for what other tools mount meanwhile."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if not any(word in line for word in _OTHERS)]
 
 
 def control_groups() -> set[str]:

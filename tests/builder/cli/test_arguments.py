@@ -7,6 +7,7 @@ from builder.cli.arguments import (
     Command,
     HelpWanted,
     UsageError,
+    build_args,
     flag,
     many,
     maybe,
@@ -218,3 +219,17 @@ def test_any_line_is_split_or_refused(line: list[str]) -> None:
 @given(st.lists(st.text(min_size=1, max_size=8).filter(lambda text: text[0] != "-"), min_size=1))
 def test_words_come_out_as_they_went_in(words: list[str]) -> None:
     assert split(RUN, words).words == words
+
+
+def test_build_args_take_their_values_from_the_line_or_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GIVEN", "there")
+    monkeypatch.delenv("NOT_GIVEN", raising=False)
+    given = ("A=1", "B=", "A=2=3", "GIVEN", "NOT_GIVEN")
+    assert build_args(given) == {"A": "2=3", "B": "", "GIVEN": "there"}
+
+
+def test_a_build_arg_has_a_name() -> None:
+    with pytest.raises(UsageError, match="for --build-arg"):
+        build_args(("=1",))

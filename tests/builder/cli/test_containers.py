@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from builder.cli.containers import duration, status
+from builder.cli.containers import status
 from tests.support.cli import Lamina
 from tests.support.commands import Commands
 from tests.support.containers import names_in, record_with, wait_until
@@ -275,14 +275,6 @@ def test_what_ps_says_of_a_container() -> None:
         "Exited (1) 3 seconds ago"
     )
     assert status(record_with(state="dead")) == "Dead"
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("10m", 600.0), ("1h30m", 5400.0), ("1.5s", 1.5), ("250ms", 0.25), ("", None), ("10", None)],
-)
-def test_durations_are_go_s(text: str, seconds: float | None) -> None:
-    assert duration(text) == seconds
 
 
 def test_control_characters_of_a_command_cannot_steer_the_terminal(box: Commands) -> None:

@@ -65,6 +65,16 @@ def test_absent_lists_and_maps_are_null_in_json() -> None:
     )
 
 
+def test_fields_may_be_left_out_of_json_while_they_are_empty() -> None:
+    class Config(Struct):
+        omitted_empty = frozenset(("Shell", "Retries"))
+
+    empty = Config(Shell=NilList(), Retries=0, User="", Ports={})
+    assert to_json([empty]) == '[{"User":"","Ports":{}}]'
+    assert show(empty) == "{[] 0  map[]}"
+    assert to_json(Config(Shell=["sh"], Retries=1)) == '{"Shell":["sh"],"Retries":1}'
+
+
 def test_json_does_not_escape_what_html_would() -> None:
     assert to_json("<a & b>") == '"<a & b>"'
 

@@ -25,6 +25,7 @@ def test_the_usual_table(capsys: Capture) -> None:
     expected = "CONTAINER ID       NAMES\nabc                one\n0123456789abcdef   two\n"
     assert shown(capsys, None) == expected
     assert shown(capsys, "table") == expected
+    assert shown(capsys, "") == expected
 
 
 def test_columns_are_ten_wide_at_least(capsys: Capture) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from builder.cli.progress import STYLES, Json, Plain, Progress, Quiet, Shown, Terminal, choose
 from builder.events import (
+    CheckWarning,
     Event,
     ImageSealed,
     Notice,
@@ -43,6 +44,9 @@ LOG: tuple[Event, ...] = (
     started(3, "[3/3] RUN make"),
     VertexDone(vertex=3, seconds=12.0, reused=True),
     ImageSealed(image_id="sha256:abc", manifest_digest="sha256:def", names=("app:1", "app:2")),
+)
+WARNING = CheckWarning(
+    rule="Casing", detail="not \x1b so", line=3, end_line=4, description="d", url="u"
 )
 FAILED: tuple[Event, ...] = (
     started(1, "[1/1] RUN false"),
@@ -213,9 +217,29 @@ def test_a_fork_beside_the_live_view_finds_no_lock_held() -> None:
         progress.close()
 
 
+@pytest.mark.parametrize("style", [Plain, Terminal])
+@pytest.mark.parametrize("events", [LOG, FAILED], ids=["good", "failed"])
+def test_warnings_of_checks_are_told_at_the_end(
+    style: Callable[[io.StringIO], Progress], events: tuple[Event, ...]
+) -> None:
+    line = " - Casing: not \\x1b so (line 3)\n"
+    one = f"\n 1 warning found (use --check to expand):\n{line}"
+    assert shown(style, (WARNING, *events)).endswith(one)
+    two = f"\n 2 warnings found (use --check to expand):\n{line}{line}"
+    assert shown(style, (WARNING, WARNING, *events)).endswith(two)
+    assert "warning" not in shown(style, events)
+
+
+def test_warnings_of_checks_are_events_in_json_and_nothing_in_quiet() -> None:
+    event = json.loads(shown(Json, (WARNING,)))
+    assert (event["event"], event["rule"], event["line"]) == ("warning", "Casing", 3)
+    assert (event["end_line"], event["detail"], event["url"]) == (4, "not \x1b so", "u")
+    assert shown(Quiet, (WARNING,)) == ""
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_every_style_takes_every_event(style: str) -> None:
-    shown(STYLES[style], LOG)
+    shown(STYLES[style], (*LOG, WARNING))
     shown(STYLES[style], FAILED)
 
 

@@ -159,7 +159,14 @@ def test_a_program_may_be_given_options_of_its_own(box: Commands) -> None:
 
 def test_limits_hold(box: Commands) -> None:
     _, _, err = run(
-        box, "--pids-limit", "8", "box", "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do sleep 9 & done"
+        box,
+        "--pids-limit",
+        "8",
+        "box",
+        "sh",
+        "-c",
+        "for i in 1 2 3 4 5 6 7 8 9; do sleep 9 & done",
+        code=2,
     )
     assert "fork" in err
 

@@ -5,9 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.cli.units import (
+    duration,
     human_duration,
     human_size,
     local_time,
+    moment_of,
     rfc3339,
     rfc3339_seconds,
     since,
@@ -108,3 +110,30 @@ def test_local_times_name_their_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rfc3339_seconds(0) == "1969-12-31T19:00:00-05:00"
     monkeypatch.undo()
     time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10m", 600.0), ("1h30m", 5400.0), ("1.5s", 1.5), ("250ms", 0.25), ("", None), ("10", None)],
+)
+def test_durations_are_go_s(text: str, seconds: float | None) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1700000000", "1700000000.0", "2023-11-14T22:13:20Z", "2023-11-14T23:13:20+01:00"],
+)
+def test_a_moment_is_seconds_or_a_time(text: str) -> None:
+    assert moment_of(text) == 1_700_000_000
+
+
+def test_a_moment_may_be_so_long_ago() -> None:
+    found = moment_of("1h30m")
+    assert found is not None
+    assert abs(time.time() - 5400 - found) < 5
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5", "1.2.3", "10 m"])
+def test_what_is_no_moment_is_none(text: str) -> None:
+    assert moment_of(text) is None

@@ -17,8 +17,8 @@ from builder.errors import (
 from builder.ignorefile import parse_ignore_file
 from builder.lower.files import absolute_path, destination_path
 from builder.lower.surroundings import SelectRemote, no_remote
-from builder.sources import Selection, SourceLoopError
-from builder.steps import FileStep, InlineFile, MakeDirectory
+from builder.sources import Selection, SourceLoopError, walk
+from builder.steps import FileStep, InlineFile, MakeDirectory, stands_alone
 from builder.urls import FileUrl, GitUrl
 from grammar import DockerfileError
 from layerstore import Digest, TreePath
@@ -224,9 +224,22 @@ def test_a_wildcard_may_match_nothing_and_that_is_said() -> None:
     assert lowered.notices == ("nothing in the build context matches 'nothing*'",)
 
 
-def test_several_sources_may_have_any_destination_until_it_is_known() -> None:
-    """As in BuildKit, whatever the reference says; what happens then: test_perform."""
-    assert selected("COPY a.txt b.txt /dst") == ["a.txt", "b.txt"]
+def test_that_an_ignore_file_may_be_why_nothing_matches_is_said(tmp_path: Path) -> None:
+    tree = ContextTree(write_files(tmp_path, {"secret": b""}), parse_ignore_file(b"secret\n"))
+    (notice,) = Stage(tree=tree).run("COPY sec* /x/").notices
+    assert notice == "nothing in the build context matches 'sec*' (.dockerignore hides files)"
+    tree.close()
+
+
+def test_several_files_for_what_may_be_no_directory_are_told() -> None:
+    """As in BuildKit no error, whatever the reference says; what happens then: test_perform."""
+    lowered = stage().run("COPY a.txt b.txt /dst")
+    assert [each.path for each in copy_files(lowered).selections] == ["a.txt", "b.txt"]
+    (notice,) = lowered.notices
+    assert "2 files for '/dst', which does not end in '/'" in notice
+    assert stage().run("COPY a.txt <<EOF /dst\nx\nEOF").notices
+    for text in ("COPY a.txt b.txt /dst/", "COPY a.txt b.txt .", "COPY a.txt dir /dst"):
+        assert stage().run(text).notices == (), text
 
 
 @pytest.mark.parametrize(
@@ -273,13 +286,143 @@ def test_a_malformed_pattern_is_an_error() -> None:
 
 
 def test_owner_and_mode_are_expanded_and_kept_as_written() -> None:
-    made = stage().with_config(env=("U=me",))
-    action = copy_files(made.run("COPY --chown=$U:staff --chmod=u=rwX a.txt /x"))
+    made = stage().with_config(env=("U=me", "M=rwX"))
+    action = copy_files(made.run("COPY --chown=$U:staff --chmod=u=$M a.txt /x"))
     assert (action.chown, action.chmod) == ("me:staff", "u=rwX")
     plain = copy_files(stage().run("COPY a.txt /x"))
     assert (plain.chown, plain.chmod) == (None, None)
     empty = copy_files(stage().run("COPY --chown=$UNSET a.txt /x"))
     assert empty.chown is None
+
+
+@pytest.mark.parametrize("keyword", ["COPY", "ADD"])
+def test_link_makes_a_step_that_stands_alone(keyword: str) -> None:
+    for text, expected in (
+        (f"{keyword} a.txt /x", False),
+        (f"{keyword} --link a.txt /x", True),
+        (f"{keyword} --link=true a.txt /x", True),
+        (f"{keyword} --link=false a.txt /x", False),
+        (f"{keyword} --link --chown=1:2 a.txt /x", True),
+        (f"{keyword} --link --chown=root:0 a.txt /x", True),
+        (f"{keyword} --link --chmod=755 a.txt /x", False),
+        (f"{keyword} --link --chmod=755 --chown=me a.txt /x", False),
+    ):
+        step = stage().run(text).step
+        assert step is not None
+        assert stands_alone(step) is expected, text
+
+
+@pytest.mark.parametrize("chown", ["me", "me:1", "1:staff", "-1", "1:+2"])
+def test_a_linked_layer_knows_no_names(chown: str) -> None:
+    with pytest.raises(LoweringError, match=f"--chown={re.escape(chown)} together with") as caught:
+        stage().run(f"COPY --link --chown={chown} a.txt /x")
+    assert "numbers" in caught.value.hint
+
+
+def test_exclude_leaves_out_of_directories_what_it_matches_from_there() -> None:
+    (selection,) = copy_files(stage().run("COPY --exclude=one* --exclude=none dir /x/")).selections
+    taken = [path for path, _, _ in walk(selection.tree, selection.path, selection.only)]
+    assert taken == ["two.go"]
+    plain = copy_files(stage().run("COPY dir /x/")).selections[0]
+    assert selection.digest != plain.digest
+
+
+def test_exclude_takes_variables_and_is_the_same_for_add_and_stages() -> None:
+    made = stage().with_config(env=("WHAT=tw",))
+    for text in ("COPY --exclude=$WHAT* dir /x/", "ADD --exclude=${WHAT}o.go dir /x/"):
+        (selection,) = copy_files(made.run(text)).selections
+        taken = [path for path, _, _ in walk(selection.tree, selection.path, selection.only)]
+        assert taken == ["one.go"], text
+    lowered = stage().run("COPY --from=build --exclude=x out /x/")
+    assert copy_files(lowered).selections[0].is_empty
+    assert lowered.notices == (
+        "nothing in the stage 'build', but for what --exclude names, matches 'out'",
+    )
+
+
+def test_exclude_leaves_out_files_by_their_names_and_no_directories() -> None:
+    assert selected("COPY --exclude=*.txt *.txt [d]* /x/") == ["dir"]
+    assert selected("COPY --exclude=a.txt a.txt b.txt /x/") == ["b.txt"]
+    assert selected("COPY --exclude=* dir /x/") == ["dir"]
+
+
+def test_a_malformed_exclude_is_an_error() -> None:
+    with pytest.raises(LoweringError, match="syntax error in pattern"):
+        stage().run("COPY --exclude=a[b . /x")
+
+
+def taken_with_parents(words: str, flags: str = "") -> list[str]:
+    """Where the files would go, and the directories; those in brackets only lead somewhere."""
+    action = copy_files(stage().run(f"COPY --parents {flags} {words} /x/"))
+    return [
+        path if taken else f"({path})"
+        for each in action.selections
+        for path, _, taken in walk(each.tree, each.path, each.only)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("a.txt", ["a.txt"]),
+        ("./dir/one.go", ["(dir)", "dir/one.go"]),
+        ("/dir/one.go b.txt", ["(dir)", "dir/one.go", "b.txt"]),
+        ("dir", ["dir", "dir/one.go", "dir/two.go"]),
+        ("dir/.", ["dir", "dir/one.go", "dir/two.go"]),
+        ("dir/./one.go", ["one.go"]),
+        ("./dir/./", ["one.go", "two.go"]),
+        ("dir/./*.go", ["one.go", "two.go"]),
+        ("d*/./t*", ["two.go"]),
+        ("link/./one.go", ["one.go"]),
+        ("*/one.go", ["(dir)", "dir/one.go"]),
+        ("**/*.go", ["(dir)", "dir/one.go", "dir/two.go"]),
+        ("dir/../a.txt", ["a.txt"]),
+        ("nothing*", []),
+        ("a.tx*/./x", []),
+        ("nothing*/./x", []),
+    ],
+)
+def test_parents_keeps_the_path_from_the_pivot_on(words: str, expected: list[str]) -> None:
+    assert taken_with_parents(words) == expected
+
+
+def test_parents_and_exclude_work_together() -> None:
+    assert taken_with_parents("dir", "--exclude=**/one.go") == ["dir", "dir/two.go"]
+    assert taken_with_parents("dir", "--exclude=dir/t*") == ["dir", "dir/one.go"]
+    assert taken_with_parents("dir/./*", "--exclude=t*") == ["one.go"]
+    assert taken_with_parents(".", "--exclude=*") == []
+
+
+def test_parents_of_everything_is_everything() -> None:
+    assert set(taken_with_parents(".")) == {"dir", "dir/one.go", "dir/two.go", "etc", *CONTEXT}
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("dir/one.goo", "did you mean 'dir/one.go'?"),
+        ("dir/./on.go", "did you mean 'dir/one.go'?"),
+        ("dri/./one.go", "did you mean 'dir'?"),
+        ("dri/./*.go", "did you mean 'dir'?"),
+    ],
+)
+def test_what_parents_names_without_a_wildcard_must_be_there(word: str, hint: str) -> None:
+    with pytest.raises(SourceNotFoundError, match=f"'{re.escape(word)}' not found") as caught:
+        stage().run(f"COPY --parents {word} /x/")
+    assert caught.value.hint == hint
+
+
+def test_parents_follows_no_link_behind_the_pivot() -> None:
+    with pytest.raises(LoweringError, match=r"'link/one\.go' leads through a link") as caught:
+        stage().run("COPY --parents link/one.go /x/")
+    assert "dir/one.go" in caught.value.hint
+    assert taken_with_parents("link") == ["link"], "a link that is named itself is copied"
+
+
+def test_a_malformed_pattern_of_parents_is_an_error() -> None:
+    for word in ("a[b", "a[b/./x", "x/./a[b"):
+        with pytest.raises(LoweringError, match="syntax error in pattern"):
+            stage().run(f"COPY --parents {word} /x/")
 
 
 def test_only_add_unpacks_archives_unless_told_otherwise() -> None:
@@ -292,11 +435,6 @@ def test_only_add_unpacks_archives_unless_told_otherwise() -> None:
 @pytest.mark.parametrize(
     ("text", "feature"),
     [
-        ("COPY --parents a.txt /x/", "COPY --parents"),
-        ("COPY --link a.txt /x", "COPY --link"),
-        ("COPY --exclude=*.md . /x", "COPY --exclude"),
-        ("ADD --link a.txt /x", "ADD --link"),
-        ("ADD --exclude=*.md . /x", "ADD --exclude"),
         ("ADD ftp://me:secret@example.org/x /x", "ADD of ftp://xxxxx@example.org/x"),
         ("ADD file:///etc/passwd /x", "ADD of file:///etc/passwd"),
     ],

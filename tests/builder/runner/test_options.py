@@ -12,7 +12,6 @@ from builder.runner.options import (
     from_caller,
     parse_env_file,
     parse_mount,
-    parse_size,
     parse_tmpfs,
     parse_volume,
     record_of,
@@ -254,27 +253,6 @@ def test_an_image_cannot_mount_over_the_root() -> None:
 def test_two_mounts_in_one_place_are_refused() -> None:
     with pytest.raises(ContainerError, match="duplicate mount point: /d"):
         made(mounts=(parse_volume("a:/d"), parse_tmpfs("/d")))
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("0", 0),
-        ("1024", 1024),
-        ("1k", 1024),
-        ("512m", 512 << 20),
-        ("1.5GB", 3 << 29),
-        ("2KiB", 2048),
-    ],
-)
-def test_sizes_are_powers_of_1024(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "b", "x", "-1", "1q", "k", "inf", "nan", "1.2.3"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="is no size"):
-        parse_size(text)
 
 
 @pytest.mark.parametrize(

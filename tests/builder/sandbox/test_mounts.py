@@ -15,12 +15,14 @@ from builder.sandbox import (
     Limits,
     LocalExecutor,
     Mount,
+    OverlayMount,
     OverlayRoot,
     PlainRoot,
     Program,
     SandboxError,
     SandboxSpec,
     TmpfsMount,
+    syscalls,
 )
 from builder.sandbox import mounts as under_test
 from builder.sandbox.mounts import Host, MountFilesystem, describe, plan, stubs_of
@@ -41,6 +43,11 @@ def spec(*mounts: Mount, **words: object) -> SandboxSpec:
 def lines(spec: SandboxSpec, host: Host | None = None) -> list[str]:
     operations = plan(spec, host or Host(), lambda mount: True)
     return [describe(operation) for operation in operations]
+
+
+OWN = OverlayRoot(
+    lowerdirs=(Path("/own/lower"),), upperdir=Path("/own/upper"), workdir=Path("/own/work")
+)
 
 
 class TestPlan:
@@ -70,6 +77,7 @@ class TestPlan:
                 BindMount(source=Path("/src"), source_beneath="sub", target="/a"),
                 BindMount(source=Path("/src"), target="/b", read_only=True),
                 FileMount(target="/c", content=b""),
+                OverlayMount(overlay=OWN, target="/d", source_beneath="sub", read_only=True),
                 root=PlainRoot(path=Path("/plain")),
                 limits=Limits(pids_max=PIDS_MAX_DEFAULT),
             ),
@@ -77,11 +85,13 @@ class TestPlan:
         )
         assert "bind /plain as the root" in told
         assert "mount a tmpfs for generated files" in told
+        assert "mount an overlay of 1 layers on /own/upper" in told
         assert f"limit process numbers to {PIDS_MAX_DEFAULT + 300}" in told
-        assert told[-3:] == [
+        assert told[-4:] == [
             "bind /src/sub on /a",
             "bind /src on /b read-only",
             "show a generated file at /c",
+            "show an overlay's /sub on /d read-only",
         ]
 
     def test_generated_files_have_a_place_below_the_root(self) -> None:
@@ -470,3 +480,113 @@ class TestOverlay:
         )
         assert outcome.text == "1"
         assert (bench.upper / "dir").is_char_device()
+
+
+class TestPlanOfMounts:
+    """Pure: what mounts asked for do to the list."""
+
+    def test_overlays_of_mounts_are_made_before_the_root_covers_them(self) -> None:
+        mount = OverlayMount(overlay=OWN, target="/a")
+        told = lines(spec(TmpfsMount(target="/a/b"), mount))
+        made = told.index("mount an overlay of 1 layers on /own/upper")
+        assert made < told.index("mount an overlay of 2 layers on /upper")
+        assert told[-2:] == ["show an overlay's / on /a", "mount tmpfs on /a/b"]
+
+    @pytest.mark.parametrize("target", ["/dev/shm", "/dev/mqueue"])
+    def test_a_mount_in_the_place_of_one_of_ours_replaces_it(self, target: str) -> None:
+        told = lines(spec(TmpfsMount(target=target)))
+        assert [line for line in told if line.endswith(f" on {target}")] == [
+            f"mount tmpfs on {target}"
+        ]
+
+    def test_nothing_is_masked_where_that_is_asked_for(self) -> None:
+        told = lines(spec(unmasked=True), Host(unified_cgroups=False, cgroup_controllers=("pids",)))
+        assert not [line for line in told if line.startswith(("mask", "make /"))]
+        operations = plan(spec(unmasked=True), Host(), lambda mount: True)
+        made = {each.target: each for each in operations if isinstance(each, MountFilesystem)}
+        assert not made["/sys"].flags & syscalls.MS_RDONLY
+        assert not made["/dev"].flags & syscalls.MS_NODEV
+
+    def test_contents_are_in_no_description(self) -> None:
+        mount = FileMount(target="/secret", content=b"hunter2")
+        assert "hunter2" not in repr(spec(mount)) + "".join(lines(spec(mount)))
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_overlay
+class TestMountsAskedFor:
+    def overlay(self, bench: Bench, tmp_path: Path) -> OverlayMount:
+        lower = tmp_path / "own-lower"
+        (lower / "sub").mkdir(parents=True)
+        (lower / "sub" / "file").write_text("lower\n")
+        (lower / "out").symlink_to("../../../../etc")
+        return OverlayMount(overlay=bench.overlay(lower), target="/mnt/own")
+
+    def test_an_overlay_shows_its_layers_and_keeps_them(self, bench: Bench, tmp_path: Path) -> None:
+        mount = self.overlay(bench, tmp_path)
+        script = "cat /mnt/own/sub/file; echo new > /mnt/own/sub/file; cat /mnt/own/sub/file"
+        assert bench.sh(script, mounts=(mount,)).lines == ["lower", "new"]
+        assert (tmp_path / "own-lower/sub/file").read_text() == "lower\n"
+        assert everything_in(bench.upper) == []
+
+    def test_a_part_of_an_overlay(self, bench: Bench, tmp_path: Path) -> None:
+        mount = self.overlay(bench, tmp_path)
+        part = replace(mount, source_beneath="sub")
+        assert bench.sh("ls /mnt/own", mounts=(part,)).lines == ["file"]
+        file = replace(
+            mount, overlay=bench.overlay(tmp_path / "own-lower"), source_beneath="sub/file"
+        )
+        file = replace(file, is_directory=False, target="/mnt/file")
+        assert bench.sh("cat /mnt/file", mounts=(file,)).lines == ["lower"]
+
+    def test_a_part_that_is_a_link_is_not_followed(self, bench: Bench, tmp_path: Path) -> None:
+        part = replace(self.overlay(bench, tmp_path), source_beneath="out")
+        with pytest.raises(SandboxError, match="Too many levels of symbolic links"):
+            bench.sh("ls /mnt/own", mounts=(part,))
+
+    def test_a_read_only_overlay_cannot_be_written_to(self, bench: Bench, tmp_path: Path) -> None:
+        mount = replace(self.overlay(bench, tmp_path), read_only=True)
+        outcome = bench.sh("echo x > /mnt/own/sub/file || echo refused", mounts=(mount,))
+        assert outcome.lines == ["refused"]
+
+    def test_several_overlays_at_once(self, bench: Bench, tmp_path: Path) -> None:
+        first = self.overlay(bench, tmp_path)
+        second = replace(
+            first, overlay=bench.overlay(tmp_path / "own-lower"), target="/mnt/own/sub"
+        )
+        script = "ls /mnt/own/sub; cat /mnt/own/sub/sub/file"
+        assert bench.sh(script, mounts=(first, second)).lines == ["out", "sub", "lower"]
+
+    def test_a_file_belongs_to_whom_it_should(self, bench: Bench) -> None:
+        mount = FileMount(target="/s/file", content=b"x", mode=0o440, uid=12, gid=34)
+        assert bench.sh("stat -c '%u %g %a' /s/file", mounts=(mount,)).lines == ["12 34 440"]
+
+    def test_a_tmpfs_of_a_size_and_one_that_is_read_only(self, bench: Bench) -> None:
+        mounts = (
+            TmpfsMount(target="/t", size_bytes=1 << 20),
+            TmpfsMount(target="/r", read_only=True),
+        )
+        script = (
+            "dd if=/dev/zero of=/t/x bs=1k count=2000 2>/dev/null || stat -c %s /t/x;"
+            "touch /r/x || echo refused"
+        )
+        assert bench.sh(script, mounts=mounts).lines == [str(1 << 20), "refused"]
+
+    def test_a_mount_may_take_the_place_of_shared_memory(self, bench: Bench) -> None:
+        mount = TmpfsMount(target="/dev/shm", size_bytes=1 << 20)
+        outcome = bench.sh("grep -c ' /dev/shm ' /proc/mounts; df -k /dev/shm", mounts=(mount,))
+        assert outcome.lines[0] == "1"
+        assert " 1024 " in outcome.text
+
+    def test_unmasked_shows_what_is_hidden_and_opens_devices(self, bench: Bench) -> None:
+        script = (
+            "head -c 1 /proc/keys > /dev/null && echo keys;"
+            "mknod /dev/zero2 c 1 5 && head -c 1 /dev/zero2 | wc -c;"
+            "mknod /zero c 1 5 && head -c 1 /zero | wc -c;"
+            "test -w /proc/sys/kernel && touch -c /proc/sys/kernel/hostname && echo sys"
+        )
+        open_to_all = bench.sh(script, unmasked=True).text.split()
+        assert open_to_all[-3:] == ["1", "1", "sys"]
+        masked = bench.sh(script + "; true").text.split()
+        assert "sys" not in masked
+        assert masked.count("1") == 0

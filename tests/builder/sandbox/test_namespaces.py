@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -10,10 +11,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder.sandbox import (
+    ALL_CAPABILITIES,
     PIDS_MAX_DEFAULT,
     BindMount,
     ForkServer,
@@ -22,12 +25,13 @@ from builder.sandbox import (
     OverlayRoot,
     ProgramNotExecutableError,
     ProgramNotFoundError,
+    ResourceLimit,
     SandboxError,
     TmpfsMount,
     cgroups,
     namespaces,
 )
-from tests.support import rootfs
+from tests.support import rootfs, traces
 from tests.support.sandboxes import Bench
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
@@ -94,11 +98,11 @@ class TestIdentity:
     def test_chroot_tricks_end_at_the_root(self, bench: Bench) -> None:
         """The classic: chroot deeper with an open descriptor above, then climb."""
         outcome = bench.python(
-            """
+            f"""
 os.mkdir("/tmp/jail"); fd = os.open("/", os.O_RDONLY); os.chroot("/tmp/jail"); os.fchdir(fd)
 for _ in range(50): os.chdir("..")
 os.chroot(".")
-print(sorted(os.listdir("/"))[0], os.path.exists("/work"), os.path.exists("/bin/busybox"))
+print(sorted(os.listdir("/"))[0], os.path.exists("{bench.scratch}"), os.path.exists("/bin/busybox"))
 """
         )
         assert outcome.lines == ["bin False True"]
@@ -482,13 +486,13 @@ running.wait()
         process, init_pid = self.caller(bench, executor)
         relatives = {*tree_of(process.pid), *tree_of(init_pid)} - {process.pid}
         assert len(relatives) >= 3
-        mounts = Path("/proc/self/mountinfo").read_text()
+        mounts = traces.mount_table()
         process.send_signal(number)
         assert process.wait() == -number
         assert process.stdout is not None
         process.stdout.close()
         wait_until_gone(relatives)
-        assert Path("/proc/self/mountinfo").read_text() == mounts
+        assert traces.mount_table() == mounts
 
     def test_when_the_server_dies_the_sandbox_goes(self, bench: Bench) -> None:
         process, init_pid = self.caller(bench, "ForkServer")
@@ -661,3 +665,60 @@ class TestHelpers:
         for _ in range(25):
             bench.run("/bin/true")
         assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+class TestResourceLimits:
+    @pytest.mark.parametrize(
+        ("limit", "question", "answer"),
+        [
+            (ResourceLimit(name="nofile", soft=64, hard=128), "ulimit -n; ulimit -Hn", "64 128"),
+            (ResourceLimit(name="core", soft=0, hard=0), "ulimit -c; ulimit -Hc", "0 0"),
+            (
+                ResourceLimit(name="nproc", soft=77, hard=88),
+                "grep processes /proc/self/limits | tr -s ' ' | cut -d' ' -f3,4",
+                "77 88",
+            ),
+            (ResourceLimit(name="fsize", soft=1024, hard=-1), "ulimit -Hf", "unlimited"),
+        ],
+    )
+    def test_the_program_has_them(
+        self, bench: Bench, limit: ResourceLimit, question: str, answer: str
+    ) -> None:
+        assert bench.sh(question, resource_limits=(limit,)).text.split() == answer.split()
+
+    def test_none_is_changed_that_nobody_names(self, bench: Bench) -> None:
+        limit = ResourceLimit(name="core", soft=0, hard=0)
+        same = bench.sh("ulimit -n", resource_limits=(limit,)).text
+        assert same == bench.sh("ulimit -n").text
+
+    def test_a_hard_limit_is_never_raised(self, bench: Bench) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = ResourceLimit(name="nofile", soft=hard + 1, hard=hard + 1)
+        with pytest.raises(SandboxError, match=f"limit nofile: the hard limit is {hard}") as caught:
+            bench.sh("true", resource_limits=(limit,))
+        assert f"nofile={hard}" in caught.value.hint
+
+    def test_what_is_no_resource_is_refused(self, bench: Bench) -> None:
+        with pytest.raises(SandboxError, match="there is no resource 'files'") as caught:
+            bench.sh("true", resource_limits=(ResourceLimit(name="files", soft=1, hard=1),))
+        assert "nofile" in caught.value.hint
+
+
+class TestInsecure:
+    def test_a_program_may_have_all_capabilities_that_we_have(self, bench: Bench) -> None:
+        words: dict[str, Any] = {"capabilities": ALL_CAPABILITIES, "seccomp": "unconfined"}
+        status = status_of(bench.run("/bin/cat", "/proc/self/status", **words).lines)
+        ours = status_of(Path("/proc/self/status").read_text().splitlines())
+        assert int(status["CapEff"], 16) == int(ours["CapEff"], 16)
+        assert status["Seccomp"] == "0"
+
+    def test_another_user_has_none_of_them(self, bench: Bench) -> None:
+        words: dict[str, Any] = {"capabilities": ALL_CAPABILITIES, "seccomp": "unconfined"}
+        status = status_of(bench.run("/bin/cat", "/proc/self/status", user="7", **words).lines)
+        assert int(status["CapEff"], 16) == 0
+
+    def test_it_may_mount(self, bench: Bench) -> None:
+        script = "mount -t tmpfs tmpfs /mnt && umount /mnt && echo done"
+        words: dict[str, Any] = {"capabilities": ALL_CAPABILITIES, "seccomp": "unconfined"}
+        mount = (TmpfsMount(target="/mnt"),)
+        assert bench.sh(script, unmasked=True, mounts=mount, **words).lines == ["done"]

@@ -1,4 +1,4 @@
-"""The machine code is what its comments say, and does what it promises. See also test_init.py."""
+"""The machine code is what its comments say. See also test_init.py and test_trampoline.py."""
 
 import os
 import re
@@ -88,48 +88,6 @@ def test_the_memory_cannot_be_changed() -> None:
     assert os.read(again, 4) == b"\x7fELF"
     os.close(again)
     os.close(fd)
-
-
-class TestTrampoline:
-    def call(self, path: str, *argv: str, env: dict[str, str] | None = None) -> tuple[int, bytes]:
-        """Fork, execute it, return the exit status and what came through the errors pipe."""
-        fd = trampoline.open_trampoline()
-        reader, writer = os.pipe()
-        pid = os.posix_spawn(
-            f"/proc/{os.getpid()}/fd/{fd}",
-            [path, *argv],
-            env or {},
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, writer, trampoline.ERRORS_FD),
-                *((os.POSIX_SPAWN_CLOSE, n) for n in {reader, writer} - {trampoline.ERRORS_FD}),
-            ],
-        )
-        os.close(writer)
-        with open(reader, "rb") as file:
-            told = file.read()
-        _, status = os.waitpid(pid, 0)
-        os.close(fd)
-        return os.waitstatus_to_exitcode(status), told
-
-    def test_it_executes_and_its_pipe_closes(self) -> None:
-        assert self.call("/bin/sh", "sh", "-c", "test ! -e /proc/self/fd/3") == (0, b"")
-
-    def test_arguments_and_environment_arrive(self) -> None:
-        script = 'test "$1-$2-$A" = "x y--1"'
-        assert self.call("/bin/sh", "sh", "-c", script, "sh", "x y", "", env={"A": "1"}) == (0, b"")
-
-    @pytest.mark.parametrize(
-        ("path", "number"),
-        [("/nonesuch", 2), ("/etc", 13), ("/etc/passwd", 13), ("/proc/version/x", 20)],
-    )
-    def test_what_fails_is_told(self, path: str, number: int) -> None:
-        code, told = self.call(path, "x")
-        assert (code, -int.from_bytes(told, "little", signed=True)) == (127, number)
-
-    def test_executing_itself_does_no_harm(self) -> None:
-        """What an image gets that says /proc/self/exe."""
-        code, _ = self.call("/proc/self/exe", "/nonesuch")
-        assert code == 127
 
 
 class TestInit:

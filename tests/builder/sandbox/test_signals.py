@@ -1,8 +1,9 @@
 import os
 import signal
 import time
+from pathlib import Path
 
-from builder.sandbox import namespaces, signals
+from builder.sandbox import namespaces, signals, syscalls
 
 
 def test_numbers_are_those_of_the_standard_module() -> None:
@@ -39,6 +40,21 @@ def test_what_is_ignored_becomes_default() -> None:
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
         assert signal.getsignal(signal.SIGPIPE) == signal.SIG_DFL
         assert callable(signal.getsignal(signal.SIGUSR1))  # exec will reset it
+
+    assert namespaces.attempt(play) == 0
+
+
+def test_so_do_the_signals_of_the_c_library() -> None:
+    def ignored() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn"))
+
+    def play() -> None:
+        for number in (32, 33):
+            syscalls.set_signal_action(number, signal.SIG_IGN)
+        assert ignored() >> 31 & 3 == 3
+        signals.use_defaults_for_ignored()
+        assert ignored() == 0
 
     assert namespaces.attempt(play) == 0
 

@@ -1,0 +1,124 @@
+"""--cache-to and --cache-from: the cached steps of a build, to and from other places.
+
+    type=local,dest=DIR[,mode=min|max][,ignore-error=true]      --cache-to
+    type=local,src=DIR                                          --cache-from
+
+mode=min, the default, exports the steps that made the layers of the result; mode=max those of all
+stages. Other kinds (registry, gha, s3, inline ...) are refused by name.
+
+Differs: a directory to import from that is not there, or is damaged, never stops a build, as with
+docker; here it is also never the reason of an error later on.
+
+Source: docker buildx, "--cache-to", "--cache-from"; BuildKit, cache/remotecache/local.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from builder.attributes import Attributes, parse_attributes, split_fields
+from builder.engine import BuildResult
+from builder.errors import OutputError, UnsupportedFeatureError
+from builder.events import Event, Notice, VertexDone, VertexStarted
+from layerstore import Digest, Store, StoreError, export_steps
+
+_HINT = "type=local,dest=DIRECTORY writes a directory that can be cached or copied anywhere"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheExport:
+    """One --cache-to."""
+
+    dest: Path
+    mode: Literal["min", "max"]
+    ignore_error: bool
+
+
+def parse_cache_to(texts: Sequence[str]) -> tuple[CacheExport, ...]:
+    """Read the values of --cache-to.
+
+    Raises:
+        OutputError, UnsupportedFeatureError.
+    """
+    return tuple(_parse_export(text) for text in texts)
+
+
+def parse_cache_from(texts: Sequence[str]) -> tuple[Path, ...]:
+    """Read the values of --cache-from: the directories to look into, in this order.
+
+    Raises:
+        OutputError, UnsupportedFeatureError.
+    """
+    return tuple(_parse_import(text) for text in texts)
+
+
+def write_caches(
+    exports: Sequence[CacheExport],
+    result: BuildResult,
+    store: Store,
+    report: Callable[[Event], None],
+    *,
+    done: int = 0,
+) -> None:
+    """Carry out every --cache-to. `done`: pieces of work that came after those of the build."""
+    for vertex, export in enumerate(exports, result.vertices + done + 1):
+        started = time.monotonic()
+        report(VertexStarted(vertex=vertex, title=f"exporting cache to {export.dest}"))
+        try:
+            export_steps(store, _keys(result, export.mode), export.dest)
+        except (StoreError, OSError) as error:
+            if not export.ignore_error:
+                raise
+            report(Notice(message=f"cache not exported to {export.dest}: {error}"))
+        report(VertexDone(vertex=vertex, seconds=time.monotonic() - started))
+
+
+def _keys(result: BuildResult, mode: str) -> list[Digest]:
+    """The keys of the steps to export, in the order of the build."""
+    return [
+        Digest.parse(step.key)
+        for step in result.record.steps
+        if step.key and (mode == "max" or step.layer in result.own)
+    ]
+
+
+def _parse_export(text: str) -> CacheExport:
+    attributes = _local(text, option="--cache-to")
+    dest = attributes.text("dest")
+    if not dest:
+        raise OutputError("dest is required for --cache-to type=local")
+    mode = attributes.text("mode") or "min"
+    if mode not in ("min", "max"):
+        raise attributes.error("mode", mode, "neither min nor max")
+    export = CacheExport(
+        dest=Path(dest),
+        mode="max" if mode == "max" else "min",
+        ignore_error=attributes.boolean("ignore-error", default=False),
+    )
+    attributes.end()
+    return export
+
+
+def _parse_import(text: str) -> Path:
+    attributes = _local(text, option="--cache-from")
+    source = attributes.text("src")
+    if not source:
+        raise OutputError("src is required for --cache-from type=local")
+    attributes.end()
+    return Path(source)
+
+
+def _local(text: str, *, option: str) -> Attributes:
+    fields = split_fields(text, option=option)
+    if len(fields) == 1 and "=" not in fields[0]:
+        given = {"type": "registry"}
+    else:
+        given = parse_attributes(fields, option=option)
+    kind = given.pop("type", "")
+    if not kind:
+        raise OutputError(f"{option}: type is required: {text}", hint="type=local")
+    if kind != "local":
+        raise UnsupportedFeatureError(feature=f"{option} type={kind}", hint=_HINT)
+    return Attributes(given, what=f"{option} type=local")

@@ -1,0 +1,469 @@
+"""What comes out of a build: the image in the store, archives, directories.
+
+    -o DIR                                  = type=local,dest=DIR
+    -o -                                    = type=tar,dest=-
+    type=local,dest=DIR                     the root file system of the result as files
+    type=tar[,dest=FILE|-]                  the same as a tar
+    type=oci[,dest=FILE|-][,tar=false]      the image as an OCI layout, in a tar or as a directory
+    type=docker[,dest=FILE|-]               the image as an archive that docker loads; without dest
+                                            into the store
+    type=image[,name=NAME]                  the image in the store
+    type=cacheonly                          nothing
+
+Without any it is type=image. With others alone the image is neither named nor listed in the store,
+as docker does.
+
+Differs: oci-mediatypes is true for type=docker, too, so that an image has one digest everywhere.
+Where SOURCE_DATE_EPOCH is set, the times in the build's own layers are always bounded by it, as
+rewrite-timestamp=true asks for; those of the base image never change. type=local keeps the owners
+that the image has when root writes it; docker gives all files to the user.
+
+Source: docker buildx, "docker buildx build", --output; BuildKit, exporter/.
+"""
+
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Literal, assert_never
+
+from builder.attributes import Attributes, parse_attributes, split_fields
+from builder.engine import BuildResult
+from builder.errors import OutputError, UnsupportedFeatureError
+from builder.events import Event, Notice, VertexDone, VertexFailed, VertexStarted
+from layerstore import (
+    Compression,
+    Encoding,
+    Export,
+    Image,
+    Layer,
+    Reference,
+    Store,
+    add_to_layout,
+    encode_image,
+    levels,
+    save_images,
+    write_rootfs,
+    write_rootfs_tar,
+)
+
+_OPTION = "--output"
+_COMPRESSIONS: dict[str, Compression] = {"uncompressed": "none", "gzip": "gzip", "zstd": "zstd"}
+NO_PUSH = "there is no client for registries yet; write an archive, and push it with another tool"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesOutput:
+    """type=local"""
+
+    dest: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TarOutput:
+    """type=tar. `dest` None is standard output."""
+
+    dest: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveOutput:
+    """type=oci and type=docker. `dest` None is standard output."""
+
+    format: Literal["oci-archive", "oci-dir", "docker"]
+    dest: Path | None
+    names: tuple[Reference, ...]
+    encoding: Encoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOutput:
+    """type=image, and type=docker without dest."""
+
+    names: tuple[Reference, ...] = ()
+    encoding: Encoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOnlyOutput:
+    """type=cacheonly"""
+
+
+Output = FilesOutput | TarOutput | ArchiveOutput | StoreOutput | CacheOnlyOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """All that one build was asked for."""
+
+    all: tuple[Output, ...]
+    wants_rewrite: bool = False  # rewrite-timestamp=true was given
+
+    @property
+    def stored(self) -> StoreOutput | None:
+        """How the image goes into the store, None when it does not."""
+        return next((each for each in self.all if isinstance(each, StoreOutput)), None)
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether one of them is written to standard output."""
+        return any(isinstance(o, TarOutput | ArchiveOutput) and o.dest is None for o in self.all)
+
+
+# ---- reading
+
+
+def parse_outputs(
+    texts: Sequence[str],
+    *,
+    names: tuple[Reference, ...] = (),
+    annotations: Sequence[str] = (),
+    load: bool = False,
+) -> Outputs:
+    """Read the values of --output.
+
+    Args:
+        names: those of --tag; they take the place of name=.
+        annotations: the values of --annotation, for every image that is written.
+        load: --load is given: the image goes into the store as well.
+
+    Raises:
+        OutputError, UnsupportedFeatureError, InvalidReferenceError.
+    """
+    common = _annotations(annotations)
+    outputs: list[Output] = []
+    wants_rewrite = False
+    for text in filter(None, texts):
+        output, rewrite = _parse(text, names, common)
+        outputs.append(output)
+        wants_rewrite |= rewrite
+    if not outputs or (load and not any(isinstance(each, StoreOutput) for each in outputs)):
+        outputs.append(StoreOutput(names=names, encoding=Encoding(annotations=common)))
+    found = Outputs(all=_one_stored(outputs), wants_rewrite=wants_rewrite)
+    if sum(isinstance(o, TarOutput | ArchiveOutput) and o.dest is None for o in found.all) > 1:
+        raise OutputError(f"{_OPTION}: two outputs for standard output")
+    return found
+
+
+def _annotations(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """[manifest:]KEY=VALUE of every text; an image of one platform has no index to annotate."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        kind, colon, name = key.partition(":")
+        if not equals or not key:
+            raise OutputError(f"invalid annotation {text!r}", hint="KEY=VALUE")
+        if colon and kind != "manifest":
+            raise UnsupportedFeatureError(feature=f"--annotation {kind}:")
+        found[name if colon else key] = value
+    return tuple(found.items())
+
+
+def _parse(
+    text: str, names: tuple[Reference, ...], common: tuple[tuple[str, str], ...]
+) -> tuple[Output, bool]:
+    fields = split_fields(text, option=_OPTION)
+    if fields == [text] and not text.startswith("type="):
+        kind = "tar" if text == "-" else "local"
+        given = {"type": kind, "dest": text}
+    else:
+        given = parse_attributes(fields, option=_OPTION)
+    kind = given.pop("type", "")
+    if not kind:
+        raise OutputError(f"{_OPTION}: type is required: {text}", hint="type=local,dest=DIRECTORY")
+    attributes = Attributes(given, what=f"{_OPTION} type={kind}")
+    if kind not in ("image", "oci", "docker"):
+        output = _of_files(kind, attributes)
+        attributes.end()
+        return output, False
+    rewrite = attributes.boolean("rewrite-timestamp", default=False)
+    if not rewrite and "rewrite-timestamp" in given:
+        raise UnsupportedFeatureError(
+            feature="rewrite-timestamp=false",
+            hint="with SOURCE_DATE_EPOCH the times of the build's own files are always bounded",
+        )
+    own_names = _names(attributes.text("name"))
+    named = names or own_names
+    output = _of_image(kind, attributes, named, _encoding(attributes, common))
+    attributes.end()
+    return output, rewrite
+
+
+def _of_files(kind: str, attributes: Attributes) -> Output:
+    match kind:
+        case "local":
+            return FilesOutput(dest=_directory(attributes.text("dest"), kind))
+        case "tar":
+            return TarOutput(dest=_file(attributes.text("dest"), kind))
+        case "cacheonly":
+            return CacheOnlyOutput()
+        case "registry":
+            raise UnsupportedFeatureError(feature=f"{_OPTION} type=registry", hint=NO_PUSH)
+        case _:
+            raise OutputError(
+                f"{_OPTION}: unknown type {kind!r}",
+                hint="local, tar, oci, docker, image or cacheonly",
+            )
+
+
+def _of_image(
+    kind: str, attributes: Attributes, names: tuple[Reference, ...], encoding: Encoding
+) -> Output:
+    if kind == "image":
+        if attributes.boolean("push", default=False):
+            raise UnsupportedFeatureError(feature=f"{_OPTION} push=true", hint=NO_PUSH)
+        return StoreOutput(names=names, encoding=encoding)
+    dest = attributes.text("dest")
+    in_tar = attributes.boolean("tar", default=True)
+    if kind == "oci":
+        if not in_tar:
+            target = _directory(dest, kind)
+            return ArchiveOutput(format="oci-dir", dest=target, names=names, encoding=encoding)
+        return ArchiveOutput(
+            format="oci-archive", dest=_file(dest, kind), names=names, encoding=encoding
+        )
+    if not in_tar:
+        raise UnsupportedFeatureError(feature=f"{_OPTION} type=docker,tar=false")
+    if not dest:
+        return StoreOutput(names=names, encoding=encoding)
+    return ArchiveOutput(format="docker", dest=_file(dest, kind), names=names, encoding=encoding)
+
+
+def _encoding(attributes: Attributes, common: tuple[tuple[str, str], ...]) -> Encoding:
+    name = attributes.text("compression")
+    level = attributes.number("compression-level")
+    if name and name not in _COMPRESSIONS:
+        raise attributes.error("compression", name, f"not one of {', '.join(_COMPRESSIONS)}")
+    force = attributes.boolean("force-compression", default=False)
+    kind = _COMPRESSIONS[name] if name else "gzip" if level is not None or force else None
+    if kind is not None and level is not None and level not in levels(kind):
+        known = levels(kind)
+        problem = f"{known[0]} to {known[-1]}" if known else "there are no levels"
+        raise attributes.error("compression-level", str(level), f"{name or kind} has {problem}")
+    annotations = {
+        **dict(common),
+        **attributes.prefixed("annotation."),
+        **attributes.prefixed("annotation-manifest."),
+    }
+    return Encoding(
+        compression=kind,
+        level=level,
+        force=force,
+        docker_types=not attributes.boolean("oci-mediatypes", default=True),
+        annotations=tuple(annotations.items()),
+    )
+
+
+def _names(text: str) -> tuple[Reference, ...]:
+    return tuple(Reference.parse(name) for name in text.split(",") if name)
+
+
+def _directory(dest: str, kind: str) -> Path:
+    if not dest:
+        raise OutputError(f"dest is required for {_OPTION} type={kind}")
+    if dest == "-":
+        raise OutputError(f"dest cannot be standard output for {_OPTION} type={kind}")
+    if Path(dest).exists() and not Path(dest).is_dir():
+        raise OutputError(f"destination directory {dest} is a file")
+    return Path(dest)
+
+
+def _file(dest: str, kind: str) -> Path | None:
+    if dest in ("", "-"):
+        if sys.stdout.isatty():
+            raise OutputError(
+                f"dest file is required for {_OPTION} type={kind}: refusing to write to a terminal",
+                hint="name a file with dest=, or redirect",
+            )
+        return None
+    if Path(dest).is_dir():
+        raise OutputError(f"destination file {dest} is a directory")
+    return Path(dest)
+
+
+def _one_stored(outputs: list[Output]) -> tuple[Output, ...]:
+    """Several outputs into the store are one with all names."""
+    stored = [each for each in outputs if isinstance(each, StoreOutput)]
+    if len(stored) < 2:
+        return tuple(outputs)
+    if len({each.encoding for each in stored}) > 1:
+        raise OutputError(f"{_OPTION}: two outputs into the store that are to be different")
+    names = dict.fromkeys(name for each in stored for name in each.names)
+    others = [each for each in outputs if not isinstance(each, StoreOutput)]
+    return (replace(stored[0], names=tuple(names)), *others)
+
+
+# ---- writing
+
+
+def write_outputs(
+    outputs: Outputs,
+    result: BuildResult,
+    store: Store,
+    report: Callable[[Event], None],
+    *,
+    stdout: BinaryIO,
+) -> Image | None:
+    """Write everything that is not in the store already.
+
+    Returns:
+        The image that was asked for, as it is encoded; None when only files were.
+
+    Raises:
+        OutputError, StoreError, OSError: a file or directory that could not be written whole is
+            as it was before.
+    """
+    if outputs.wants_rewrite and result.epoch is None:
+        report(Notice(message="rewrite-timestamp=true changes nothing without SOURCE_DATE_EPOCH"))
+    images: list[Image] = []
+    for number, output in enumerate(outputs.all, result.vertices + 1):
+        if isinstance(output, StoreOutput):
+            images.append(result.image)
+        elif not isinstance(output, CacheOnlyOutput):
+            with _shown(output, number, report):
+                images += _write(output, result, store, report, stdout)
+    return images[0] if images else None
+
+
+@contextmanager
+def _shown(output: Output, vertex: int, report: Callable[[Event], None]) -> Iterator[None]:
+    started = time.monotonic()
+    report(VertexStarted(vertex=vertex, title=f"exporting to {_destination(output)}"))
+    try:
+        yield
+    except BaseException as error:
+        seconds = time.monotonic() - started
+        report(VertexFailed(vertex=vertex, seconds=seconds, message=str(error)))
+        raise
+    report(VertexDone(vertex=vertex, seconds=time.monotonic() - started))
+
+
+def _destination(output: Output) -> str:
+    match output:
+        case FilesOutput():
+            return f"the directory {output.dest}"
+        case TarOutput():
+            return f"the tar {output.dest or '-'}"
+        case ArchiveOutput():
+            kind = "docker archive" if output.format == "docker" else "OCI layout"
+            return f"the {kind} {output.dest or '-'}"
+        case StoreOutput() | CacheOnlyOutput():
+            raise AssertionError("nothing is written")
+        case _:
+            assert_never(output)
+
+
+def _write(
+    output: FilesOutput | TarOutput | ArchiveOutput,
+    result: BuildResult,
+    store: Store,
+    report: Callable[[Event], None],
+    stdout: BinaryIO,
+) -> list[Image]:
+    layers = result.image.layers
+    match output:
+        case FilesOutput():
+            write_rootfs(
+                store,
+                layers,
+                output.dest,
+                mtime_s=result.epoch,
+                chown=_is_root(),
+                on_skip=lambda path, why: report(Notice(message=f"{path} is left out: {why}")),
+            )
+            return []
+        case TarOutput():
+            with _writing(output.dest, stdout) as file:
+                write_rootfs_tar(store, layers, file.write, mtime_s=result.epoch)
+            return []
+        case ArchiveOutput():
+            return [_write_archive(output, result, store, stdout)]
+        case _:
+            assert_never(output)
+
+
+def _write_archive(
+    output: ArchiveOutput, result: BuildResult, store: Store, stdout: BinaryIO
+) -> Image:
+    def is_own(layer: Layer) -> bool:
+        return layer.diff_id not in result.base
+
+    image = encode_image(store, result.image, output.encoding, is_own=is_own)
+    exports = [Export(image=image, names=output.names)]
+    try:
+        if output.format == "oci-dir":
+            assert output.dest is not None, "a directory is never standard output"
+            add_to_layout(store, exports, output.dest)
+        else:
+            with _writing(output.dest, stdout) as file:
+                save_images(store, exports, file, format=output.format)
+    finally:
+        for blob in (image.descriptor, *image.manifest.layers):
+            store.blobs.discard(blob.digest)  # what was made for the archive alone
+    return image
+
+
+def _is_root() -> bool:
+    """Whether files may be given to anybody; in a user namespace all are the user's own."""
+    from layerstore import in_user_namespace
+
+    return os.geteuid() == 0 and not in_user_namespace()
+
+
+@contextmanager
+def _writing(dest: Path | None, stdout: BinaryIO) -> Iterator[BinaryIO]:
+    """Standard output, or a file that is written beside and renamed when it is whole."""
+    if dest is None:
+        yield stdout
+        stdout.flush()
+        return
+    path = Path(os.path.realpath(dest))
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a pipe, /dev/null
+        with path.open("wb") as file:
+            yield file
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ---- telling scripts
+
+
+def write_metadata(
+    path: Path, result: BuildResult, image: Image | None, names: Sequence[Reference]
+) -> None:
+    """Write what the build made as JSON, with docker's names, whole or not at all.
+
+    Source: docker buildx, "--metadata-file".
+    """
+    document: dict[str, object] = {"buildx.build.ref": f"lamina/lamina/{result.record.id}"}
+    if image is not None:
+        config = image.config
+        platform = {"architecture": config.architecture, "os": config.os}
+        document |= {
+            "containerimage.config.digest": image.id,
+            "containerimage.descriptor": {
+                "mediaType": image.descriptor.media_type,
+                "digest": image.descriptor.digest,
+                "size": image.descriptor.size_bytes,
+                "platform": platform | ({"variant": config.variant} if config.variant else {}),
+            },
+            "containerimage.digest": image.descriptor.digest,
+        }
+        if names:
+            document["image.name"] = ",".join(name.full for name in names)
+    import json
+
+    with _writing(path, sys.stdout.buffer) as file:
+        file.write(json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")

@@ -1,0 +1,15 @@
+"""Sizes as people write them. Pure."""
+
+
+def parse_size(text: str) -> int:
+    """`512m`, `64K`, `1g`, `1024`: powers of 1024, as docker reads sizes of memory.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = text.strip().lower().removesuffix("b").removesuffix("i")
+    power = "kmgtp".find(number[-1]) + 1 if number else 0
+    digits = number[:-1] if power else number
+    if not digits.replace(".", "", 1).isdecimal():
+        raise ValueError(f"{text!r} is no size")
+    return int(float(digits) * 1024**power)

@@ -1,0 +1,98 @@
+"""An OCI image layout as a directory that is added to, by this and by other programs.
+
+Every file appears by rename, whole and synced; a blob that is there and right is left alone. So
+two directories can be merged by copying one over the other.
+
+Spec: OCI image-spec v1.1, image-layout.md.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from layerstore.backends.directory import open_blob
+from layerstore.blobs import fsync
+from layerstore.descriptor import Descriptor
+from layerstore.digest import Digest
+from layerstore.documents import Index
+from layerstore.errors import StoreError
+from layerstore.images import name_of_entry, read_index, write_durably
+from layerstore.transports.exports import LAYOUT_FILE, blob_name
+
+
+class LayoutDirectory:
+    """A layout to write to, made where there is none.
+
+    Raises:
+        StoreError: the directory holds something else.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        if not (root / "oci-layout").exists():
+            if next(root.iterdir(), None) is not None:
+                raise StoreError(
+                    f"{root} is neither empty nor an OCI image layout",
+                    hint="give another directory",
+                )
+            self.write("oci-layout", LAYOUT_FILE)
+        (root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+
+    def put(self, digest: Digest, size_bytes: int, pieces: Callable[[], Iterable[bytes]]) -> None:
+        """Add a blob. `pieces` verifies what it yields; it is called when the blob is missing."""
+        path = self.root / blob_name(digest)
+        if _is_right(path, digest, size_bytes):
+            return
+        temporary = self._temporary(path)
+        try:
+            with temporary.open("xb") as file:
+                for piece in pieces():
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync(path.parent)
+
+    def put_document(self, data: bytes) -> Digest:
+        """Add a small blob."""
+        digest = Digest.of(data)
+        self.put(digest, len(data), lambda: (data,))
+        return digest
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file that is no blob, or replace it."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._temporary(path)
+        try:
+            write_durably(path, data, temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def list_entries(self, entries: Sequence[Descriptor]) -> None:
+        """List `entries` in index.json; each takes its name, if it has one, from older ones."""
+        kept: list[Descriptor] = []
+        if (self.root / "index.json").exists():
+            names = {name_of_entry(entry) for entry in entries} - {None}
+            kept = [
+                entry
+                for entry in read_index(self.root).manifests
+                if entry not in entries and name_of_entry(entry) not in names
+            ]
+        self.write("index.json", Index(manifests=(*kept, *entries)).encode())
+
+    def _temporary(self, path: Path) -> Path:
+        return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _is_right(path: Path, digest: Digest, size_bytes: int) -> bool:
+    """Whether the blob is there: a regular file with the right bytes."""
+    try:
+        with open_blob(path, digest, size_bytes=size_bytes) as reader:
+            reader.drain()
+    except (OSError, StoreError):
+        return False
+    return True

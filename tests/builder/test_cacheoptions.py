@@ -1,0 +1,240 @@
+"""--cache-to and --cache-from: what is read, what is written, and what of a build is exported."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.cacheoptions import CacheExport, parse_cache_from, parse_cache_to, write_caches
+from builder.errors import OutputError, UnsupportedFeatureError
+from builder.events import Event, Notice, VertexDone, VertexStarted
+from builder.squash import Squash
+from layerstore import Store, StoreError
+from tests.support.executors import FakeExecutor, no_executor
+from tests.support.images import Built, make_image, run_build
+from tests.support.stores import findings, flip
+
+TEXT = """\
+FROM base AS build
+RUN echo made > /made
+RUN echo more > /more
+FROM base
+COPY --from=build /made /copied
+RUN touch /own
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store") as store:
+        make_image(store, "base", {"base": b"1"})
+        yield store
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Store]:
+    """Another store with the same base, and nothing built yet."""
+    with Store.open(tmp_path / "other") as store:
+        make_image(store, "base", {"base": b"1"})
+        yield store
+
+
+def export(
+    store: Store, built: Built, dest: Path, mode: str = "min", ignore_error: bool = False
+) -> list[Event]:
+    events: list[Event] = []
+    text = f"type=local,dest={dest},mode={mode},ignore-error={str(ignore_error).lower()}"
+    write_caches(parse_cache_to([text]), built.result, store, events.append)
+    return events
+
+
+def steps(cache: Path) -> int:
+    return len(list((cache / "lamina/steps").iterdir()))
+
+
+def test_what_a_local_export_says() -> None:
+    assert parse_cache_to(["type=local,dest=a", "type=local,dest=b,mode=max,ignore-error=1"]) == (
+        CacheExport(dest=Path("a"), mode="min", ignore_error=False),
+        CacheExport(dest=Path("b"), mode="max", ignore_error=True),
+    )
+    assert parse_cache_to([]) == ()
+
+
+def test_what_a_local_import_says() -> None:
+    assert parse_cache_from(["type=local,src=a", "src=b,type=local"]) == (Path("a"), Path("b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("type=local", "dest is required"),
+        ("dest=a", "type is required"),
+        ("type=local,dest=a,mode=all", "mode=all: neither min nor max"),
+        ("type=local,dest", "invalid value dest"),
+        ('type="local"', "bare"),
+    ],
+)
+def test_what_makes_no_sense_to_export(text: str, message: str) -> None:
+    with pytest.raises(OutputError, match=message):
+        parse_cache_to([text])
+
+
+@pytest.mark.parametrize(
+    ("text", "feature"),
+    [
+        ("user/app:cache", "type=registry"),
+        ("type=registry,ref=user/app", "type=registry"),
+        ("type=gha", "type=gha"),
+        ("type=s3,bucket=b", "type=s3"),
+        ("type=inline", "type=inline"),
+        ("type=local,PLACE=a,mounts=true", "mounts="),
+        ("type=local,PLACE=a,compression=zstd", "compression="),
+    ],
+)
+def test_what_is_not_there_yet_is_refused_by_name(text: str, feature: str) -> None:
+    with pytest.raises(UnsupportedFeatureError, match=f"{feature}.*not supported|{feature} of"):
+        parse_cache_to([text.replace("PLACE", "dest")])
+    with pytest.raises(UnsupportedFeatureError, match=f"{feature}.*not supported|{feature} of"):
+        parse_cache_from([text.replace("PLACE", "src")])
+
+
+def test_an_import_needs_a_source() -> None:
+    with pytest.raises(OutputError, match="src is required"):
+        parse_cache_from(["type=local,tag=x"])
+
+
+def test_another_store_builds_the_same_image_from_it_without_running_anything(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor())
+    export(store, built, tmp_path / "cache", "max")
+    again = run_build(other, TEXT, executor=no_executor, cache_from=(tmp_path / "cache",))
+    assert again.outcomes == ["cached"] * 4
+    assert again.digest == built.digest
+    assert again.notices == []
+    other.flush()
+    assert findings(other) == []
+
+
+def test_layers_that_the_image_has_not_are_not_copied(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor())
+    export(store, built, tmp_path / "cache", "max")
+    again = run_build(other, TEXT, executor=no_executor, cache_from=(tmp_path / "cache",))
+    needed = {layer.digest for layer in again.image.manifest.layers}
+    documents = {again.digest, again.image.id}
+    base = other.images.resolve("base")
+    assert set(other.blobs.digests()) == {*needed, *documents, base.id, base.descriptor.digest}
+
+
+def test_min_has_the_steps_of_the_result_alone(store: Store, tmp_path: Path) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor())
+    export(store, built, tmp_path / "min")
+    export(store, built, tmp_path / "max", "max")
+    assert (steps(tmp_path / "min"), steps(tmp_path / "max")) == (2, 4)
+
+
+def test_steps_of_stages_that_the_target_stands_on_are_the_results_own(
+    store: Store, tmp_path: Path
+) -> None:
+    text = "FROM base AS one\nRUN touch /a\nFROM one\nRUN touch /b\n"
+    export(store, run_build(store, text, executor=FakeExecutor()), tmp_path / "cache")
+    assert steps(tmp_path / "cache") == 2
+
+
+def test_with_max_a_changed_source_runs_only_what_it_must(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    export(store, run_build(store, TEXT, executor=FakeExecutor()), tmp_path / "cache", "max")
+    text = TEXT.replace("echo more", "echo others")
+    again = run_build(other, text, executor=FakeExecutor(), cache_from=(tmp_path / "cache",))
+    assert again.outcomes == ["cached", "executed", "cached", "cached"]
+
+
+def test_a_squashed_build_exports_its_steps(store: Store, other: Store, tmp_path: Path) -> None:
+    text = "FROM base\nRUN touch /a\nRUN touch /b\n"
+    built = run_build(store, text, executor=FakeExecutor(), squash=Squash())
+    export(store, built, tmp_path / "cache")
+    for squash in (Squash(), None):
+        again = run_build(
+            other, text, executor=no_executor, cache_from=(tmp_path / "cache",), squash=squash
+        )
+        assert again.outcomes == ["cached", "cached"]
+        assert (again.digest == built.digest) is (squash is not None)
+
+
+def test_an_equal_result_of_another_program_is_taken_from_it(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    """As in the store itself, so that what stands on it stays cached."""
+    text = "FROM base\nRUN echo hi > /a\nRUN cat /a > /b\n"
+    built = run_build(store, text, executor=FakeExecutor())
+    export(store, built, tmp_path / "cache")
+    rewritten = text.replace("echo hi", "printf 'hi\\n'")
+    again = run_build(other, rewritten, executor=FakeExecutor(), cache_from=(tmp_path / "cache",))
+    assert again.outcomes == ["reused", "cached"]
+    assert again.digest == built.digest
+
+
+def test_a_directory_that_is_not_there_is_a_notice(store: Store, tmp_path: Path) -> None:
+    built = run_build(
+        store, "FROM base\nRUN touch /a\n", executor=FakeExecutor(), cache_from=(tmp_path / "no",)
+    )
+    assert built.outcomes == ["executed"]
+    assert built.notices == [f"no build cache in {tmp_path / 'no'}"]
+
+
+def test_every_kind_of_damage_costs_steps_and_nothing_else(store: Store, tmp_path: Path) -> None:
+    """Whatever file of the directory is damaged: the build succeeds, with the same files."""
+    built = run_build(store, TEXT, executor=FakeExecutor(), epoch=0)
+    cache = tmp_path / "cache"
+    export(store, built, cache, "max")
+    for number, path in enumerate(sorted(path for path in cache.rglob("*") if path.is_file())):
+        content = path.read_bytes()
+        flip(path, len(content) // 2)
+        with Store.open(tmp_path / f"store-{number}") as other:
+            make_image(other, "base", {"base": b"1"})
+            again = run_build(other, TEXT, executor=FakeExecutor(), cache_from=(cache,), epoch=0)
+            assert again.digest == built.digest
+            other.flush()
+            assert findings(other) == []
+        path.write_bytes(content)
+
+
+def test_a_layer_that_turns_out_damaged_is_built_again_with_a_notice(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor())
+    cache = tmp_path / "cache"
+    export(store, built, cache, "max")
+    damaged = built.image.manifest.layers[-1].digest
+    flip(cache / "blobs/sha256" / damaged.hex, 20)
+    fake = FakeExecutor()
+    again = run_build(other, TEXT, executor=fake, cache_from=(cache,))
+    assert again.outcomes == ["cached", "cached", "cached", "executed"]
+    assert fake.scripts == ["touch /own"]
+    assert fake.closed == 1
+    assert len([text for text in again.notices if damaged in text]) == 1
+    assert "own" in again.tree
+
+
+def test_an_export_that_fails_fails_the_build_unless_told_not_to(
+    store: Store, tmp_path: Path
+) -> None:
+    built = run_build(store, "FROM base\nRUN touch /a\n", executor=FakeExecutor())
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/file").write_text("")
+    with pytest.raises(StoreError, match="neither empty nor"):
+        export(store, built, tmp_path / "precious")
+    events = export(store, built, tmp_path / "precious", ignore_error=True)
+    assert [type(event) for event in events] == [VertexStarted, Notice, VertexDone]
+    assert [path.name for path in (tmp_path / "precious").iterdir()] == ["file"]
+
+
+def test_work_is_numbered_after_that_of_the_build(store: Store, tmp_path: Path) -> None:
+    built = run_build(store, "FROM base\nRUN touch /a\n", executor=FakeExecutor())
+    events = export(store, built, tmp_path / "cache")
+    before = {event.vertex for event in built.events if isinstance(event, VertexStarted)}
+    started = [event.vertex for event in events if isinstance(event, VertexStarted)]
+    assert started == [max(before) + 1]

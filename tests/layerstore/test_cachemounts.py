@@ -1,0 +1,214 @@
+"""Cache mounts: who excludes whom, who gets a directory of their own, what prune may take."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from layerstore import CacheMounts, Store, prune, usage
+from layerstore.cachemounts import Sharing
+from tests.support.stores import kill, start, wait_for
+
+KEY = "0123456789abcdef" * 4
+HOLDER = """
+import sys, time
+from pathlib import Path
+from layerstore import Store
+with Store.open(Path(sys.argv[1])) as store:
+    with store.cache_mounts.hold(sys.argv[2], sys.argv[3], lambda path: None) as held:
+        Path(sys.argv[4]).write_text(str(held.path))
+        time.sleep(60)
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def mounts(store: Store) -> CacheMounts:
+    return store.cache_mounts
+
+
+@pytest.fixture
+def held() -> Iterator[ExitStack]:
+    """Holds what is taken in a test."""
+    with ExitStack() as held:
+        yield held
+
+
+def nothing(path: Path) -> None:
+    pass
+
+
+def take(mounts: CacheMounts, held: ExitStack, sharing: Sharing = "shared", key: str = KEY) -> Path:
+    """The directory, which nobody keeps us from."""
+    found = mounts.hold(key, sharing, nothing)
+    assert found is not None
+    return held.enter_context(found).path
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_what_was_written_is_there_the_next_time(mounts: CacheMounts, held: ExitStack) -> None:
+    with held:
+        path = take(mounts, held)
+        (path / "file").write_text("kept")
+        assert path.stat().st_mode & 0o777 == 0o755
+    assert take(mounts, held, "locked") == path
+    assert (path / "file").read_text() == "kept"
+
+
+def test_another_key_is_another_directory(mounts: CacheMounts, held: ExitStack) -> None:
+    assert take(mounts, held, "locked") != take(mounts, held, "locked", KEY[::-1])
+
+
+def test_a_new_one_is_filled_once(mounts: CacheMounts) -> None:
+    def fill(path: Path) -> None:
+        (path / "initial").touch()
+
+    for expected in (["initial"], []):
+        found = mounts.hold(KEY, "shared", fill)
+        assert found is not None
+        with found:
+            assert [each.name for each in found.path.iterdir()] == expected
+            for each in found.path.iterdir():
+                each.unlink()
+
+
+def test_one_that_cannot_be_filled_is_not_there(mounts: CacheMounts, store: Store) -> None:
+    def fail(path: Path) -> None:
+        (path / "half").touch()
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        mounts.hold(KEY, "shared", fail)
+    assert mounts.paths() == []
+    assert not list(store.lease().path.glob("cachemount*"))
+
+
+def test_two_that_begin_at_once_agree_on_one(mounts: CacheMounts, store: Store) -> None:
+    def beaten(path: Path) -> None:
+        winner = mounts.hold(KEY, "shared", nothing)
+        assert winner is not None
+        with winner:
+            (winner.path / "theirs").touch()
+
+    found = mounts.hold(KEY, "shared", beaten)
+    assert found is not None
+    with found:
+        assert [each.name for each in found.path.iterdir()] == ["theirs"]
+    assert not list(store.lease().path.glob("cachemount*"))
+
+
+def test_sharers_use_one_directory_at_a_time(mounts: CacheMounts, held: ExitStack) -> None:
+    assert take(mounts, held) == take(mounts, held)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("locked", "locked"), ("locked", "shared"), ("shared", "locked")]
+)
+def test_a_lock_excludes_others(
+    mounts: CacheMounts, held: ExitStack, theirs: Sharing, ours: Sharing
+) -> None:
+    with held:
+        path = take(mounts, held, theirs)
+        assert mounts.hold(KEY, ours, nothing) is None
+    assert take(mounts, held, ours) == path
+
+
+def test_private_users_get_the_first_that_is_free(mounts: CacheMounts, held: ExitStack) -> None:
+    with held:
+        first, *others = (take(mounts, held, "private") for _ in range(3))
+        assert len({first, *others}) == 3
+    assert take(mounts, held, "private") == first
+    assert len(mounts.paths()) == 3
+
+
+def test_processes_exclude_one_another_until_they_die(
+    mounts: CacheMounts, held: ExitStack, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    process = start(HOLDER, tmp_path / "store", KEY, "locked", said)
+    wait_for(lambda: said.exists() and said.read_text() != "")
+    assert mounts.hold(KEY, "shared", nothing) is None
+    assert str(take(mounts, held, "private")) != said.read_text()
+    kill(process)
+    assert str(take(mounts, held, "locked")) == said.read_text()
+
+
+def test_discarding_empties_it_unless_it_is_in_use(mounts: CacheMounts, held: ExitStack) -> None:
+    with held:
+        path = take(mounts, held)
+        (path / "old").touch()
+        mounts.discard(KEY)
+        assert (path / "old").exists()
+    mounts.discard(KEY)
+    assert list(take(mounts, held).iterdir()) == []
+    assert len(mounts.paths()) == 1
+    mounts.discard(KEY[::-1])  # there is none
+
+
+@pytest.mark.parametrize("cache", ["unused", "all"])
+def test_prune_takes_what_nobody_uses(
+    store: Store, mounts: CacheMounts, held: ExitStack, cache: str
+) -> None:
+    with held:
+        used = take(mounts, held)
+        with ExitStack() as shortly:
+            unused = take(mounts, shortly, key=KEY[::-1])
+            (unused / "file").write_bytes(b"x" * 100_000)
+        store.flush()
+        planned = prune(store, cache=cache, dry_run=True)  # type: ignore[arg-type]
+        assert (planned.cache_mounts, unused.exists()) == (1, True)
+        pruned = prune(store, cache=cache)  # type: ignore[arg-type]
+        assert pruned.cache_mounts == 1
+        assert pruned.freed_bytes == planned.freed_bytes > 100_000
+        assert used.exists()
+        assert not unused.exists()
+    assert prune(store, cache=cache).cache_mounts == 1  # type: ignore[arg-type]
+    assert mounts.paths() == []
+
+
+def test_pruning_images_takes_none(store: Store, mounts: CacheMounts, held: ExitStack) -> None:
+    with held:
+        take(mounts, held)
+    store.flush()
+    assert prune(store, images="unused").cache_mounts == 0
+    assert len(mounts.paths()) == 1
+
+
+def test_they_are_measured_as_build_cache(
+    store: Store, mounts: CacheMounts, held: ExitStack
+) -> None:
+    before = usage(store)
+    with held:
+        (take(mounts, held) / "file").write_bytes(b"x" * 100_000)
+        busy = usage(store)
+    free = usage(store)
+    assert (before.cache_mounts, busy.cache_mounts, free.cache_mounts) == (0, 1, 1)
+    assert busy.cache_bytes - before.cache_bytes > 100_000
+    assert busy.cache_reclaimable_bytes == before.cache_reclaimable_bytes
+    assert free.cache_reclaimable_bytes == free.cache_bytes
+
+
+def test_a_store_from_before_there_were_any_has_none(mounts: CacheMounts) -> None:
+    assert mounts.paths() == mounts.unused() == []
+
+
+def test_nothing_stays_open(mounts: CacheMounts, held: ExitStack) -> None:
+    with held:
+        take(mounts, held)
+    before = descriptors()
+    for sharing in ("shared", "locked", "private"):
+        with held:
+            take(mounts, held, sharing)
+            mounts.hold(KEY, "locked", nothing)
+        mounts.discard(KEY)
+    assert mounts.unused() == mounts.paths()
+    assert descriptors() == before
