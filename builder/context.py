@@ -53,8 +53,10 @@ class ContextTree:
         *,
         stamps: dict[str, FileStamp] | None = None,
         description: str = "the build context",
+        mtime_ns: int | None = None,
     ) -> None:
         self._description = description
+        self._mtime_ns = mtime_ns  # of everything, instead of what the files have
         self._rules = rules
         self._root = root
         try:
@@ -183,8 +185,11 @@ class ContextTree:
     def _top(self) -> SourceEntry:
         status = os.fstat(self._root_fd)
         return SourceEntry(
-            TreePath(""), "dir", Meta(stat.S_IMODE(status.st_mode), 0, 0, status.st_mtime_ns)
+            TreePath(""), "dir", Meta(stat.S_IMODE(status.st_mode), 0, 0, self._mtime(status))
         )
+
+    def _mtime(self, status: os.stat_result) -> int:
+        return status.st_mtime_ns if self._mtime_ns is None else self._mtime_ns
 
     def _read_directory(self, path: TreePath) -> list[str]:
         try:
@@ -266,7 +271,7 @@ class ContextTree:
     def _entry(self, path: str, status: os.stat_result, name: str, dir_fd: int) -> SourceEntry:
         kind = _KINDS[stat.S_IFMT(status.st_mode)]
         meta = Meta(
-            stat.S_IMODE(status.st_mode), 0, 0, status.st_mtime_ns, _xattrs(name, dir_fd, kind)
+            stat.S_IMODE(status.st_mode), 0, 0, self._mtime(status), _xattrs(name, dir_fd, kind)
         )
         tree_path = TreePath(path)
         if kind == "file":

@@ -23,9 +23,10 @@ Invariants (tests/builder/test_engine.py):
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,6 +34,8 @@ import grammar
 from builder import record, timetravel
 from builder.cachekey import key_document
 from builder.check import check_build
+from builder.epoch import NAME as EPOCH_ARG
+from builder.epoch import written_epoch
 from builder.errors import (
     BuilderError,
     PlanError,
@@ -53,13 +56,33 @@ from builder.lower import Lowered, Surroundings, check, lower
 from builder.lower.metadata import with_labels
 from builder.mounting import NO_GRANTS, Grants, is_as_keyed
 from builder.perform import OnFailure, perform
-from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan, stages_of
-from builder.platforms import name_of
+from builder.plan import (
+    BuildPlan,
+    ContextBase,
+    ImageBase,
+    PlannedStage,
+    ScratchBase,
+    StageBase,
+    plan,
+    stages_of,
+)
+from builder.platforms import check_runnable, name_of
 from builder.provide import Provider
 from builder.sandbox import Executor, ExitStatus, ForkServer
 from builder.schedule import PAUSE, Needs, Work, run_all
+from builder.sources import Selection, SourceTree, select
 from builder.state import StageState
-from builder.steps import NO_SETTINGS, ExecStep, RunSettings, selections_of, stands_alone
+from builder.steps import (
+    NO_SETTINGS,
+    CopyFiles,
+    ExecStep,
+    FileStep,
+    RunSettings,
+    Step,
+    selections_of,
+    stands_alone,
+)
+from builder.urls import FileUrl, GitUrl, redacted
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -69,6 +92,7 @@ from layerstore import (
     ImageConfig,
     Layer,
     NotFoundError,
+    Platform,
     Reference,
     Store,
     StoreError,
@@ -85,17 +109,21 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FLUSH_AFTER_S = 0.5
-_EPOCH = "SOURCE_DATE_EPOCH"
-_EPOCH_DIGITS_MAX = 12  # fewer: all years that datetime knows
 _WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    """What to build. `context` None: there is none, and COPY from it is an error."""
+    """What to build. `context` None: there is none, and COPY from it is an error.
+
+    `contexts` are the named ones as written on a command line, see provide.py. `platform` None is
+    this machine's; a base for another one then gives an image for that.
+    """
 
     dockerfile: Dockerfile
-    context: Path | None
+    context: Path | SourceTree | None
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform | None = None
     ignore_file: bytes | None = None
     names: tuple[Reference, ...] = ()
     target: str = ""
@@ -257,7 +285,7 @@ class _Engine:
         self._store = store
         self._report = report
         self._cleanup = cleanup
-        self._platform = host_platform()
+        self._platform = request.platform or host_platform()
         self._vertex = 0
         self._began = time.monotonic()
         self._steps: dict[int, list[record.StepRecord]] = {}  # by stage
@@ -270,6 +298,7 @@ class _Engine:
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
+        self._args = dict(request.build_args)
         self._last_flush = time.monotonic()
 
     # ---- the fold
@@ -291,11 +320,12 @@ class _Engine:
             self._plan = plan(
                 self._request.dockerfile,
                 target=self._request.target,
-                build_args=self._build_args(),
+                build_args=self._args,
                 platform=self._platform,
+                contexts=self._provider.context_names,
             )
             if self._epoch is None:
-                self._epoch = _written_epoch(self._plan, self._build_args())
+                self._find_epoch(self._plan)
             _check_filters(self._request, self._plan)
         self._report_checks(self._plan)
         stages = self._plan.stages
@@ -314,12 +344,28 @@ class _Engine:
         )
         return self._states[self._plan.target]
 
+    def _find_epoch(self, made: BuildPlan) -> None:
+        """What SOURCE_DATE_EPOCH means; the ARG of that name then has the number."""
+        epoch = written_epoch(
+            made,
+            self._request.build_args,
+            escape=self._request.dockerfile.directives.escape,
+            context=self._request.context,
+            provider=self._provider,
+        )
+        self._epoch = epoch
+        value = {EPOCH_ARG: "" if epoch is None else str(epoch)}
+        if EPOCH_ARG in self._args:
+            self._args |= value
+        if EPOCH_ARG in made.global_args:
+            self._plan = replace(made, global_args={**made.global_args, **value})
+
     def _report_checks(self, plan: BuildPlan) -> None:
         """Report what the build checks say; nothing has been executed yet."""
         check_build(
             self._request.dockerfile,
             target=self._request.target,
-            build_args=self._build_args(),
+            build_args=self._args,
             ignore_file=self._request.ignore_file,
             platform=self._platform,
             bases=dict(self._known_bases(plan)),
@@ -333,7 +379,7 @@ class _Engine:
             if isinstance(base, ImageBase):
                 # without it the build fails, or gets it, where it opens the stage
                 with suppress(StoreError):
-                    image = self._store.images.resolve(base.name)
+                    image = self._store.images.resolve(base.name, plan.stages[index].platform)
                     yield base.name, (image.id, image.config)
 
     def result(self, image: Image, written: record.BuildRecord) -> BuildResult:
@@ -353,7 +399,7 @@ class _Engine:
         for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us
             yield Needs(needed)
         with _Located(self._request.dockerfile, stage.from_node.span):
-            state = self._open_base(stage)
+            state = yield from self._open_base(stage)
         triggers = tuple(
             grammar.parse_instruction(text, escape="\\", name="ONBUILD")
             for text in state.config.on_build
@@ -361,7 +407,8 @@ class _Engine:
         state = replace(state, config=replace(state.config, on_build=()))
         around = Surroundings(
             find_source=lambda name: self._provider.tree(name, stage),
-            build_args=self._build_args(),
+            select_remote=partial(self._select_remote, stage),
+            build_args=self._args,
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
@@ -380,7 +427,8 @@ class _Engine:
             in_trigger = number < len(triggers)
             span = stage.from_node.span if in_trigger else instruction.span
             with _Located(self._request.dockerfile, span, in_trigger=in_trigger):
-                for needed in stages_of(instruction, stage.visible):  # a trigger's, by now
+                needs = stages_of(instruction, stage.visible, self._provider.context_names)
+                for needed in needs:  # a trigger's, by now
                     yield Needs(needed)
                 state = yield from self._build_instruction(
                     instruction, state, around, label, stage, span, instructions
@@ -388,6 +436,26 @@ class _Engine:
             self._note_moment(stage, span, state)
             yield PAUSE
         self._states[stage.index] = state
+
+    def _select_remote(
+        self,
+        stage: PlannedStage,
+        url: GitUrl | FileUrl,
+        *,
+        checksum: str,
+        keep_git_dir: bool | None,
+        unpack: bool,
+    ) -> Selection:
+        """Ask what is at a URL, which may take its time: work of its own for whoever watches."""
+        shown = redacted(url.remote if isinstance(url, GitUrl) else url.url)
+        vertex = self._begin(f"[{stage.title}] load {shown}", stage.title, None)
+        started = time.monotonic()
+        with self._failing(vertex, started):
+            selection = self._provider.remotes().select(
+                url, checksum=checksum, keep_git_dir=keep_git_dir, unpack=unpack
+            )
+        self._report(VertexDone(vertex=vertex, seconds=time.monotonic() - started))
+        return selection
 
     def _build_instruction(
         self,
@@ -401,28 +469,46 @@ class _Engine:
     ) -> Work[StageState]:
         if self._predictor is not None and not self._is_knowable(instruction, stage):
             noted = replace(
-                _record_of(instruction, span, stage),
-                outcome="miss" if (forced := self._forced(stage, span)) else "depends",
+                _record_of(redacted(unparse(instruction)), span, stage),
+                outcome="miss" if (forced := self._forced(stage, span.start_line)) else "depends",
                 reason=forced or "what it copies from is not built yet",
             )
             return self._imagine(stage, noted, state, "")
         lowered = lower(instruction, state, around)
         for message in lowered.notices:
             self._report(Notice(message=message, line=span.start_line))
-        noted = _record_of(instruction, span, stage)
+        noted = _record_of(redacted(unparse(instruction)), span, stage)
         if lowered.step is None:
             self._note(stage, noted)
             return lowered.state
-        vertex = self._begin(f"{label} {lowered.step.title}", stage.title, span.start_line)
-        below = StageState() if stands_alone(lowered.step) else state
+        return (
+            yield from self._carry_out(
+                lowered.step, lowered, state, noted, label, stage, instructions
+            )
+        )
+
+    def _carry_out(
+        self,
+        step: Step,
+        lowered: Lowered,
+        state: StageState,
+        noted: record.StepRecord,
+        label: str,
+        stage: PlannedStage,
+        instructions: Sequence[Instruction],
+    ) -> Work[StageState]:
+        """Find the step in the cache, else do it."""
+        line = noted.line
+        vertex = self._begin(f"{label} {step.title}", stage.title, line)
+        below = StageState(platform=state.platform) if stands_alone(step) else state
         document = key_document(
-            lowered.step,
+            step,
             parent=below.chain_id,
-            platform=name_of(self._platform),
+            platform=name_of(state.platform),
             epoch=self._epoch,
         )
         key = Digest.of(document)
-        forced = self._forced(stage, span)
+        forced = self._forced(stage, line)
         cached = None if forced else self._store.cache.get(key)
         is_expired = cached is not None and self._is_expired(cached)
         layer = None if cached is None or is_expired else self._known_layer(cached)
@@ -442,13 +528,13 @@ class _Engine:
             from builder.earlier import Missed  # nothing of it is loaded when all is cached
 
             missed = Missed(
-                step=lowered.step,
+                step=step,
                 key=key,
                 document=document,
                 created_by=lowered.created_by,
                 stage=stage.title,
                 number=len(self._steps.get(stage.index, ())),
-                instructions=tuple(unparse(each) for each in instructions),
+                instructions=tuple(redacted(unparse(each)) for each in instructions),
                 arguments=_arguments(state),
                 shell=state.shell,
                 forced=forced,
@@ -464,17 +550,17 @@ class _Engine:
                 return self._predict(missed, below, lowered, stage, noted)
             cached, layer = yield from self._execute(missed, below, stage, noted)
         return lowered.state.with_layer(
-            layer, created=cached.created, created_by=cached.created_by, line=span.start_line
+            layer, created=cached.created, created_by=cached.created_by, line=line
         )
 
-    def _forced(self, stage: PlannedStage, span: Span) -> str:
+    def _forced(self, stage: PlannedStage, line: int) -> str:
         """The option by which a step is carried out whatever is in the cache; empty for none."""
         request = self._request
         if request.no_cache:
             return "--no-cache"
         if stage.is_one_of(request.no_cache_stages):
             return f"--no-cache-filter={stage.title}"
-        if request.no_cache_from is not None and span.start_line >= request.no_cache_from:
+        if request.no_cache_from is not None and line >= request.no_cache_from:
             return f"--no-cache-from={request.no_cache_from}"
         return ""
 
@@ -501,7 +587,7 @@ class _Engine:
     def _is_knowable(self, instruction: Instruction, stage: PlannedStage) -> bool:
         """Whether all that an instruction copies from has been built, not merely predicted."""
         assert self._predictor is not None
-        sources = stages_of(instruction, stage.visible)
+        sources = stages_of(instruction, stage.visible, self._provider.context_names)
         return all(self._predictor.is_known(self._states[index]) for index in sources)
 
     def _predict(
@@ -567,6 +653,8 @@ class _Engine:
         for selection in selections_of(missed.step):  # what explains the next miss
             self._store.cache.put_listing(selection.digest, selection.listing)
         try:
+            if isinstance(missed.step, ExecStep):
+                check_runnable(below.platform)
             layer = yield from perform(
                 missed.step,
                 below.layers,
@@ -627,41 +715,61 @@ class _Engine:
 
     # ---- bases
 
-    def _open_base(self, stage: PlannedStage) -> StageState:
-        if stage.from_node.platform is not None:
-            self._check_platform(stage)
+    def _open_base(self, stage: PlannedStage) -> Work[StageState]:
+        if stage.platform.os != "linux":
+            raise UnsupportedFeatureError(feature=f"the platform {stage.platform}")
         match stage.base:
             case ScratchBase():
                 self._note_base(stage, "scratch", "")
-                config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
-                return StageState(config=config)
+                return _empty_state(self._platform)
             case StageBase(index=index):
                 assert self._plan is not None
                 self._note_base(stage, self._plan.stages[index].title, "")
                 state = self._states[index]
                 return state.inherited()
             case ImageBase(name=name):
-                image = self._provider.image(name, stage)
-                self._note_base(stage, name, image.descriptor.digest)
-                vertex = self._begin(
-                    f"[{stage.title} 1/1] FROM {name}", stage.title, stage.from_node.span.start_line
-                )
-                self._report(VertexCached(vertex=vertex))
-                return _state_of_image(image)
+                return self._open_image(name, self._provider.image(name, stage), stage)
+            case ContextBase(name=name):
+                found = self._provider.context(name, stage.platform)
+                if isinstance(found, Image):
+                    return self._open_image(name, found, stage)
+                self._note_base(stage, name, "")
+                state = _empty_state(stage.platform)
+                if found is not None:
+                    state = yield from self._open_tree(name, found, state, stage)
+                return state
 
-    def _check_platform(self, stage: PlannedStage) -> None:
-        from grammar import expand
+    def _open_image(self, name: str, image: Image, stage: PlannedStage) -> StageState:
+        self._note_base(stage, name, image.descriptor.digest)
+        line = stage.from_node.span.start_line
+        vertex = self._begin(f"[{stage.title} 1/1] FROM {name}", stage.title, line)
+        self._report(VertexCached(vertex=vertex))
+        return _state_of_image(image)
 
-        assert stage.from_node.platform is not None and self._plan is not None
-        wanted = expand(
-            stage.from_node.platform,
-            self._plan.global_args,
-            escape=self._request.dockerfile.directives.escape,
+    def _open_tree(
+        self, name: str, tree: SourceTree, state: StageState, stage: PlannedStage
+    ) -> Work[StageState]:
+        """A named context that is no image, as the root file system of a stage."""
+        selection = select(tree, "/")
+        assert selection is not None, "every tree has a root"
+        action = CopyFiles(
+            selections=(selection,),
+            inline=(),
+            destination="/",
+            chown=None,
+            chmod=None,
+            unpack=False,
         )
-        if wanted not in (name_of(self._platform), self._platform.architecture):
-            raise UnsupportedFeatureError(
-                feature=f"FROM --platform={wanted} on {name_of(self._platform)}"
+        title = f"FROM {name}"
+        step = FileStep(action=action, title=title)
+        lowered = Lowered(state=state, created_by=title, step=step)
+        noted = _record_of(title, stage.from_node.span, stage)
+        label = f"[{stage.title} 1/1]"
+        return (
+            yield from self._carry_out(
+                step, lowered, state, noted, label, stage, stage.instructions
             )
+        )
 
     def _known_layer(self, cached: CachedStep) -> Layer | None:
         """The layer of a cache entry, None when it is gone from the store."""
@@ -675,9 +783,6 @@ class _Engine:
         if self._executor is None:
             self._executor = self._start_executor()
         return self._executor
-
-    def _build_args(self) -> Mapping[str, str]:
-        return self._request.build_args
 
     # ---- the result
 
@@ -698,6 +803,7 @@ class _Engine:
 
     def _image_config(self, state: StageState) -> ImageConfig:
         config = state.config
+        platform = self._request.platform or state.platform
         if self._request.labels:
             added = list(self._request.labels.items())
             config = replace(config, labels=with_labels(config.labels, added))
@@ -705,9 +811,9 @@ class _Engine:
         if self._epoch is not None:
             created = rfc3339(self._epoch)
         return ImageConfig(
-            architecture=self._platform.architecture,
-            os=self._platform.os,
-            variant=self._platform.variant,
+            architecture=platform.architecture,
+            os=platform.os,
+            variant=platform.variant,
             author=state.author,
             created=created,
             config=config,
@@ -759,7 +865,20 @@ class _Engine:
             self._noted[stage.index] = []
         self._noted[stage.index].append((span.start_line, state))
 
-    def _begin(self, title: str, stage: str, line: int) -> int:
+    @contextmanager
+    def _failing(self, vertex: int, started: float) -> Iterator[None]:
+        """Tell that the work of a vertex was canceled, or has failed, when it does."""
+        try:
+            yield
+        except (GeneratorExit, KeyboardInterrupt):
+            self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))
+            raise
+        except BaseException as error:
+            seconds = time.monotonic() - started
+            self._report(VertexFailed(vertex=vertex, seconds=seconds, message=_first_line(error)))
+            raise
+
+    def _begin(self, title: str, stage: str, line: int | None) -> int:
         self._vertex += 1
         self._report(VertexStarted(vertex=self._vertex, title=title, stage=stage, line=line))
         return self._vertex
@@ -815,13 +934,13 @@ class _Engine:
 
     def _context(self) -> str:
         context = self._request.context
-        return "" if context is None else os.path.realpath(context)
+        return os.path.realpath(context) if isinstance(context, Path) else ""
 
 
-def _record_of(instruction: Instruction, span: Span, stage: PlannedStage) -> record.StepRecord:
+def _record_of(instruction: str, span: Span, stage: PlannedStage) -> record.StepRecord:
     """The record of an instruction that does no work."""
     return record.StepRecord(
-        instruction=unparse(instruction),
+        instruction=instruction,
         line=span.start_line,
         stage=stage.title,
         outcome="metadata",
@@ -852,18 +971,6 @@ def _rounded(seconds: float) -> float:
     return round(seconds, 6)
 
 
-def _written_epoch(plan: BuildPlan, build_args: Mapping[str, str]) -> int | None:
-    """The value of a build argument SOURCE_DATE_EPOCH, or of the global ARG of that name."""
-    text = build_args.get(_EPOCH, plan.global_args.get(_EPOCH, ""))
-    if text in ("", "context"):  # a directory has no time of its own
-        return None
-    if any(text.lower() == stage.name for stage in plan.stages):
-        raise UnsupportedFeatureError(feature=f"{_EPOCH} of the stage {text!r}")
-    if not (text.isascii() and text.isdigit() and len(text) < _EPOCH_DIGITS_MAX):
-        raise PlanError(f"invalid {_EPOCH}: {text}", hint="seconds since 1970")
-    return int(text)
-
-
 class _Located:
     """Adds the Dockerfile's lines to an error that passes, once."""
 
@@ -883,6 +990,8 @@ class _Located:
                 error.span = None  # a place in the trigger's text, which is no line of the file
             error.place(span=self._span, source=self._dockerfile.source)
             return
+        if isinstance(error, BuilderError) and error.span is not None and not error.excerpt:
+            error.excerpt = excerpt(self._dockerfile, error.span)
         if error is None or self._span is None:
             return
         if isinstance(error, BuilderError) and not error.excerpt:
@@ -899,7 +1008,12 @@ def excerpt(dockerfile: Dockerfile, span: Span) -> str:
     for number in range(first, last + 1):
         mark = ">>>" if span.start_line <= number <= span.end_line else "   "
         shown.append(f"{number:4} | {mark} {lines[number - 1]}".rstrip())
-    return "\n".join(shown)
+    return redacted("\n".join(shown))
+
+
+def _empty_state(platform: Platform) -> StageState:
+    config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
+    return StageState(config=config, platform=platform)
 
 
 def _state_of_image(image: Image) -> StageState:
@@ -914,6 +1028,7 @@ def _state_of_image(image: Image) -> StageState:
         config=container,
         layers=image.layers,
         chain_id=chain_ids(diff_ids)[-1] if diff_ids else None,
+        platform=Platform(os=config.os, architecture=config.architecture, variant=config.variant),
         history=config.history,
         author=config.author,
         created=config.created or StageState().created,

@@ -303,7 +303,8 @@ def _copy(
     for selection in action.selections:
         entry = selection.tree.get(selection.path)
         assert entry is not None, "a selection exists"
-        if action.unpack and archives.is_archive(selection.tree, entry):
+        unpacks = action.unpack if selection.unpacks is None else selection.unpacks
+        if unpacks and archives.is_archive(selection.tree, entry):
             collected.unpack(
                 archives.members(selection.tree, entry, cleanup), action.destination, ownership
             )

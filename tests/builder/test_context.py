@@ -565,6 +565,18 @@ def test_files_of_a_context_are_old_unless_said_otherwise(tmp_path: Path) -> Non
     assert (tmp_path / "file").stat().st_mtime == LONG_AGO_S
 
 
+def test_everything_may_be_said_to_be_of_one_moment(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a": b"1", "d/b": b"2"})
+    tree = ContextTree(tmp_path, mtime_ns=7 * 10**9)
+    try:
+        entries = [tree.get(TreePath(path)) for path in ("", "a", "d", "d/b")]
+        assert {entry and entry.meta.mtime_ns for entry in entries} == {7 * 10**9}
+        digest = tree.digest(entries[1])  # type: ignore[arg-type]  # it is there
+        assert digest == Digest.of(b"1")
+    finally:
+        tree.close()
+
+
 # What may be mounted as it is.
 
 
