@@ -152,7 +152,8 @@ class Earlier:
         return changed(nearest, found)
 
     def _scene(self, missed: Missed) -> Scene:
-        listings = {each.digest: each.listing for each in selections_of(missed.step)}
+        selections = list(selections_of(missed.step))
+        listings = {each.digest: each.listing for each in selections}
 
         def listing(digest: str) -> bytes | None:
             found = listings.get(Digest(digest))
@@ -160,7 +161,9 @@ class Earlier:
 
         return Scene(
             listing=listing,
-            paths={(each.digest, each.name): each.path for each in selections_of(missed.step)},
+            paths={
+                (each.digest, name): each.path for each in selections for name in ("", each.name)
+            },
             arguments=missed.arguments,
             shell=missed.shell,
         )
