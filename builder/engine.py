@@ -590,7 +590,7 @@ class _Engine:
             document=missed.document,
         )
         if earlier is not None and earlier_layer is not None:
-            alias = replace(earlier, key=missed.key, document=missed.document)
+            alias = replace(earlier, key=missed.key, document=missed.document, seconds=seconds)
             self._store.cache.put(alias, parent=below.chain_id, variant=variant)
             made, layer = earlier, earlier_layer
         else:

@@ -402,7 +402,7 @@ def _top(selection: Fields, scene: Scene) -> str:
 
 
 def _join(top: str, path: str) -> str:
-    return "/".join(part for part in (top, path) if part) or "."
+    return f"{top.rstrip('/')}/{path}" if top and path else top or path or "."
 
 
 # Values.
