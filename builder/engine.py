@@ -59,7 +59,7 @@ from builder.provide import Provider
 from builder.sandbox import Executor, ExitStatus, ForkServer
 from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.state import StageState
-from builder.steps import NO_SETTINGS, RunSettings, selections_of, stands_alone
+from builder.steps import NO_SETTINGS, ExecStep, RunSettings, selections_of, stands_alone
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -252,6 +252,7 @@ class _Engine:
         self._steps: dict[int, list[record.StepRecord]] = {}  # by stage
         self._bases: dict[int, record.BaseRecord] = {}  # by stage
         self._logs: dict[int, record.StepLog] = {}  # by vertex
+        self._secrets = set(request.grants.secrets.values())  # that no log is to keep
         self._earlier: Earlier | None = None
         self._states: dict[int, StageState] = {}
         self._noted: list[tuple[int, StageState]] = []  # of the target: line, and what it led to
@@ -551,6 +552,9 @@ class _Engine:
                 ),
             )
 
+        if isinstance(missed.step, ExecStep):
+            proxies = (pair.partition("=")[2] for pair in missed.step.secret_env)
+            self._secrets.update(proxy.encode() for proxy in proxies if "@" in proxy)
         for selection in selections_of(missed.step):  # what explains the next miss
             self._store.cache.put_listing(selection.digest, selection.listing)
         try:
@@ -770,7 +774,9 @@ class _Engine:
         for step in self.steps():
             kept = self._logs.get(step.vertex)
             if kept is not None:
-                data = kept.data()
+                from builder.leaks import masked
+
+                data = masked(kept.data(), self._secrets)
                 step = replace(step, log_offset=len(log), log_bytes=len(data))
                 log += data
             steps.append(step)
