@@ -38,6 +38,7 @@ from builder.epoch import NAME as EPOCH_ARG
 from builder.epoch import written_epoch
 from builder.errors import (
     BuilderError,
+    NotReproducibleError,
     PlanError,
     UnsupportedFeatureError,
 )
@@ -55,7 +56,7 @@ from builder.events import (
 from builder.lower import Lowered, Surroundings, check, lower
 from builder.lower.metadata import with_labels
 from builder.mounting import NO_GRANTS, Grants, is_as_keyed
-from builder.perform import OnFailure, perform
+from builder.perform import Conditions, OnFailure, perform
 from builder.plan import (
     BuildPlan,
     ContextBase,
@@ -139,6 +140,7 @@ class BuildRequest:
     allowed: frozenset[str] = frozenset()  # rights RUN may ask for: network.host, security.insecure
     run_settings: RunSettings = NO_SETTINGS
     grants: Grants = NO_GRANTS
+    verify: bool = False  # run each program that has to run twice, and compare
     on_failure: OnFailure | None = None  # what to do where a RUN has failed, before the build ends
     keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
     squash: "Squash | None" = None
@@ -294,6 +296,7 @@ class _Engine:
         self._secrets = set(request.grants.secrets.values())  # that no log is to keep
         self._earlier: Earlier | None = None
         self._states: dict[int, StageState] = {}
+        self._unstable: list[str] = []  # paths that differ between two runs of a step
         self._noted: dict[int, list[tuple[int, StageState]]] = {}  # by stage: line, what it led to
         self._provider = Provider(request, store, cleanup, self._states.__getitem__)
         self._executor: Executor | None = None
@@ -306,6 +309,8 @@ class _Engine:
 
     def build(self) -> Image:
         target = self.fold()
+        if self._unstable:
+            raise NotReproducibleError(paths=tuple(dict.fromkeys(self._unstable)))
         self._provider.remember()
         image = self._seal(self._squash(target))
         assert self._plan is not None, "folded before"
@@ -669,20 +674,20 @@ class _Engine:
             self._secrets.update(proxy.encode() for proxy in proxies if "@" in proxy)
         for selection in selections_of(missed.step):  # what explains the next miss
             self._store.cache.put_listing(selection.digest, selection.listing)
+        conditions = Conditions(
+            store=self._store,
+            executor=self._get_executor,
+            output=output,
+            epoch=self._epoch,
+            ended=ended,
+            grants=self._request.grants,
+            on_failure=self._request.on_failure,
+        )
         try:
             if isinstance(missed.step, ExecStep):
                 check_runnable(below.platform)
-            layer = yield from perform(
-                missed.step,
-                below.layers,
-                store=self._store,
-                executor=self._get_executor,
-                output=output,
-                epoch=self._epoch,
-                ended=ended,
-                grants=self._request.grants,
-                on_failure=self._request.on_failure,
-            )
+            layer = yield from perform(missed.step, below.layers, conditions)
+            is_stable = yield from self._verify(missed, below, layer, conditions, noted)
         except (GeneratorExit, KeyboardInterrupt):
             seconds = time.monotonic() - started
             note("canceled", seconds)
@@ -714,7 +719,7 @@ class _Engine:
         if isinstance(missed.step, ExecStep) and not is_as_keyed(missed.step.mounts):
             text = "the build context changed meanwhile: this result is not kept for later builds\n"
             self._report(VertexOutput(vertex=vertex, stream="stderr", data=text.encode()))
-        else:
+        elif is_stable:
             self._store.cache.put(kept, parent=below.chain_id, variant=variant)
         self._report(
             VertexDone(
@@ -729,6 +734,30 @@ class _Engine:
         note("reused" if made is earlier else "executed", seconds, layer)
         self._flush_when_due()
         return made, layer
+
+    def _verify(
+        self,
+        missed: "Missed",
+        below: StageState,
+        layer: Layer,
+        conditions: Conditions,
+        noted: record.StepRecord,
+    ) -> Work[bool]:
+        """Whether a second run gives the same, where that was asked for."""
+        if not self._request.verify or not isinstance(missed.step, ExecStep):
+            return True
+        from builder.rehearse import run_again
+
+        took_s = time.monotonic() - self._began - noted.started
+        conditions = replace(conditions, output=lambda stream, data: None, on_failure=None)
+        differences = yield from run_again(
+            missed.step, below.layers, layer, conditions, took_s=took_s
+        )
+        for each in differences:
+            hint = f"; try: {each.hint}" if each.hint else ""
+            self._report(Notice(message=f"not reproducible: {each}{hint}", line=noted.line))
+        self._unstable += [each.path for each in differences]
+        return not differences
 
     # ---- bases
 

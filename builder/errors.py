@@ -20,6 +20,7 @@ BuilderError(message, hint)
   SecretLeakError(id, path)          a RUN wrote a secret into its layer
   NoSuchMomentError(name)            app@9 of an image with fewer instructions
   StepFailedError(title, status)     the program of a RUN ended badly: the user's turn
+  NotReproducibleError(differences)  two runs of a step gave different results
   ContainerError                     containers
     NoSuchContainerError(name)
     WrongStateError(name, state, wanted)
@@ -202,6 +203,18 @@ class StepFailedError(BuilderError):
         self.code = code
         self.signal = signal
         self.tail = tail
+
+
+class NotReproducibleError(BuilderError):
+    """`paths` are those that differ, each once, in the order they were found."""
+
+    def __init__(self, *, paths: tuple[str, ...]) -> None:
+        shown = ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+        super().__init__(
+            f"two runs gave different results: {shown}",
+            hint="what each may be caused by, and what helps, stands above",
+        )
+        self.paths = paths
 
 
 class ContainerError(BuilderError):

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -21,6 +21,7 @@ from builder.errors import LoweringError, StepFailedError
 from builder.fileops import FileChanges, Ownership
 from builder.modes import parse_mode
 from builder.mounting import NO_GRANTS, Grants, OpenedMounts, open_mounts
+from builder.reproduce import HOSTNAMES
 from builder.sandbox import (
     ALL_CAPABILITIES,
     Executor,
@@ -49,32 +50,39 @@ OnFailure = Callable[[Executor, SandboxSpec], None]
 RUN_PIDS_MAX = 4096
 _TAIL_BYTES = 16 << 10
 _READ_BYTES = 64 << 10
+_SKIPPED_PIDS = 20
 _PASSWD_MAX_BYTES = 4 << 20
 
 
-def perform(
-    step: Step,
-    layers: tuple[Layer, ...],
-    *,
-    store: Store,
-    executor: Callable[[], Executor],
-    output: Output,
-    epoch: int | None,
-    ended: Ended = lambda status: None,
-    grants: Grants = NO_GRANTS,
-    on_failure: OnFailure | None = None,
-) -> Work[Layer]:
-    """Do the work of `step` on top of `layers` and commit what it changed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What a step is performed with, besides itself and the layers below.
 
-    Args:
-        grants: the secrets and agents that the step may use.
-        on_failure: called when the program has failed, while all that it had is still there: the
-            same specification can be started again.
+    Attributes:
         executor: gives the executor; only called for a program, so that a build without one
             starts none.
         output: called as `output("stdout" | "stderr", data)` with what the program writes.
         epoch: SOURCE_DATE_EPOCH in seconds: later modification times become this.
         ended: called with the status of the program, which says what it took.
+        grants: the secrets and agents that the step may use.
+        on_failure: called when the program has failed, while all that it had is still there: the
+            same specification can be started again.
+        perturbed: run the program with another host name, other process ids and one processor;
+            its result is for comparing, and gets no checkout.
+    """
+
+    store: Store
+    executor: Callable[[], Executor]
+    output: Output
+    epoch: int | None = None
+    ended: Ended = lambda status: None
+    grants: Grants = NO_GRANTS
+    on_failure: OnFailure | None = None
+    perturbed: bool = False
+
+
+def perform(step: Step, layers: tuple[Layer, ...], conditions: Conditions) -> Work[Layer]:
+    """Do the work of `step` on top of `layers` and commit what it changed.
 
     Raises:
         StepFailedError: the program ended with another status than 0.
@@ -82,41 +90,31 @@ def perform(
     """
     match step:
         case ExecStep():
-            return (
-                yield from _perform_exec(
-                    step, layers, store, executor(), output, epoch, ended, grants, on_failure
-                )
-            )
+            return (yield from _perform_exec(step, layers, conditions))
         case FileStep():
-            return _perform_files(step, layers, store, epoch)
+            return _perform_files(step, layers, conditions.store, conditions.epoch)
     assert_never(step)
 
 
-def _perform_exec(
-    step: ExecStep,
-    layers: tuple[Layer, ...],
-    store: Store,
-    executor: Executor,
-    output: Output,
-    epoch: int | None,
-    ended: Ended,
-    grants: Grants,
-    on_failure: OnFailure | None,
-) -> Work[Layer]:
+def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditions) -> Work[Layer]:
+    store, output = conditions.store, conditions.output
     with open_snapshot(layers, store) as snapshot:
         with ExitStack() as cleanup:
             opened = yield from open_mounts(
                 step.mounts,
                 store=store,
-                grants=grants,
+                grants=conditions.grants,
                 cleanup=cleanup,
                 tell=lambda text: output("stderr", f"{text}\n".encode()),
             )
             spec = _sandbox(step, snapshot, opened)
+            if conditions.perturbed:
+                spec = _perturbed(spec, step)
+            executor = conditions.executor()
             status, tail = yield from run_program(executor, spec, output, opened.relays)
-            ended(status)
-            if status.shell_code and on_failure is not None:
-                on_failure(executor, spec)
+            conditions.ended(status)
+            if status.shell_code and conditions.on_failure is not None:
+                conditions.on_failure(executor, spec)
         if status.shell_code:
             raise StepFailedError(
                 title=" ".join(step.argv), code=status.shell_code, signal=status.signal, tail=tail
@@ -126,7 +124,19 @@ def _perform_exec(
             from builder.leaks import without_secrets
 
             changes = InOrder(without_secrets(changes, opened.secrets))
-        return store.layers.commit(changes, upperdir=snapshot.upperdir, mtime_max_s=epoch)
+        upperdir = None if conditions.perturbed else snapshot.upperdir
+        return store.layers.commit(changes, upperdir=upperdir, mtime_max_s=conditions.epoch)
+
+
+def _perturbed(spec: SandboxSpec, step: ExecStep) -> SandboxSpec:
+    """The same, but for what a program should not let into its result."""
+    files = network_files(step.network, HOSTNAMES[1], extra_hosts=step.settings.extra_hosts)
+    return replace(
+        spec,
+        hostname=HOSTNAMES[1],
+        mounts=(*files, *spec.mounts[len(files) :]),
+        program=replace(spec.program, processors=1, skipped_pids=_SKIPPED_PIDS),
+    )
 
 
 def _sandbox(step: ExecStep, snapshot: Snapshot, opened: OpenedMounts) -> SandboxSpec:
@@ -173,7 +183,7 @@ def _environment(step: ExecStep, opened: OpenedMounts) -> tuple[str, ...]:
     return (*(pair for pair in shown if pair.partition("=")[0] not in hidden), *opened.env)
 
 
-HOSTNAME = "lamina"
+HOSTNAME = HOSTNAMES[0]
 
 
 def network_files(

@@ -110,6 +110,7 @@ def build(
             run_settings=settings_of(arguments),
             grants=grants_of(arguments),
             on_failure=on_failure,
+            verify=arguments.flag("verify"),
             keep=outputs is None or stored is not None,
             squash=_squash(arguments),
             encoding=None if stored is None else stored.encoding,
@@ -343,6 +344,7 @@ BUILD = Command(
         many("--add-host", metavar="NAME:ADDRESS", about="Add a line to /etc/hosts of RUN"),
         value("--shm-size", metavar="BYTES", about="Size of /dev/shm in RUN (default: 64m)"),
         many("--ulimit", metavar="NAME=SOFT[:HARD]", about="Limit a resource in RUN"),
+        flag("--verify", about="Run what has to run twice, and fail where the results differ"),
         value(
             "--on-error",
             metavar="shell",

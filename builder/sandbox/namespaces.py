@@ -314,6 +314,14 @@ def attempt(play: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 255
 
 
+def _use_up_a_pid() -> None:
+    pid, pidfd = syscalls.clone(0)
+    if pid == 0:
+        os._exit(0)
+    os.close(pidfd)
+    os.waitpid(pid, 0)
+
+
 def fork_process() -> int:
     """Fork as `os.fork` does: for the server, which goes on as an ordinary interpreter."""
     return os.fork()
@@ -472,6 +480,11 @@ class _Actor:
             _own_stdio(ids.uid)
         os.umask(0o022)
         signals.use_defaults_for_ignored()
+        if self.program.processors:
+            usable = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, usable[: self.program.processors])
+        for _ in range(self.program.skipped_pids):
+            _use_up_a_pid()
         if self.program.no_new_privs:
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         if may_set_groups():  # asked here: a join may have come from another user namespace

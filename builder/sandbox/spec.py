@@ -133,6 +133,8 @@ class Program:
     `user` is `name|uid[:name|gid]` or empty for root, resolved by the image's own /etc/passwd and
     /etc/group. HOME is taken from that passwd entry unless `env` has it. `cwd` is created
     when missing (as Docker does). A bare `argv[0]` is looked up in the PATH of `env`.
+    `processors` is how many it may use at most, 0 all of them; `skipped_pids` how many process ids
+    are used up before its first child.
     """
 
     argv: tuple[str, ...]
@@ -146,6 +148,8 @@ class Program:
     capabilities: frozenset[str] | None = None
     seccomp: Literal["default", "unconfined"] = "default"
     resource_limits: tuple[ResourceLimit, ...] = ()
+    processors: int = 0
+    skipped_pids: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

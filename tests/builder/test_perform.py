@@ -20,7 +20,7 @@ from builder.errors import (
     StepFailedError,
 )
 from builder.mounting import NO_GRANTS, Grants
-from builder.perform import RUN_PIDS_MAX, network_files, perform, run_program
+from builder.perform import RUN_PIDS_MAX, Conditions, network_files, perform, run_program
 from builder.sandbox import (
     ALL_CAPABILITIES,
     BindMount,
@@ -134,11 +134,13 @@ class Bench:
             perform(
                 step,
                 self.layers,
-                store=self.store,
-                executor=self.executor if isinstance(step, ExecStep) else no_executor,
-                output=lambda stream, data: self.output.append((stream, data)),
-                epoch=epoch,
-                grants=self.grants,
+                Conditions(
+                    store=self.store,
+                    executor=self.executor if isinstance(step, ExecStep) else no_executor,
+                    output=lambda stream, data: self.output.append((stream, data)),
+                    epoch=epoch,
+                    grants=self.grants,
+                ),
             )
         )
         self.layers = (*self.layers, layer)
@@ -309,10 +311,7 @@ def test_nothing_outlives_a_step_that_was_interrupted(bench: Bench) -> None:
             perform(
                 script("echo x"),
                 bench.layers,
-                store=bench.store,
-                executor=Remembering(),
-                output=interrupted,
-                epoch=None,
+                Conditions(store=bench.store, executor=Remembering(), output=interrupted),
             )
         )
     assert running[0].killed

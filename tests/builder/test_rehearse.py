@@ -1,0 +1,88 @@
+"""`build --verify`: what differs is named, what does not passes, and nothing of a trial is kept."""
+
+from pathlib import Path
+
+import pytest
+
+from layerstore import Store
+from tests.support.commands import Commands, Result
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
+
+
+def verify(box: Commands, folder: Path, run: str, *options: str, code: int | None = 0) -> Result:
+    folder.mkdir(exist_ok=True)
+    (folder / "Dockerfile").write_text(f"FROM box\nRUN {run}\nCMD x\n")
+    words = ("build", "--progress", "plain", "--verify", "-t", "it", *options)
+    return box(*words, folder, code=code)
+
+
+def test_a_clock_in_a_file_is_named(box: Commands, tmp_path: Path) -> None:
+    done = verify(box, tmp_path / "c", "date > /t; echo same > /s", code=1)
+    assert "not reproducible: /t (content: timestamp)" in done.err
+    assert "(line 2)" in done.err
+    assert "two runs gave different results: /t (" in done.err
+    assert "/s" not in done.err.replace("echo same > /s", "")
+    assert box("images", "-q", "it").out == ""
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        ("hostname > /h", "/h (content: host name)"),
+        ("sh -c 'sleep 0 & echo $!' > /p", "/p (content: a number"),
+        ("nproc > /n", "/n (content: a number"),
+        ("head -c 40 /dev/urandom > /r", "/r (content: random bytes"),
+        ("mkdir -p /var/log; date +%s > /var/log/a", "/var/log/a (content: log)"),
+        ("touch /x$(date +%s)", "a name made of random characters"),
+        ("touch /m; chmod 6$(( $(date +%s) % 2 ))0 /m", "/m (mode "),
+    ],
+)
+def test_every_perturbation_shows(box: Commands, tmp_path: Path, run: str, expected: str) -> None:
+    found = verify(box, tmp_path / "c", run, code=None)
+    for _ in range(5):  # one time in two, the parity of a second is the same
+        if found.code:
+            break
+        found = verify(box, tmp_path / "c", run, "--no-cache", code=None)
+    assert expected in found.err
+
+
+def test_what_is_reproducible_passes_and_is_cached(box: Commands, tmp_path: Path) -> None:
+    run = "mkdir -p /d/e; echo 1 > /d/f; ln /d/f /d/g; ln -s f /d/h; rm /data/file"
+    assert "DONE" in verify(box, tmp_path / "c", run).err
+    assert "CACHED" in verify(box, tmp_path / "c", run).err.partition("RUN")[2]
+    box("fsck")
+
+
+def test_what_is_not_is_not_cached(box: Commands, tmp_path: Path) -> None:
+    """Else a second look would find nothing wrong."""
+    verify(box, tmp_path / "c", "date > /t", code=1)
+    assert "/t (content" in verify(box, tmp_path / "c", "date > /t", code=1).err
+
+
+def test_cached_steps_are_not_run(box: Commands, tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/Dockerfile").write_text("FROM box\nRUN date > /t\n")
+    box("build", "-t", "it", tmp_path / "c")
+    assert "CACHED" in verify(box, tmp_path / "c", "date > /t").err
+
+
+def test_the_trial_leaves_nothing(box: Commands, tmp_path: Path) -> None:
+    verify(box, tmp_path / "c", "date > /t", code=1)
+    box("builder", "prune", "-a", "-f")
+    with Store.open(box.root) as store:
+        layers = {layer.diff_id for layer in store.layers.all()}
+        assert layers == {layer.diff_id for layer in store.images.resolve("box").layers}
+    box("fsck")
+
+
+def test_times_count_with_source_date_epoch(box: Commands, tmp_path: Path) -> None:
+    """Later times are clamped; one before the epoch that is not the same each time is not."""
+    epoch = ("--build-arg", "SOURCE_DATE_EPOCH=4000000000")
+    done = verify(box, tmp_path / "c", "echo > /f", *epoch, code=1)
+    assert "/f (modification time" in done.err
+    verify(box, tmp_path / "c", "echo > /g", "--build-arg", "SOURCE_DATE_EPOCH=1000000000")
+
+
+def test_a_step_that_fails_fails_once(box: Commands, tmp_path: Path) -> None:
+    assert "exit code: 3" in verify(box, tmp_path / "c", "exit 3", code=1).err
