@@ -701,7 +701,7 @@ def _state_of_image(image: Image) -> StageState:
         config=container,
         layers=image.layers,
         chain_id=chain_ids(diff_ids)[-1] if diff_ids else None,
-        history=config.history,
+        history=tuple(entry for entry, _ in image.history()),  # also where it had none
         author=config.author,
         created=config.created or StageState().created,
     )

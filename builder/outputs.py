@@ -426,6 +426,8 @@ def _writing(dest: Path | None, stdout: BinaryIO) -> Iterator[BinaryIO]:
         stdout.flush()
         return
     path = Path(os.path.realpath(dest))
+    if not path.parent.is_dir():
+        raise OutputError(f"{dest} cannot be written: there is no directory {path.parent}")
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a pipe, /dev/null
         with path.open("wb") as file:
             yield file

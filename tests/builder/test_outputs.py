@@ -513,6 +513,11 @@ def test_metadata_replaces_a_file_whole(store: Store, out: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["meta.json"]
 
 
+def test_metadata_for_no_directory_is_an_error_that_names_it(store: Store, out: Path) -> None:
+    with pytest.raises(OutputError, match=r"meta\.json cannot be written"):
+        write_metadata(out / "missing/meta.json", built(store).result, None, ())
+
+
 def test_outputs_are_values() -> None:
     assert parse_outputs(["out"]) == Outputs(all=(FilesOutput(dest=Path("out")),))
     assert issubclass(OutputError, BuilderError)
