@@ -1,7 +1,7 @@
 """Moments: an image as it was after each of its instructions.
 
     app@3      after the third instruction below FROM, the number that `layers` and `history` print;
-               app@0 is the base
+               app@0 is the base. Instructions of the stages that a stage stands on count
     app@L12    after line 12 of the Dockerfile: the last instruction that begins there or above
     app~1      one instruction before the last
 
