@@ -237,6 +237,12 @@ def test_without_an_output_the_image_goes_into_the_store() -> None:
     assert parse_outputs(["out"], load=True).stored == StoreOutput(encoding=PLAIN)
 
 
+def test_the_names_are_those_of_the_image_that_was_asked_for() -> None:
+    assert parse_outputs(["out", "type=oci,dest=f,name=a"]).names == names("a")
+    assert parse_outputs(["type=image"], names=names("t:1")).names == names("t:1")
+    assert parse_outputs(["out"], names=names("t:1")).names == ()
+
+
 def test_annotations_are_of_every_image() -> None:
     outputs = parse_outputs(
         ["type=image", "type=oci,dest=f,annotation.b=3"],

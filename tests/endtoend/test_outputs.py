@@ -300,6 +300,13 @@ def test_metadata_and_iidfile_agree(busybox: Lamina, project: Path, tmp_path: Pa
     assert metadata["containerimage.config.digest"] == files["iid"].read_text()
     assert metadata["containerimage.digest"] == OciLayout(busybox.root).names()["it:latest"]
     assert metadata["image.name"] == "docker.io/library/it:latest"
+    busybox(
+        *("build", "-o", f"type=oci,dest={tmp_path}/it.oci,name=named"),
+        *("--metadata-file", files["meta.json"], project),
+    )
+    again = json.loads(files["meta.json"].read_bytes())
+    assert again["image.name"] == "docker.io/library/named:latest"
+    assert again["containerimage.digest"] == metadata["containerimage.digest"]
 
 
 def test_annotations_stand_in_the_manifest(busybox: Lamina, project: Path) -> None:
