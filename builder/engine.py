@@ -1077,7 +1077,7 @@ def _state_of_image(image: Image) -> StageState:
         layers=image.layers,
         chain_id=chain_ids(diff_ids)[-1] if diff_ids else None,
         platform=Platform(os=config.os, architecture=config.architecture, variant=config.variant),
-        history=config.history,
+        history=tuple(entry for entry, _ in image.history()),  # also where it had none
         author=config.author,
         created=config.created or StageState().created,
     )

@@ -109,6 +109,12 @@ class Outputs:
         return next((each for each in self.all if isinstance(each, StoreOutput)), None)
 
     @property
+    def names(self) -> tuple[Reference, ...]:
+        """What the image that was asked for is called; none where only files were."""
+        images = (each for each in self.all if isinstance(each, StoreOutput | ArchiveOutput))
+        return next((each.names for each in images), ())
+
+    @property
     def to_stdout(self) -> bool:
         """Whether one of them is written to standard output."""
         return any(isinstance(o, TarOutput | ArchiveOutput) and o.dest is None for o in self.all)
@@ -426,6 +432,8 @@ def _writing(dest: Path | None, stdout: BinaryIO) -> Iterator[BinaryIO]:
         stdout.flush()
         return
     path = Path(os.path.realpath(dest))
+    if not path.parent.is_dir():
+        raise OutputError(f"{dest} cannot be written: there is no directory {path.parent}")
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a pipe, /dev/null
         with path.open("wb") as file:
             yield file
@@ -437,8 +445,18 @@ def _writing(dest: Path | None, stdout: BinaryIO) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    """Make what was renamed in it safe from a power cut."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 # ---- telling scripts

@@ -95,7 +95,7 @@ def build(
             contexts=contexts,
             platform=platform,
             ignore_file=inputs.ignore_file,
-            names=names if stored is None else stored.names,
+            names=names if outputs is None else () if stored is None else stored.names,
             target=arguments.value("target") or "",
             build_args=given_args,
             labels=_pairs(arguments.values("label")),
@@ -147,7 +147,8 @@ def build(
     if metadata_file is not None:
         from builder.outputs import write_metadata
 
-        write_metadata(Path(metadata_file), result, image, request.names)
+        named = names if outputs is None else outputs.names
+        write_metadata(Path(metadata_file), result, image, named)
     if is_quiet and not (outputs and outputs.to_stdout):
         line(image_id)
     return 0

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 _SCHEMA = 1
 _STEPS = "lamina/steps"
 _RESULTS = "lamina/results"
-_TOC_BYTES_MAX = 1 << 30
+_TOC_BYTES_MAX = 256 << 20  # of a million files
 _TAG = "latest"
 
 

@@ -30,6 +30,8 @@ class LayoutDirectory:
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
+        if (root / "lamina" / "version").exists():
+            raise StoreError(f"{root} is a store of lamina", hint="give another directory")
         if not (root / "oci-layout").exists():
             if next(root.iterdir(), None) is not None:
                 raise StoreError(

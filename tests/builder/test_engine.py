@@ -150,6 +150,17 @@ def test_names_labels_and_the_untagged(store: Store) -> None:
     assert [each.names for each in store.images.list()] == [("x:1",)]
 
 
+def test_a_base_without_a_history_gets_an_entry_for_each_layer(
+    store: Store, fake: FakeExecutor
+) -> None:
+    image = make_image(store, "base", {"a": b"1"}, {"b": b"2"})
+    bare = store.images.seal(replace(image.config, history=()), image.layers)
+    store.images.tag(bare, Reference.parse("base"))
+    built = run_build(store, "FROM base\nRUN touch /c\n", executor=fake)
+    made = [(entry.created_by, entry.empty_layer) for entry in built.image.config.history]
+    assert made == [("", False), ("", False), ("RUN /bin/sh -c touch /c", False)]
+
+
 def test_an_image_is_durable_when_the_build_returns(tmp_path: Path, fake: FakeExecutor) -> None:
     store = Store.open(tmp_path / "store")
     built = run_build(store, "FROM scratch\nRUN touch /a\n", executor=fake, tag="x:1")

@@ -237,6 +237,12 @@ def test_without_an_output_the_image_goes_into_the_store() -> None:
     assert parse_outputs(["out"], load=True).stored == StoreOutput(encoding=PLAIN)
 
 
+def test_the_names_are_those_of_the_image_that_was_asked_for() -> None:
+    assert parse_outputs(["out", "type=oci,dest=f,name=a"]).names == names("a")
+    assert parse_outputs(["type=image"], names=names("t:1")).names == names("t:1")
+    assert parse_outputs(["out"], names=names("t:1")).names == ()
+
+
 def test_annotations_are_of_every_image() -> None:
     outputs = parse_outputs(
         ["type=image", "type=oci,dest=f,annotation.b=3"],
@@ -511,6 +517,11 @@ def test_metadata_replaces_a_file_whole(store: Store, out: Path) -> None:
     (out / "meta.json").write_text("old")
     metadata(store, out, "type=image")
     assert [path.name for path in out.iterdir()] == ["meta.json"]
+
+
+def test_metadata_for_no_directory_is_an_error_that_names_it(store: Store, out: Path) -> None:
+    with pytest.raises(OutputError, match=r"meta\.json cannot be written"):
+        write_metadata(out / "missing/meta.json", built(store).result, None, ())
 
 
 def test_outputs_are_values() -> None:

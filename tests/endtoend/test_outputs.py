@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -299,6 +300,13 @@ def test_metadata_and_iidfile_agree(busybox: Lamina, project: Path, tmp_path: Pa
     assert metadata["containerimage.config.digest"] == files["iid"].read_text()
     assert metadata["containerimage.digest"] == OciLayout(busybox.root).names()["it:latest"]
     assert metadata["image.name"] == "docker.io/library/it:latest"
+    busybox(
+        *("build", "-o", f"type=oci,dest={tmp_path}/it.oci,name=named"),
+        *("--metadata-file", files["meta.json"], project),
+    )
+    again = json.loads(files["meta.json"].read_bytes())
+    assert again["image.name"] == "docker.io/library/named:latest"
+    assert again["containerimage.digest"] == metadata["containerimage.digest"]
 
 
 def test_annotations_stand_in_the_manifest(busybox: Lamina, project: Path) -> None:
@@ -342,3 +350,31 @@ def test_load_keeps_the_image_whatever_else_is_wanted(
     assert (tmp_path / "out/bin/program").exists()
     busybox("build", "-t", "only", "-o", "type=cacheonly", project)
     assert "only" not in busybox("images").stdout
+
+
+# Ends before its time.
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_build_that_is_ended_while_it_writes_leaves_no_half_file(
+    busybox: Lamina, project: Path, tmp_path: Path, ending: signal.Signals
+) -> None:
+    """It is stopped at a pipe that nobody reads, with a tar before it and one behind."""
+    os.mkfifo(tmp_path / "pipe")
+    outputs = [f"type=tar,dest={tmp_path}/{name}" for name in ("before", "pipe", "behind")]
+    process = busybox.start("build", *(f"-o{text}" for text in outputs), project)
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY)
+    try:
+        assert os.read(reader, 1), "it has begun to write"
+        process.send_signal(ending)
+        process.communicate(timeout=60)
+    finally:
+        os.close(reader)
+    assert process.returncode in (128 + ending, -ending)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["before", "context", "pipe", "store"]
+    with tarfile.open(tmp_path / "before") as archive:
+        assert "work/deep/one" in archive.getnames()
+    busybox("build", "-o", f"type=tar,dest={tmp_path}/behind", project)
+    assert (tmp_path / "behind").read_bytes() == (tmp_path / "before").read_bytes()
+    assert busybox("fsck").stdout.strip() == "0 problems"

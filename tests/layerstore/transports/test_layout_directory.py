@@ -48,6 +48,15 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert files(tmp_path) == ["precious"]
 
 
+def test_a_store_is_left_alone(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as store:
+        with pytest.raises(StoreError, match="is a store of lamina"):
+            LayoutDirectory(store.root)
+        image = make_image(store, "it", {"a": b"1"})
+        with pytest.raises(StoreError, match="is a store of lamina"):
+            add_to_layout(store, [Export(image=image)], store.root)
+
+
 def test_a_blob_that_is_there_is_not_read_again(tmp_path: Path) -> None:
     layout = LayoutDirectory(tmp_path)
     digest = layout.put_document(b"content")
