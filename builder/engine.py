@@ -23,9 +23,10 @@ Invariants (tests/builder/test_engine.py):
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,6 +34,8 @@ import grammar
 from builder import record, timetravel
 from builder.cachekey import key_document
 from builder.check import check_build
+from builder.epoch import NAME as EPOCH_ARG
+from builder.epoch import written_epoch
 from builder.errors import (
     BuilderError,
     PlanError,
@@ -51,15 +54,35 @@ from builder.events import (
 )
 from builder.lower import Lowered, Surroundings, check, lower
 from builder.lower.metadata import with_labels
-from builder.mounting import NO_GRANTS, Grants
+from builder.mounting import NO_GRANTS, Grants, is_as_keyed
 from builder.perform import OnFailure, perform
-from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan, stages_of
-from builder.platforms import name_of
+from builder.plan import (
+    BuildPlan,
+    ContextBase,
+    ImageBase,
+    PlannedStage,
+    ScratchBase,
+    StageBase,
+    plan,
+    stages_of,
+)
+from builder.platforms import check_runnable, name_of
 from builder.provide import Provider
 from builder.sandbox import Executor, ExitStatus, ForkServer
 from builder.schedule import PAUSE, Needs, Work, run_all
+from builder.sources import Selection, SourceTree, select
 from builder.state import StageState
-from builder.steps import NO_SETTINGS, ExecStep, RunSettings, selections_of, stands_alone
+from builder.steps import (
+    NO_SETTINGS,
+    CopyFiles,
+    ExecStep,
+    FileStep,
+    RunSettings,
+    Step,
+    selections_of,
+    stands_alone,
+)
+from builder.urls import FileUrl, GitUrl, redacted
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -69,6 +92,7 @@ from layerstore import (
     ImageConfig,
     Layer,
     NotFoundError,
+    Platform,
     Reference,
     Store,
     StoreError,
@@ -85,17 +109,21 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FLUSH_AFTER_S = 0.5
-_EPOCH = "SOURCE_DATE_EPOCH"
-_EPOCH_DIGITS_MAX = 12  # fewer: all years that datetime knows
 _WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    """What to build. `context` None: there is none, and COPY from it is an error."""
+    """What to build. `context` None: there is none, and COPY from it is an error.
+
+    `contexts` are the named ones as written on a command line, see provide.py. `platform` None is
+    this machine's; a base for another one then gives an image for that.
+    """
 
     dockerfile: Dockerfile
-    context: Path | None
+    context: Path | SourceTree | None
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform | None = None
     ignore_file: bytes | None = None
     names: tuple[Reference, ...] = ()
     target: str = ""
@@ -115,7 +143,8 @@ class BuildRequest:
     keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
     squash: "Squash | None" = None
     encoding: "Encoding | None" = None  # of the image in the store
-    cache_from: tuple[Path, ...] = ()  # directories of cached steps
+    inline_cache: bool = False  # the image says which steps made its layers
+    cache_from: tuple[Path | str, ...] = ()  # directories of cached steps, names of such images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,13 +197,19 @@ def build(
 
 
 def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], None]) -> None:
-    from layerstore import CacheDirectory
+    from layerstore import CacheDirectory, InlineCache
 
     def notice(message: str) -> None:
         report(Notice(message=message))
 
-    for root in request.cache_from:
-        store.cache.add_source(CacheDirectory(root, store, notice))
+    for source in request.cache_from:
+        if isinstance(source, Path):
+            store.cache.add_source(CacheDirectory(source, store, notice))
+            continue
+        try:
+            store.cache.add_source(InlineCache(store.images.resolve(source), store, notice))
+        except StoreError as error:
+            notice(f"no build cache in {source}: {error.message}")
 
 
 def _build(
@@ -190,15 +225,19 @@ def _build(
         try:
             store.lease()  # what the build finds must not be collected before it is named
             image = engine.build()
-        except UnusableLayerError:  # it is begun anew
+        except UnusableLayerError:  # begun anew by `build`: no build of its own
             raise
         except BaseException as error:
             engine.write_record(started, None, _first_line(error))
             raise
-        for name in request.names if request.keep else ():
-            store.images.tag(image, name)
-        if request.keep and not request.names:
-            store.images.note_untagged(image)
+        if request.keep:
+            for name in request.names:
+                store.images.tag(image, name)
+            if not request.names:
+                store.images.note_untagged(image)
+        else:
+            for digest in (image.descriptor.digest, image.id):
+                store.blobs.discard(digest)  # unless another build has left it
         store.flush()
     written = engine.write_record(started, image, "")
     if request.keep:
@@ -246,7 +285,7 @@ class _Engine:
         self._store = store
         self._report = report
         self._cleanup = cleanup
-        self._platform = host_platform()
+        self._platform = request.platform or host_platform()
         self._vertex = 0
         self._began = time.monotonic()
         self._steps: dict[int, list[record.StepRecord]] = {}  # by stage
@@ -255,11 +294,12 @@ class _Engine:
         self._secrets = set(request.grants.secrets.values())  # that no log is to keep
         self._earlier: Earlier | None = None
         self._states: dict[int, StageState] = {}
-        self._noted: list[tuple[int, StageState]] = []  # of the target: line, and what it led to
+        self._noted: dict[int, list[tuple[int, StageState]]] = {}  # by stage: line, what it led to
         self._provider = Provider(request, store, cleanup, self._states.__getitem__)
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
+        self._args = dict(request.build_args)
         self._last_flush = time.monotonic()
 
     # ---- the fold
@@ -268,8 +308,10 @@ class _Engine:
         target = self.fold()
         self._provider.remember()
         image = self._seal(self._squash(target))
-        lines = [line for line, _ in self._noted]
-        configs = (self._image_config(state) for _, state in self._noted)
+        assert self._plan is not None, "folded before"
+        noted = self._noted[self._plan.target]
+        lines = [line for line, _ in noted]
+        configs = (self._image_config(state) for _, state in noted)
         timetravel.remember(self._store.cache, image, lines, configs)
         return image
 
@@ -279,11 +321,12 @@ class _Engine:
             self._plan = plan(
                 self._request.dockerfile,
                 target=self._request.target,
-                build_args=self._build_args(),
+                build_args=self._args,
                 platform=self._platform,
+                contexts=self._provider.context_names,
             )
             if self._epoch is None:
-                self._epoch = _written_epoch(self._plan, self._build_args())
+                self._find_epoch(self._plan)
             _check_filters(self._request, self._plan)
         self._report_checks(self._plan)
         stages = self._plan.stages
@@ -302,12 +345,28 @@ class _Engine:
         )
         return self._states[self._plan.target]
 
+    def _find_epoch(self, made: BuildPlan) -> None:
+        """What SOURCE_DATE_EPOCH means; the ARG of that name then has the number."""
+        epoch = written_epoch(
+            made,
+            self._request.build_args,
+            escape=self._request.dockerfile.directives.escape,
+            context=self._request.context,
+            provider=self._provider,
+        )
+        self._epoch = epoch
+        value = {EPOCH_ARG: "" if epoch is None else str(epoch)}
+        if EPOCH_ARG in self._args:
+            self._args |= value
+        if EPOCH_ARG in made.global_args:
+            self._plan = replace(made, global_args={**made.global_args, **value})
+
     def _report_checks(self, plan: BuildPlan) -> None:
         """Report what the build checks say; nothing has been executed yet."""
         check_build(
             self._request.dockerfile,
             target=self._request.target,
-            build_args=self._build_args(),
+            build_args=self._args,
             ignore_file=self._request.ignore_file,
             platform=self._platform,
             bases=dict(self._known_bases(plan)),
@@ -321,7 +380,7 @@ class _Engine:
             if isinstance(base, ImageBase):
                 # without it the build fails, or gets it, where it opens the stage
                 with suppress(StoreError):
-                    image = self._store.images.resolve(base.name)
+                    image = self._store.images.resolve(base.name, plan.stages[index].platform)
                     yield base.name, (image.id, image.config)
 
     def result(self, image: Image, written: record.BuildRecord) -> BuildResult:
@@ -341,7 +400,7 @@ class _Engine:
         for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us
             yield Needs(needed)
         with _Located(self._request.dockerfile, stage.from_node.span):
-            state = self._open_base(stage)
+            state = yield from self._open_base(stage)
         triggers = tuple(
             grammar.parse_instruction(text, escape="\\", name="ONBUILD")
             for text in state.config.on_build
@@ -349,7 +408,8 @@ class _Engine:
         state = replace(state, config=replace(state.config, on_build=()))
         around = Surroundings(
             find_source=lambda name: self._provider.tree(name, stage),
-            build_args=self._build_args(),
+            select_remote=partial(self._select_remote, stage),
+            build_args=self._args,
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
@@ -368,7 +428,8 @@ class _Engine:
             in_trigger = number < len(triggers)
             span = stage.from_node.span if in_trigger else instruction.span
             with _Located(self._request.dockerfile, span, in_trigger=in_trigger):
-                for needed in stages_of(instruction, stage.visible):  # a trigger's, by now
+                needs = stages_of(instruction, stage.visible, self._provider.context_names)
+                for needed in needs:  # a trigger's, by now
                     yield Needs(needed)
                 state = yield from self._build_instruction(
                     instruction, state, around, label, stage, span, instructions
@@ -376,6 +437,26 @@ class _Engine:
             self._note_moment(stage, span, state)
             yield PAUSE
         self._states[stage.index] = state
+
+    def _select_remote(
+        self,
+        stage: PlannedStage,
+        url: GitUrl | FileUrl,
+        *,
+        checksum: str,
+        keep_git_dir: bool | None,
+        unpack: bool,
+    ) -> Selection:
+        """Ask what is at a URL, which may take its time: work of its own for whoever watches."""
+        shown = redacted(url.remote if isinstance(url, GitUrl) else url.url)
+        vertex = self._begin(f"[{stage.title}] load {shown}", stage.title, None)
+        started = time.monotonic()
+        with self._failing(vertex, started):
+            selection = self._provider.remotes().select(
+                url, checksum=checksum, keep_git_dir=keep_git_dir, unpack=unpack
+            )
+        self._report(VertexDone(vertex=vertex, seconds=time.monotonic() - started))
+        return selection
 
     def _build_instruction(
         self,
@@ -389,28 +470,46 @@ class _Engine:
     ) -> Work[StageState]:
         if self._predictor is not None and not self._is_knowable(instruction, stage):
             noted = replace(
-                _record_of(instruction, span, stage),
-                outcome="miss" if (forced := self._forced(stage, span)) else "depends",
+                _record_of(redacted(unparse(instruction)), span, stage),
+                outcome="miss" if (forced := self._forced(stage, span.start_line)) else "depends",
                 reason=forced or "what it copies from is not built yet",
             )
             return self._imagine(stage, noted, state, "")
         lowered = lower(instruction, state, around)
         for message in lowered.notices:
             self._report(Notice(message=message, line=span.start_line))
-        noted = _record_of(instruction, span, stage)
+        noted = _record_of(redacted(unparse(instruction)), span, stage)
         if lowered.step is None:
             self._note(stage, noted)
             return lowered.state
-        vertex = self._begin(f"{label} {lowered.step.title}", stage.title, span.start_line)
-        below = StageState() if stands_alone(lowered.step) else state
+        return (
+            yield from self._carry_out(
+                lowered.step, lowered, state, noted, label, stage, instructions
+            )
+        )
+
+    def _carry_out(
+        self,
+        step: Step,
+        lowered: Lowered,
+        state: StageState,
+        noted: record.StepRecord,
+        label: str,
+        stage: PlannedStage,
+        instructions: Sequence[Instruction],
+    ) -> Work[StageState]:
+        """Find the step in the cache, else do it."""
+        line = noted.line
+        vertex = self._begin(f"{label} {step.title}", stage.title, line)
+        below = StageState(platform=state.platform) if stands_alone(step) else state
         document = key_document(
-            lowered.step,
+            step,
             parent=below.chain_id,
-            platform=name_of(self._platform),
+            platform=name_of(state.platform),
             epoch=self._epoch,
         )
         key = Digest.of(document)
-        forced = self._forced(stage, span)
+        forced = self._forced(stage, line)
         cached = None if forced else self._store.cache.get(key)
         is_expired = cached is not None and self._is_expired(cached)
         layer = None if cached is None or is_expired else self._known_layer(cached)
@@ -427,7 +526,23 @@ class _Engine:
             )
             self._note(stage, found)
         else:
-            missed = self._missed(lowered, document, state, stage, instructions, forced, is_expired)
+            from builder.earlier import Missed  # nothing of it is loaded when all is cached
+
+            missed = Missed(
+                step=step,
+                key=key,
+                document=document,
+                created_by=lowered.created_by,
+                stage=stage.title,
+                number=len(self._steps.get(stage.index, ())),
+                instructions=tuple(redacted(unparse(each)) for each in instructions),
+                arguments=_arguments(state),
+                shell=state.shell,
+                forced=forced,
+                is_expired=is_expired,
+                bases=tuple(self._bases.values()),
+                steps=self.steps(),
+            )
             explained = self._explain(missed)
             noted = replace(
                 noted, key=key, vertex=vertex, explanation=explained, reason=explained.reason
@@ -436,52 +551,23 @@ class _Engine:
                 return self._predict(missed, below, lowered, stage, noted)
             cached, layer = yield from self._execute(missed, below, stage, noted)
         return lowered.state.with_layer(
-            layer, created=cached.created, created_by=cached.created_by, line=span.start_line
+            layer, created=cached.created, created_by=cached.created_by, line=line
         )
 
-    def _forced(self, stage: PlannedStage, span: Span) -> str:
+    def _forced(self, stage: PlannedStage, line: int) -> str:
         """The option by which a step is carried out whatever is in the cache; empty for none."""
         request = self._request
         if request.no_cache:
             return "--no-cache"
         if stage.is_one_of(request.no_cache_stages):
             return f"--no-cache-filter={stage.title}"
-        if request.no_cache_from is not None and span.start_line >= request.no_cache_from:
+        if request.no_cache_from is not None and line >= request.no_cache_from:
             return f"--no-cache-from={request.no_cache_from}"
         return ""
 
     def _is_expired(self, cached: CachedStep) -> bool:
         ttl_s = self._request.cache_ttl_s
         return ttl_s is not None and cached.put_s + ttl_s < time.time()
-
-    def _missed(
-        self,
-        lowered: Lowered,
-        document: bytes,
-        state: StageState,
-        stage: PlannedStage,
-        instructions: Sequence[Instruction],
-        forced: str,
-        is_expired: bool,
-    ) -> "Missed":
-        from builder.earlier import Missed  # nothing of it is loaded when all is cached
-
-        assert lowered.step is not None
-        return Missed(
-            step=lowered.step,
-            key=Digest.of(document),
-            document=document,
-            created_by=lowered.created_by,
-            stage=stage.title,
-            number=len(self._steps.get(stage.index, ())),
-            instructions=tuple(unparse(each) for each in instructions),
-            arguments=_arguments(state),
-            shell=state.shell,
-            forced=forced,
-            is_expired=is_expired,
-            bases=tuple(self._bases.values()),
-            steps=self.steps(),
-        )
 
     def _explain(self, missed: "Missed") -> "Explanation":
         """Say why a step is carried out, and keep what explains the next one."""
@@ -502,7 +588,7 @@ class _Engine:
     def _is_knowable(self, instruction: Instruction, stage: PlannedStage) -> bool:
         """Whether all that an instruction copies from has been built, not merely predicted."""
         assert self._predictor is not None
-        sources = stages_of(instruction, stage.visible)
+        sources = stages_of(instruction, stage.visible, self._provider.context_names)
         return all(self._predictor.is_known(self._states[index]) for index in sources)
 
     def _predict(
@@ -571,6 +657,8 @@ class _Engine:
         for selection in selections_of(missed.step):  # what explains the next miss
             self._store.cache.put_listing(selection.digest, selection.listing)
         try:
+            if isinstance(missed.step, ExecStep):
+                check_runnable(below.platform)
             layer = yield from perform(
                 missed.step,
                 below.layers,
@@ -606,12 +694,15 @@ class _Engine:
             seconds=seconds,
             document=missed.document,
         )
+        kept = made
         if earlier is not None and earlier_layer is not None:
-            alias = replace(earlier, key=missed.key, document=missed.document, seconds=seconds)
-            self._store.cache.put(alias, parent=below.chain_id, variant=variant)
+            kept = replace(earlier, key=missed.key, document=missed.document, seconds=seconds)
             made, layer = earlier, earlier_layer
+        if isinstance(missed.step, ExecStep) and not is_as_keyed(missed.step.mounts):
+            text = "the build context changed meanwhile: this result is not kept for later builds\n"
+            self._report(VertexOutput(vertex=vertex, stream="stderr", data=text.encode()))
         else:
-            self._store.cache.put(made, parent=below.chain_id, variant=variant)
+            self._store.cache.put(kept, parent=below.chain_id, variant=variant)
         self._report(
             VertexDone(
                 vertex=vertex,
@@ -628,41 +719,61 @@ class _Engine:
 
     # ---- bases
 
-    def _open_base(self, stage: PlannedStage) -> StageState:
-        if stage.from_node.platform is not None:
-            self._check_platform(stage)
+    def _open_base(self, stage: PlannedStage) -> Work[StageState]:
+        if stage.platform.os != "linux":
+            raise UnsupportedFeatureError(feature=f"the platform {stage.platform}")
         match stage.base:
             case ScratchBase():
                 self._note_base(stage, "scratch", "")
-                config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
-                return StageState(config=config)
+                return _empty_state(self._platform)
             case StageBase(index=index):
                 assert self._plan is not None
                 self._note_base(stage, self._plan.stages[index].title, "")
                 state = self._states[index]
-                return replace(state, cmd_is_own=False)
+                return state.inherited()
             case ImageBase(name=name):
-                image = self._provider.image(name, stage)
-                self._note_base(stage, name, image.descriptor.digest)
-                vertex = self._begin(
-                    f"[{stage.title} 1/1] FROM {name}", stage.title, stage.from_node.span.start_line
-                )
-                self._report(VertexCached(vertex=vertex))
-                return _state_of_image(image)
+                return self._open_image(name, self._provider.image(name, stage), stage)
+            case ContextBase(name=name):
+                found = self._provider.context(name, stage.platform)
+                if isinstance(found, Image):
+                    return self._open_image(name, found, stage)
+                self._note_base(stage, name, "")
+                state = _empty_state(stage.platform)
+                if found is not None:
+                    state = yield from self._open_tree(name, found, state, stage)
+                return state
 
-    def _check_platform(self, stage: PlannedStage) -> None:
-        from grammar import expand
+    def _open_image(self, name: str, image: Image, stage: PlannedStage) -> StageState:
+        self._note_base(stage, name, image.descriptor.digest)
+        line = stage.from_node.span.start_line
+        vertex = self._begin(f"[{stage.title} 1/1] FROM {name}", stage.title, line)
+        self._report(VertexCached(vertex=vertex))
+        return _state_of_image(image)
 
-        assert stage.from_node.platform is not None and self._plan is not None
-        wanted = expand(
-            stage.from_node.platform,
-            self._plan.global_args,
-            escape=self._request.dockerfile.directives.escape,
+    def _open_tree(
+        self, name: str, tree: SourceTree, state: StageState, stage: PlannedStage
+    ) -> Work[StageState]:
+        """A named context that is no image, as the root file system of a stage."""
+        selection = select(tree, "/")
+        assert selection is not None, "every tree has a root"
+        action = CopyFiles(
+            selections=(selection,),
+            inline=(),
+            destination="/",
+            chown=None,
+            chmod=None,
+            unpack=False,
         )
-        if wanted not in (name_of(self._platform), self._platform.architecture):
-            raise UnsupportedFeatureError(
-                feature=f"FROM --platform={wanted} on {name_of(self._platform)}"
+        title = f"FROM {name}"
+        step = FileStep(action=action, title=title)
+        lowered = Lowered(state=state, created_by=title, step=step)
+        noted = _record_of(title, stage.from_node.span, stage)
+        label = f"[{stage.title} 1/1]"
+        return (
+            yield from self._carry_out(
+                step, lowered, state, noted, label, stage, stage.instructions
             )
+        )
 
     def _known_layer(self, cached: CachedStep) -> Layer | None:
         """The layer of a cache entry, None when it is gone from the store."""
@@ -677,9 +788,6 @@ class _Engine:
             self._executor = self._start_executor()
         return self._executor
 
-    def _build_args(self) -> Mapping[str, str]:
-        return self._request.build_args
-
     # ---- the result
 
     def _squash(self, state: StageState) -> StageState:
@@ -691,11 +799,15 @@ class _Engine:
         return squashed(state, wish, self._store)
 
     def _seal(self, state: StageState) -> Image:
-        image = self._store.images.seal(self._image_config(state), state.layers)
+        config = self._image_config(state)
+        if self._request.inline_cache:
+            config = replace(config, inline_cache=self._inline_cache(state))
+        image = self._store.images.seal(config, state.layers)
         return image if self._request.encoding is None else self._encoded(image, state)
 
     def _image_config(self, state: StageState) -> ImageConfig:
         config = state.config
+        platform = self._request.platform or state.platform
         if self._request.labels:
             added = list(self._request.labels.items())
             config = replace(config, labels=with_labels(config.labels, added))
@@ -703,15 +815,23 @@ class _Engine:
         if self._epoch is not None:
             created = rfc3339(self._epoch)
         return ImageConfig(
-            architecture=self._platform.architecture,
-            os=self._platform.os,
-            variant=self._platform.variant,
+            architecture=platform.architecture,
+            os=platform.os,
+            variant=platform.variant,
             author=state.author,
             created=created,
             config=config,
             diff_ids=tuple(layer.diff_id for layer in state.layers),
             history=state.history,
         )
+
+    def _inline_cache(self, state: StageState) -> str:
+        from layerstore import inline_steps
+
+        own = {self._store.layers.fetch(layer).diff_id for layer in state.layers} - state.base
+        records = (step for steps in self._steps.values() for step in steps)
+        keys = [Digest(step.key) for step in records if step.key and step.layer in own]
+        return inline_steps(self._store, keys)
 
     def _encoded(self, image: Image, state: StageState) -> Image:
         from layerstore import encode_image
@@ -740,10 +860,29 @@ class _Engine:
     # ---- telling
 
     def _note_moment(self, stage: PlannedStage, span: Span, state: StageState) -> None:
-        if self._plan is not None and stage.index == self._plan.target:
-            self._noted.append((span.start_line, state))
+        """The moments of a stage are those of the stage it stands on, and its own."""
+        if stage.index not in self._noted:
+            base = stage.base
+            if isinstance(base, StageBase):
+                self._noted[stage.index] = list(self._noted[base.index])
+                return
+            self._noted[stage.index] = []
+        self._noted[stage.index].append((span.start_line, state))
 
-    def _begin(self, title: str, stage: str, line: int) -> int:
+    @contextmanager
+    def _failing(self, vertex: int, started: float) -> Iterator[None]:
+        """Tell that the work of a vertex was canceled, or has failed, when it does."""
+        try:
+            yield
+        except (GeneratorExit, KeyboardInterrupt):
+            self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))
+            raise
+        except BaseException as error:
+            seconds = time.monotonic() - started
+            self._report(VertexFailed(vertex=vertex, seconds=seconds, message=_first_line(error)))
+            raise
+
+    def _begin(self, title: str, stage: str, line: int | None) -> int:
         self._vertex += 1
         self._report(VertexStarted(vertex=self._vertex, title=title, stage=stage, line=line))
         return self._vertex
@@ -801,13 +940,13 @@ class _Engine:
 
     def _context(self) -> str:
         context = self._request.context
-        return "" if context is None else os.path.realpath(context)
+        return os.path.realpath(context) if isinstance(context, Path) else ""
 
 
-def _record_of(instruction: Instruction, span: Span, stage: PlannedStage) -> record.StepRecord:
+def _record_of(instruction: str, span: Span, stage: PlannedStage) -> record.StepRecord:
     """The record of an instruction that does no work."""
     return record.StepRecord(
-        instruction=unparse(instruction),
+        instruction=instruction,
         line=span.start_line,
         stage=stage.title,
         outcome="metadata",
@@ -820,7 +959,7 @@ def _record_of(instruction: Instruction, span: Span, stage: PlannedStage) -> rec
 
 def _arguments(state: StageState) -> frozenset[str]:
     """The variables that a RUN sees because of ARG."""
-    env = {pair.partition("=")[0] for pair in state.config.env}
+    env = {pair.partition("=")[0] for pair in state.config.env} - set(state.args_over_env)
     return frozenset(name for name, _ in state.args) - env
 
 
@@ -836,18 +975,6 @@ def _check_filters(request: BuildRequest, plan: BuildPlan) -> None:
 
 def _rounded(seconds: float) -> float:
     return round(seconds, 6)
-
-
-def _written_epoch(plan: BuildPlan, build_args: Mapping[str, str]) -> int | None:
-    """The value of a build argument SOURCE_DATE_EPOCH, or of the global ARG of that name."""
-    text = build_args.get(_EPOCH, plan.global_args.get(_EPOCH, ""))
-    if text in ("", "context"):  # a directory has no time of its own
-        return None
-    if any(text.lower() == stage.name for stage in plan.stages):
-        raise UnsupportedFeatureError(feature=f"{_EPOCH} of the stage {text!r}")
-    if not (text.isascii() and text.isdigit() and len(text) < _EPOCH_DIGITS_MAX):
-        raise PlanError(f"invalid {_EPOCH}: {text}", hint="seconds since 1970")
-    return int(text)
 
 
 class _Located:
@@ -869,6 +996,8 @@ class _Located:
                 error.span = None  # a place in the trigger's text, which is no line of the file
             error.place(span=self._span, source=self._dockerfile.source)
             return
+        if isinstance(error, BuilderError) and error.span is not None and not error.excerpt:
+            error.excerpt = excerpt(self._dockerfile, error.span)
         if error is None or self._span is None:
             return
         if isinstance(error, BuilderError) and not error.excerpt:
@@ -885,7 +1014,12 @@ def excerpt(dockerfile: Dockerfile, span: Span) -> str:
     for number in range(first, last + 1):
         mark = ">>>" if span.start_line <= number <= span.end_line else "   "
         shown.append(f"{number:4} | {mark} {lines[number - 1]}".rstrip())
-    return "\n".join(shown)
+    return redacted("\n".join(shown))
+
+
+def _empty_state(platform: Platform) -> StageState:
+    config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
+    return StageState(config=config, platform=platform)
 
 
 def _state_of_image(image: Image) -> StageState:
@@ -900,6 +1034,7 @@ def _state_of_image(image: Image) -> StageState:
         config=container,
         layers=image.layers,
         chain_id=chain_ids(diff_ids)[-1] if diff_ids else None,
+        platform=Platform(os=config.os, architecture=config.architecture, variant=config.variant),
         history=config.history,
         author=config.author,
         created=config.created or StageState().created,

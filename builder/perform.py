@@ -37,7 +37,7 @@ from builder.sandbox import (
 from builder.schedule import Readable, Work
 from builder.snapshot import Snapshot, open_snapshot
 from builder.steps import CopyFiles, ExecStep, FileStep, MakeDirectory, Step
-from layerstore import Layer, Store, TreeIndex
+from layerstore import InOrder, Layer, Store, TreeIndex
 
 if TYPE_CHECKING:
     from builder.agents import AgentRelay
@@ -125,7 +125,7 @@ def _perform_exec(
         if opened.secrets:
             from builder.leaks import without_secrets
 
-            changes = without_secrets(changes, opened.secrets)
+            changes = InOrder(without_secrets(changes, opened.secrets))
         return store.layers.commit(changes, upperdir=snapshot.upperdir, mtime_max_s=epoch)
 
 
@@ -136,7 +136,7 @@ def _sandbox(step: ExecStep, snapshot: Snapshot, opened: OpenedMounts) -> Sandbo
         root=snapshot.root,
         program=Program(
             argv=step.argv,
-            env=(*step.env, *step.secret_env, *opened.env),
+            env=_environment(step, opened),
             cwd=step.cwd,
             user=step.user,
             capabilities=ALL_CAPABILITIES if is_insecure else None,
@@ -164,6 +164,13 @@ def _sandbox(step: ExecStep, snapshot: Snapshot, opened: OpenedMounts) -> Sandbo
     if settings.shm_size_bytes is None:
         return spec
     return replace(spec, shm_size_bytes=settings.shm_size_bytes)
+
+
+def _environment(step: ExecStep, opened: OpenedMounts) -> tuple[str, ...]:
+    """A variable that is a secret hides one of the same name."""
+    hidden = {pair.partition("=")[0] for pair in opened.env}
+    shown = (*step.env, *step.secret_env)
+    return (*(pair for pair in shown if pair.partition("=")[0] not in hidden), *opened.env)
 
 
 HOSTNAME = "lamina"
@@ -296,7 +303,8 @@ def _copy(
     for selection in action.selections:
         entry = selection.tree.get(selection.path)
         assert entry is not None, "a selection exists"
-        if action.unpack and archives.is_archive(selection.tree, entry):
+        unpacks = action.unpack if selection.unpacks is None else selection.unpacks
+        if unpacks and archives.is_archive(selection.tree, entry):
             collected.unpack(
                 archives.members(selection.tree, entry, cleanup), action.destination, ownership
             )

@@ -3,12 +3,15 @@
     config    what the image config will say (environment, command, user, ...)
     args      ARG values in scope, later declarations last; never part of the config
     layers    bottom first, the base's included
+    platform  what programs of the layers run on
     own_lines lines of the Dockerfile that made the topmost layers, those that no image brought
     history   one entry per instruction, the base's included; empty_layer where no layer belongs
 
-An ENV of the stage wins over an ARG of the same name, whichever came first.
+Of an ENV and an ARG with a value of the same name the later one counts, as in BuildKit; the image
+keeps the ENV. What is inherited is ENV: there it wins.
 
-Source: Dockerfile reference, "ARG", "Scope" and "Using ARG variables".
+Source: Dockerfile reference, "ARG", "Scope" and "Using ARG variables"; BuildKit
+dockerfile2llb/convert.go, dispatchArg, dispatchEnv.
 """
 
 import posixpath
@@ -16,7 +19,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from layerstore import ContainerConfig, Digest, History, Layer, chain_ids
+from layerstore import (
+    ContainerConfig,
+    Digest,
+    History,
+    Layer,
+    Platform,
+    chain_ids,
+    host_platform,
+)
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 UNKNOWN_TIME = "1970-01-01T00:00:00Z"
@@ -28,10 +39,12 @@ class StageState:
     args: tuple[tuple[str, str | None], ...] = ()
     layers: tuple[Layer, ...] = ()
     chain_id: Digest | None = None
+    platform: Platform = field(default_factory=host_platform)
     own_lines: tuple[int, ...] = ()
     history: tuple[History, ...] = ()
     author: str = ""
     created: str = UNKNOWN_TIME
+    args_over_env: frozenset[str] = frozenset()  # ARGs that came after the ENV of their name
     cmd_is_own: bool = False  # CMD was given in this stage, so ENTRYPOINT leaves it alone
 
     @property
@@ -51,11 +64,12 @@ class StageState:
         return frozenset(layer.diff_id for layer in self.layers[:count])
 
     def environment(self) -> dict[str, str]:
-        """ENV and, where ENV does not have the name, ARG: what words and programs see."""
+        """ENV and ARG: what words and programs see."""
         visible = {name: value for name, value in self.args if value is not None}
         for pair in self.config.env:
             name, _, value = pair.partition("=")
-            visible[name] = value
+            if name not in self.args_over_env:
+                visible[name] = value
         return visible
 
     def with_config(self, config: ContainerConfig, created_by: str) -> Self:
@@ -86,7 +100,26 @@ class StageState:
 
     def with_env(self, values: Mapping[str, str]) -> Self:
         """Set environment variables of the config, in place where they exist."""
-        return replace(self, config=replace(self.config, env=set_env(self.config.env, values)))
+        return replace(
+            self,
+            config=replace(self.config, env=set_env(self.config.env, values)),
+            args_over_env=self.args_over_env - values.keys(),
+        )
+
+    def with_arg(self, name: str, value: str | None) -> Self:
+        """Declare an ARG; without a value it keeps the one it has."""
+        known = dict(self.args)
+        if value is None:
+            return replace(self, args=tuple({**known, name: known.get(name)}.items()))
+        return replace(
+            self,
+            args=tuple({**known, name: value}.items()),
+            args_over_env=self.args_over_env | {name},
+        )
+
+    def inherited(self) -> Self:
+        """What a stage begins with that stands on this one."""
+        return replace(self, args_over_env=frozenset(), cmd_is_own=False)
 
 
 COMMENT = "lamina"

@@ -60,11 +60,13 @@ def carry_out(line: list[str]) -> int:
 
 def _fill_standard_descriptors() -> None:
     """Put /dev/null where 0, 1 or 2 is closed, lest a file opened later becomes the output."""
-    for fd in (0, 1, 2):
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(fd)
         except OSError:
             os.open("/dev/null", os.O_RDWR)  # takes the lowest free number, which is fd
+        if getattr(sys, name) is None:  # as Python has it where it was closed
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115
 
 
 def _interrupt_by_signals() -> None:

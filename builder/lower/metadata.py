@@ -73,14 +73,13 @@ def arg(node: Arg, state: StageState, around: Surroundings) -> Lowered:
     """ARG: --build-arg, else the default, else the global scope's value of that name."""
     described = []
     for declaration in node.declarations:
-        name = expanded(declaration.name, state, around)
+        name = declaration.name.text  # never expanded
         value = around.build_args.get(name)
         if value is None and declaration.default is not None:
             value = expanded(declaration.default, state, around)
-        elif value is None:  # the global scope's, else what an earlier ARG of the stage gave it
-            value = around.global_args.get(name, dict(state.args).get(name))
-        kept = tuple(each for each in state.args if each[0] != name)
-        state = replace(state, args=(*kept, (name, value)))
+        elif value is None:
+            value = around.global_args.get(name)
+        state = state.with_arg(name, value)
         described.append(name if value is None else f"{name}={value}")
     return _described(state, "ARG " + " ".join(described))
 

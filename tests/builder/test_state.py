@@ -40,7 +40,17 @@ def test_shell_and_workdir_come_from_the_config() -> None:
         assert state_with(working_dir=written).workdir == expected
 
 
-def test_env_wins_over_arg_and_an_arg_without_value_is_none() -> None:
+def test_of_env_and_arg_the_later_one_is_seen() -> None:
+    state = state_with(env=("A=image",)).with_arg("A", "arg").with_arg("B", None)
+    assert state.environment() == {"A": "arg"}
+    assert state.config.env == ("A=image",)
+    assert state.inherited().environment() == {"A": "image"}
+    assert state.with_env({"A": "env"}).environment() == {"A": "env"}
+    assert state.with_env({"A": "env"}).with_arg("A", None).environment() == {"A": "env"}
+    assert state.with_arg("A", None).args == (("A", "arg"), ("B", None))
+
+
+def test_an_inherited_env_wins_over_arg_and_an_arg_without_value_is_none() -> None:
     state = replace(
         state_with(env=("A=env", "EMPTY=", "EQ=a=b")),
         args=(("A", "arg"), ("B", "arg"), ("C", None), ("D", "")),

@@ -120,7 +120,7 @@ def without_places(instruction: Instruction) -> object:
 
 
 @given(dockerfiles())
-@settings(max_examples=200, suppress_health_check=EVERY_CHECK)
+@settings(max_examples=150, suppress_health_check=EVERY_CHECK)
 def test_a_file_written_anew_is_the_same_file(file: DockerfileText) -> None:
     first = parse(file.text)
     again = parse(as_text(first))
@@ -148,7 +148,7 @@ def test_the_files_that_are_made_have_everything_in_them(keyword: str) -> None:
     seen: set[str] = set()
 
     @given(dockerfiles(keyword))
-    @settings(max_examples=120, derandomize=True, database=None, suppress_health_check=EVERY_CHECK)
+    @settings(max_examples=80, derandomize=True, database=None, suppress_health_check=EVERY_CHECK)
     def look(file: DockerfileText) -> None:
         for one in instructions(parse(file.text)):
             for written in (one.written, *one.written.args):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from builder import cli
+from tests.support.cli import REPOSITORY
 from tests.support.conformance import MATERIAL
 from tests.support.tally import RecordProperty, note
 
@@ -159,3 +161,24 @@ def test_what_is_no_dockerfile_is_refused(
 ) -> None:
     assert parse(*words)[:2] == (code, "")
     assert message in parse(*words)[2]
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "shown"),
+    [
+        ("<&-", 1, "-:1: the file has no instructions"),
+        (">&-", 1, "-:1: the file has no"),
+        ("2>&-", 1, ""),
+    ],
+)
+def test_a_closed_descriptor_is_as_good_as_an_empty_one(closed: str, code: int, shown: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m builder parse - </dev/null {closed}', sys.executable],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(shown)
+    assert "Error" not in done.stderr

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from builder.errors import LoweringError
 from grammar import DockerfileError
 from layerstore import HealthcheckConfig
-from tests.support.lowering import Stage
+from tests.support.lowering import Stage, exec_step
 
 SECOND_NS = 10**9
 
@@ -110,10 +110,42 @@ def test_an_empty_build_arg_is_a_value() -> None:
     assert stage.config.env == ("B=",)
 
 
-def test_env_wins_over_arg() -> None:
+def test_of_env_and_arg_the_later_one_counts() -> None:
+    """The recorded history of BuildKit for `ENV foo barOverride`, `ARG foo`: `RUN |1 foo=bar`."""
     stage = Stage(build_args={"A": "arg"})
     stage.run("ARG A\nENV A=env\nENV B=$A")
     assert stage.config.env == ("A=env", "B=env")
+    assert stage.run("ARG A\nENV C=$A").state.config.env == ("A=env", "B=env", "C=arg")
+    assert exec_step(stage.run("RUN x")).env[:3] == ("A=arg", "B=env", "C=arg")
+    assert stage.run("ENV A=new\nENV C=$A").state.config.env == ("A=new", "B=env", "C=new")
+
+
+def test_an_arg_without_a_value_hides_no_env() -> None:
+    stage = Stage()
+    stage.run("ENV A=env\nARG A\nENV B=$A")
+    assert stage.config.env == ("A=env", "B=env")
+
+
+def test_a_stage_that_stands_on_another_sees_its_env_first() -> None:
+    stage = Stage()
+    stage.run("ENV A=env\nARG A=arg B=b")
+    stage.state = stage.state.inherited()
+    stage.run("LABEL a=$A b=$B")
+    assert stage.config.labels == (("a", "env"), ("b", "b"))
+
+
+def test_the_name_of_an_arg_is_never_expanded() -> None:
+    stage = Stage()
+    stage.run("ARG N=x\nARG $N=1\nLABEL a=${x-unset}")
+    assert stage.config.labels == (("a", "unset"),)
+    assert stage.history[1] == "ARG $N=1"
+
+
+def test_args_are_told_in_the_order_of_their_first_declaration() -> None:
+    stage = Stage()
+    stage.run("ARG A=1\nARG B=2\nARG A")
+    assert stage.history[-1] == "ARG A"
+    assert stage.run("RUN x").created_by == "RUN |2 A=1 B=2 /bin/sh -c x"
 
 
 # LABEL.
