@@ -655,7 +655,8 @@ class _Engine:
             proxies = (pair.partition("=")[2] for pair in missed.step.secret_env)
             self._secrets.update(proxy.encode() for proxy in proxies if "@" in proxy)
         for selection in selections_of(missed.step):  # what explains the next miss
-            self._store.cache.put_listing(selection.digest, selection.listing)
+            if selection.listing:
+                self._store.cache.put_listing(selection.digest, selection.listing)
         try:
             if isinstance(missed.step, ExecStep):
                 check_runnable(below.platform)
@@ -935,8 +936,9 @@ class _Engine:
         return tuple(steps), bytes(log)
 
     def _place(self) -> str:
-        name = self._request.dockerfile.source.name
-        return name if name == "-" else os.path.realpath(name)
+        name, context = self._request.dockerfile.source.name, self._request.context
+        is_file = name != "-" and "://" not in name and (context is None or self._context())
+        return os.path.realpath(name) if is_file else "-"
 
     def _context(self) -> str:
         context = self._request.context
