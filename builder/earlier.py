@@ -154,7 +154,7 @@ class Earlier:
 
     def _scene(self, missed: Missed) -> Scene:
         selections = list(selections_of(missed.step))
-        listings = {each.digest: each.listing for each in selections}
+        listings = {each.digest: each.listing for each in selections if each.listing}
 
         def listing(digest: str) -> bytes | None:
             found = listings.get(Digest(digest))

@@ -977,8 +977,9 @@ class _Engine:
         return tuple(steps), bytes(log)
 
     def _place(self) -> str:
-        name = self._request.dockerfile.source.name
-        return name if name == "-" else os.path.realpath(name)
+        name, context = self._request.dockerfile.source.name, self._request.context
+        is_file = name != "-" and "://" not in name and (context is None or self._context())
+        return os.path.realpath(name) if is_file else "-"
 
     def _context(self) -> str:
         context = self._request.context
@@ -1001,7 +1002,7 @@ def _record_of(instruction: str, span: Span, stage: PlannedStage) -> record.Step
 
 def _arguments(state: StageState) -> frozenset[str]:
     """The variables that a RUN sees because of ARG."""
-    env = {pair.partition("=")[0] for pair in state.config.env}
+    env = {pair.partition("=")[0] for pair in state.config.env} - set(state.args_over_env)
     return frozenset(name for name, _ in state.args) - env
 
 

@@ -108,7 +108,8 @@ class Selection:
     unpacks: bool | None = None
     tree: SourceTree = field(compare=False, repr=False)
     path: TreePath = field(compare=False)
-    listing: bytes = field(default=b"", compare=False, repr=False)  # what `digest` is the digest of
+    # what `digest` is the digest of, a line for each file; empty where nobody has looked yet
+    listing: bytes = field(default=b"", compare=False, repr=False)
     only: Filter | None = field(default=None, compare=False, repr=False)
     is_empty: bool = field(default=False, compare=False)  # a directory of which nothing is taken
 

@@ -17,7 +17,9 @@ from builder.record import BaseRecord, StepRecord, read_all
 from layerstore import Digest, Store, prune
 from tests.support.executors import FakeExecutor, no_executor
 from tests.support.images import make_image, run_build
+from tests.support.servers import Page, serve
 from tests.support.sources import write_files
+from tests.support.stores import findings
 
 
 @pytest.fixture
@@ -131,6 +133,19 @@ def test_what_is_copied_from_a_stage_is_told_by_file(store: Store) -> None:
     explained(store, text.format("a"))
     found = explained(store, text.format("b"))
     assert found["COPY --from=one /a /b"].reason == "/a changed"
+
+
+def test_what_is_fetched_is_told_as_a_whole(store: Store) -> None:
+    with serve() as server:
+        text = f"FROM scratch\nADD {server.url}/f /f\n"
+        for content in (b"one", b"two"):
+            server.pages["/f"] = Page(content)
+            found = explained(store, text)
+    (explanation,) = found.values()
+    assert [(each.kind, each.name) for each in explanation.differences] == [("files", "f")]
+    assert explanation.reason == "f changed"
+    store.flush()
+    assert findings(store) == []
 
 
 def test_another_base_image_is_named_with_both_digests(store: Store) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder import record
+from builder import BuildRequest, build, record
 from builder.context import ContextTree
 from builder.errors import (
     BuilderError,
@@ -46,7 +46,7 @@ from builder.mounting import Grants
 from builder.platforms import name_of
 from builder.sandbox import ForkServer, ProgramNotFoundError, SandboxSpec
 from builder.tartree import TarTree
-from grammar import DockerfileError
+from grammar import DockerfileError, parse
 from layerstore import (
     Descriptor,
     Digest,
@@ -62,7 +62,7 @@ from tests.support.executors import FakeExecutor, no_executor
 from tests.support.images import EPOCH, Built, dockerfile, make_image, run_build
 from tests.support.rootfs import BUSYBOX, GROUP, PASSWD, no_busybox
 from tests.support.servers import Page, Repository, make_tar, serve, serve_git
-from tests.support.sources import Dir, Fifo, File, Hard, Items, Link, Socket, write_files
+from tests.support.sources import DictTree, Dir, Fifo, File, Hard, Items, Link, Socket, write_files
 from tests.support.stores import findings
 
 
@@ -1284,6 +1284,27 @@ def test_a_record_says_what_each_step_took(store: Store, context: Path, fake: Fa
     assert [step.reason for step in again.steps] == ["", ""]
     assert [step.size_bytes for step in again.steps] == [1, 2]
     assert not (store.private / "builds" / f"{again.id}.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "local", "place"),
+    [
+        ("Dockerfile", True, "/Dockerfile"),
+        ("-", True, "-"),
+        ("http://h/Dockerfile", True, "-"),
+        ("Dockerfile", False, "-"),
+    ],
+)
+def test_a_record_knows_which_dockerfile_it_is_of(
+    store: Store, context: Path, name: str, local: bool, place: str
+) -> None:
+    request = BuildRequest(
+        dockerfile=parse("FROM scratch\n", name=name),
+        context=context if local else DictTree({}),
+    )
+    found = build(request, store, lambda event: None, start_executor=no_executor).record
+    assert found.place == (os.path.realpath(name) if place.startswith("/") else place)
+    assert found.context == (str(context) if local else "")
 
 
 def test_the_record_of_a_run_has_its_processor_time_and_memory(
