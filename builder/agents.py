@@ -6,8 +6,8 @@ and sign. Everything else (adding, removing, locking) is answered with a failure
 
     client --messages--> relay --list and sign--> agent --answers--> relay --> client
 
-Nothing here waits: whoever polls the program's output polls `descriptors` too, and calls `serve`
-with what is ready.
+Nothing here waits for input: whoever polls the program's output polls `descriptors` too, and calls
+`serve` with what is ready. Who does not read the answers to what it asks is dropped.
 
 Source: draft-ietf-sshm-ssh-agent, "Message numbers": a message is four bytes of length, its number,
 its content.
@@ -15,6 +15,7 @@ its content.
 
 import os
 import socket
+import struct
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,7 @@ _FAILURE = b"\0\0\0\1\5"  # SSH_AGENT_FAILURE
 _MESSAGE_MAX_BYTES = 256 << 10  # as OpenSSH's agent
 _READ_BYTES = 16 << 10
 _CLIENTS_MAX = 64
+_SEND_TIMEOUT = struct.pack("ll", 2, 0)  # struct timeval: seconds, microseconds
 
 
 class AgentRelay:
@@ -108,20 +110,26 @@ class _Pair:
         self.client = client
         self.agent = agent
         self._pending = b""
+        for sock in (client, agent):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEOUT)
 
     def pass_on(self, fd: int) -> bool:
         """Read from one side and write to the other; False when the connection is over."""
+        is_answer = fd == self.agent.fileno()
+        source = self.agent if is_answer else self.client
         try:
-            if fd == self.agent.fileno():
-                data = self.agent.recv(_READ_BYTES, socket.MSG_DONTWAIT)
-                self.client.sendall(data)
-                return bool(data)
-            data = self.client.recv(_READ_BYTES, socket.MSG_DONTWAIT)
-            self._pending += data
-            return bool(data) and self._take_messages()
+            data = source.recv(_READ_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:  # the descriptor was another connection's when it was polled
             return True
         except OSError:
+            return False
+        try:
+            if is_answer:
+                self.client.sendall(data)
+                return bool(data)
+            self._pending += data
+            return bool(data) and self._take_messages()
+        except OSError:  # gone, or it does not read what it asked for
             return False
 
     def _take_messages(self) -> bool:

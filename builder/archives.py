@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import ContextError
@@ -83,9 +84,14 @@ def members(tree: SourceTree, entry: SourceEntry, cleanup: ExitStack) -> Iterato
         ) from error
 
 
-def kept(changes: Iterable[Change], cleanup: ExitStack) -> Iterator[Change]:
-    """Changes out of a tar, whose contents can be read but once, made to last until `cleanup`."""
-    spool = _Spool(cleanup)
+def kept(
+    changes: Iterable[Change], cleanup: ExitStack, directory: Path | None = None
+) -> Iterator[Change]:
+    """Changes out of a tar, whose contents can be read but once, made to last until `cleanup`.
+
+    Large ones wait in an unnamed file in `directory`.
+    """
+    spool = _Spool(cleanup, directory)
     for change in changes:
         if isinstance(change, PutFile):
             change = replace(change, content=spool.keep(change))
@@ -101,8 +107,9 @@ def _open(tree: SourceTree, entry: SourceEntry) -> "Reader":
 class _Spool:
     """Keeps contents: small ones in memory, the rest in one unnamed file."""
 
-    def __init__(self, cleanup: ExitStack) -> None:
+    def __init__(self, cleanup: ExitStack, directory: Path | None) -> None:
         self._cleanup = cleanup
+        self._directory = directory
         self._in_memory_bytes = 0
         self._fd: int | None = None
         self._end = 0
@@ -121,7 +128,9 @@ class _Spool:
         if self._fd is None:
             import tempfile
 
-            file = self._cleanup.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  (the stack closes it)
+            file = self._cleanup.enter_context(
+                tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  (the stack closes it)
+            )
             self._fd = file.fileno()
         fd, start = self._fd, self._end
         for piece in pieces:

@@ -2,9 +2,12 @@
 
     type=local,dest=DIR[,mode=min|max][,ignore-error=true]      --cache-to
     type=local,src=DIR                                          --cache-from
+    type=inline                                                 --cache-to: into the image's config
+    NAME                                                        --cache-from: such an image
 
 mode=min, the default, exports the steps that made the layers of the result; mode=max those of all
-stages. Other kinds (registry, gha, s3, inline ...) are refused by name.
+stages. A bare NAME means an image of the store. Other kinds (registry, gha, s3 ...) are refused by
+name.
 
 Differs: a directory to import from that is not there, or is damaged, never stops a build, as with
 docker; here it is also never the reason of an error later on.
@@ -22,31 +25,32 @@ from builder.attributes import Attributes, parse_attributes, split_fields
 from builder.engine import BuildResult
 from builder.errors import OutputError, UnsupportedFeatureError
 from builder.events import Event, Notice, VertexDone, VertexStarted
-from layerstore import Digest, Store, StoreError, export_steps
+from layerstore import Digest, Reference, Store, StoreError, export_steps
 
 _HINT = "type=local,dest=DIRECTORY writes a directory that can be cached or copied anywhere"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheExport:
-    """One --cache-to."""
+    """One --cache-to type=local."""
 
     dest: Path
     mode: Literal["min", "max"]
     ignore_error: bool
 
 
-def parse_cache_to(texts: Sequence[str]) -> tuple[CacheExport, ...]:
-    """Read the values of --cache-to.
+def parse_cache_to(texts: Sequence[str]) -> tuple[tuple[CacheExport, ...], bool]:
+    """Read the values of --cache-to: the directories to write, and whether it is inline as well.
 
     Raises:
         OutputError, UnsupportedFeatureError.
     """
-    return tuple(_parse_export(text) for text in texts)
+    found = [_parse_export(text) for text in texts]
+    return tuple(filter(None, found)), None in found
 
 
-def parse_cache_from(texts: Sequence[str]) -> tuple[Path, ...]:
-    """Read the values of --cache-from: the directories to look into, in this order.
+def parse_cache_from(texts: Sequence[str]) -> tuple[Path | str, ...]:
+    """Read the values of --cache-from: directories and names of images, to be asked in this order.
 
     Raises:
         OutputError, UnsupportedFeatureError.
@@ -84,8 +88,12 @@ def _keys(result: BuildResult, mode: str) -> list[Digest]:
     ]
 
 
-def _parse_export(text: str) -> CacheExport:
-    attributes = _local(text, option="--cache-to")
+def _parse_export(text: str) -> CacheExport | None:
+    """What one --cache-to says; None for type=inline."""
+    kind, attributes = _kind_of(split_fields(text, option="--cache-to"), text, "--cache-to")
+    if kind == "inline":
+        attributes.end()
+        return None
     dest = attributes.text("dest")
     if not dest:
         raise OutputError("dest is required for --cache-to type=local")
@@ -101,8 +109,13 @@ def _parse_export(text: str) -> CacheExport:
     return export
 
 
-def _parse_import(text: str) -> Path:
-    attributes = _local(text, option="--cache-from")
+def _parse_import(text: str) -> Path | str:
+    fields = split_fields(text, option="--cache-from")
+    if len(fields) == 1 and "=" not in fields[0]:
+        return Reference.parse(fields[0]).familiar
+    kind, attributes = _kind_of(fields, text, "--cache-from")
+    if kind == "inline":
+        raise OutputError("--cache-from: type=inline is for --cache-to", hint="name the image")
     source = attributes.text("src")
     if not source:
         raise OutputError("src is required for --cache-from type=local")
@@ -110,15 +123,12 @@ def _parse_import(text: str) -> Path:
     return Path(source)
 
 
-def _local(text: str, *, option: str) -> Attributes:
-    fields = split_fields(text, option=option)
-    if len(fields) == 1 and "=" not in fields[0]:
-        given = {"type": "registry"}
-    else:
-        given = parse_attributes(fields, option=option)
+def _kind_of(fields: list[str], text: str, option: str) -> tuple[str, Attributes]:
+    bare = len(fields) == 1 and "=" not in fields[0]  # docker's short form of type=registry
+    given = {"type": "registry"} if bare else parse_attributes(fields, option=option)
     kind = given.pop("type", "")
     if not kind:
         raise OutputError(f"{option}: type is required: {text}", hint="type=local")
-    if kind != "local":
+    if kind not in ("local", "inline"):
         raise UnsupportedFeatureError(feature=f"{option} type={kind}", hint=_HINT)
-    return Attributes(given, what=f"{option} type=local")
+    return kind, Attributes(given, what=f"{option} type={kind}")

@@ -53,8 +53,10 @@ class ContextTree:
         *,
         stamps: dict[str, FileStamp] | None = None,
         description: str = "the build context",
+        mtime_ns: int | None = None,
     ) -> None:
         self._description = description
+        self._mtime_ns = mtime_ns  # of everything, instead of what the files have
         self._rules = rules
         self._root = root
         try:
@@ -64,6 +66,7 @@ class ContextTree:
                 f"cannot open the build context {str(root)!r}: {error.strerror}",
                 hint="the context is a directory; `-f` names the Dockerfile",
             ) from error
+        self._root_status = os.fstat(self._root_fd)
         self._entries: dict[str, SourceEntry] = {}
         self._stats: dict[str, os.stat_result] = {}
         self._children: dict[str, list[str]] = {}
@@ -145,17 +148,26 @@ class ContextTree:
         Where something is ignored, or does not belong to root, a copy has to be made. `path` has
         been walked before: this is decided by what was found.
         """
-
-        def is_inside(each: str) -> bool:
-            return not path or each == path or each.startswith(path + "/")
-
-        if any(map(is_inside, self._partial)):
+        if any(_is_inside(path, each) for each in self._partial):
             return None
-        top = () if path else (os.fstat(self._root_fd),)
-        found = (*top, *(status for each, status in self._stats.items() if is_inside(each)))
-        if any(status.st_uid or status.st_gid for status in found):
+        if any(status.st_uid or status.st_gid for status in self._found(path).values()):
             return None
         return Path(os.path.abspath(self._root))  # noqa: PTH100 - links stay
+
+    def is_unchanged(self, path: TreePath) -> bool:
+        """Whether all that was found at and beneath `path` still is as it was."""
+        try:
+            return all(
+                _stamp(os.stat(each or ".", dir_fd=self._root_fd, follow_symlinks=False))
+                == _stamp(status)
+                for each, status in self._found(path).items()
+            )
+        except OSError:  # gone
+            return False
+
+    def _found(self, path: TreePath) -> dict[str, os.stat_result]:
+        stats = self._stats if path else {"": self._root_status, **self._stats}
+        return {each: status for each, status in stats.items() if _is_inside(path, each)}
 
     def exists_ignored(self, path: str) -> bool:
         """Whether `path` is there and only the ignore rules hide it."""
@@ -173,8 +185,11 @@ class ContextTree:
     def _top(self) -> SourceEntry:
         status = os.fstat(self._root_fd)
         return SourceEntry(
-            TreePath(""), "dir", Meta(stat.S_IMODE(status.st_mode), 0, 0, status.st_mtime_ns)
+            TreePath(""), "dir", Meta(stat.S_IMODE(status.st_mode), 0, 0, self._mtime(status))
         )
+
+    def _mtime(self, status: os.stat_result) -> int:
+        return status.st_mtime_ns if self._mtime_ns is None else self._mtime_ns
 
     def _read_directory(self, path: TreePath) -> list[str]:
         try:
@@ -256,7 +271,7 @@ class ContextTree:
     def _entry(self, path: str, status: os.stat_result, name: str, dir_fd: int) -> SourceEntry:
         kind = _KINDS[stat.S_IFMT(status.st_mode)]
         meta = Meta(
-            stat.S_IMODE(status.st_mode), 0, 0, status.st_mtime_ns, _xattrs(name, dir_fd, kind)
+            stat.S_IMODE(status.st_mode), 0, 0, self._mtime(status), _xattrs(name, dir_fd, kind)
         )
         tree_path = TreePath(path)
         if kind == "file":
@@ -367,6 +382,10 @@ class ContextTree:
             f"cannot read {path!r} in the build context: {error.strerror}",
             hint="make it readable, or list it in .dockerignore",
         )
+
+
+def _is_inside(top: str, path: str) -> bool:
+    return not top or path == top or path.startswith(top + "/")
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int, int, int]:

@@ -22,10 +22,11 @@ Invariants (tests/builder/test_engine.py):
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,6 +34,8 @@ import grammar
 from builder import record, timetravel
 from builder.cachekey import key_document
 from builder.check import check_build
+from builder.epoch import NAME as EPOCH_ARG
+from builder.epoch import written_epoch
 from builder.errors import (
     BuilderError,
     PlanError,
@@ -49,17 +52,37 @@ from builder.events import (
     VertexOutput,
     VertexStarted,
 )
-from builder.lower import Surroundings, check, lower
+from builder.lower import Lowered, Surroundings, check, lower
 from builder.lower.metadata import with_labels
-from builder.mounting import NO_GRANTS, Grants
+from builder.mounting import NO_GRANTS, Grants, is_as_keyed
 from builder.perform import OnFailure, perform
-from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase, plan, stages_of
-from builder.platforms import name_of
+from builder.plan import (
+    BuildPlan,
+    ContextBase,
+    ImageBase,
+    PlannedStage,
+    ScratchBase,
+    StageBase,
+    plan,
+    stages_of,
+)
+from builder.platforms import check_runnable, name_of
 from builder.provide import Provider
-from builder.sandbox import Executor, ForkServer
+from builder.sandbox import Executor, ExitStatus, ForkServer
 from builder.schedule import PAUSE, Needs, Work, run_all
+from builder.sources import Selection, SourceTree, select
 from builder.state import StageState
-from builder.steps import NO_SETTINGS, RunSettings, Step, stands_alone
+from builder.steps import (
+    NO_SETTINGS,
+    CopyFiles,
+    ExecStep,
+    FileStep,
+    RunSettings,
+    Step,
+    selections_of,
+    stands_alone,
+)
+from builder.urls import FileUrl, GitUrl, redacted
 from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
 from layerstore import (
     CachedStep,
@@ -69,6 +92,7 @@ from layerstore import (
     ImageConfig,
     Layer,
     NotFoundError,
+    Platform,
     Reference,
     Store,
     StoreError,
@@ -77,28 +101,38 @@ from layerstore import (
 )
 
 if TYPE_CHECKING:
+    from builder.earlier import Earlier, Missed
+    from builder.explain import Explanation
+    from builder.predict import Predictor
     from builder.squash import Squash
     from layerstore import Encoding
 
 DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FLUSH_AFTER_S = 0.5
-_EPOCH = "SOURCE_DATE_EPOCH"
-_EPOCH_DIGITS_MAX = 12  # fewer: all years that datetime knows
 _WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    """What to build. `context` None: there is none, and COPY from it is an error."""
+    """What to build. `context` None: there is none, and COPY from it is an error.
+
+    `contexts` are the named ones as written on a command line, see provide.py. `platform` None is
+    this machine's; a base for another one then gives an image for that.
+    """
 
     dockerfile: Dockerfile
-    context: Path | None
+    context: Path | SourceTree | None
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform | None = None
     ignore_file: bytes | None = None
     names: tuple[Reference, ...] = ()
     target: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     no_cache: bool = False
+    no_cache_stages: tuple[str, ...] = ()  # names or numbers, all of whose steps are carried out
+    no_cache_from: int | None = None  # the line from which on all steps are carried out
+    cache_ttl_s: float | None = None  # what was carried out longer ago counts as not cached
     jobs: int = 0  # stages that are built at the same time; 0: as many as there are cores
     network: Literal["host", "none"] = "host"
     source_date_epoch: int | None = None
@@ -109,7 +143,8 @@ class BuildRequest:
     keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
     squash: "Squash | None" = None
     encoding: "Encoding | None" = None  # of the image in the store
-    cache_from: tuple[Path, ...] = ()  # directories of cached steps
+    inline_cache: bool = False  # the image says which steps made its layers
+    cache_from: tuple[Path | str, ...] = ()  # directories of cached steps, names of such images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,13 +197,19 @@ def build(
 
 
 def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], None]) -> None:
-    from layerstore import CacheDirectory
+    from layerstore import CacheDirectory, InlineCache
 
     def notice(message: str) -> None:
         report(Notice(message=message))
 
-    for root in request.cache_from:
-        store.cache.add_source(CacheDirectory(root, store, notice))
+    for source in request.cache_from:
+        if isinstance(source, Path):
+            store.cache.add_source(CacheDirectory(source, store, notice))
+            continue
+        try:
+            store.cache.add_source(InlineCache(store.images.resolve(source), store, notice))
+        except StoreError as error:
+            notice(f"no build cache in {source}: {error.message}")
 
 
 def _build(
@@ -184,19 +225,46 @@ def _build(
         try:
             store.lease()  # what the build finds must not be collected before it is named
             image = engine.build()
+        except UnusableLayerError:  # begun anew by `build`: no build of its own
+            raise
         except BaseException as error:
             engine.write_record(started, None, _first_line(error))
             raise
-        for name in request.names if request.keep else ():
-            store.images.tag(image, name)
-        if request.keep and not request.names:
-            store.images.note_untagged(image)
+        if request.keep:
+            for name in request.names:
+                store.images.tag(image, name)
+            if not request.names:
+                store.images.note_untagged(image)
+        else:
+            for digest in (image.descriptor.digest, image.id):
+                store.blobs.discard(digest)  # unless another build has left it
         store.flush()
     written = engine.write_record(started, image, "")
     if request.keep:
         names = tuple(name.familiar for name in request.names)
         report(ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names))
     return engine.result(image, written)
+
+
+def predict(request: BuildRequest, store: Store) -> tuple[record.StepRecord, ...]:
+    """Say what `build` would do: the same fold, with nothing executed and nothing written.
+
+    The outcome of each step is `metadata`, `cached`, `miss`, or `depends` (see predict.py);
+    `seconds` and `size_bytes` of those that would or might be carried out are what the nearest
+    earlier step took.
+    """
+    from builder.predict import Predictor
+
+    def ignore(event: Event) -> None:
+        pass
+
+    _add_caches(request, store, ignore)
+    with ExitStack() as cleanup:
+        engine = _Engine(
+            request, store, ignore, cleanup, start_executor=ForkServer, predictor=Predictor(store)
+        )
+        engine.fold()
+        return engine.steps()
 
 
 class _Engine:
@@ -209,35 +277,56 @@ class _Engine:
         report: Callable[[Event], None],
         cleanup: ExitStack,
         start_executor: Callable[[], Executor],
+        predictor: "Predictor | None" = None,
     ) -> None:
         self._start_executor = start_executor
+        self._predictor = predictor
         self._request = request
         self._store = store
         self._report = report
         self._cleanup = cleanup
-        self._platform = host_platform()
+        self._platform = request.platform or host_platform()
         self._vertex = 0
+        self._began = time.monotonic()
         self._steps: dict[int, list[record.StepRecord]] = {}  # by stage
+        self._bases: dict[int, record.BaseRecord] = {}  # by stage
+        self._logs: dict[int, record.StepLog] = {}  # by vertex
+        self._earlier: Earlier | None = None
         self._states: dict[int, StageState] = {}
-        self._noted: list[tuple[int, StageState]] = []  # of the target: line, and what it led to
+        self._noted: dict[int, list[tuple[int, StageState]]] = {}  # by stage: line, what it led to
         self._provider = Provider(request, store, cleanup, self._states.__getitem__)
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
+        self._args = dict(request.build_args)
         self._last_flush = time.monotonic()
 
     # ---- the fold
 
     def build(self) -> Image:
+        target = self.fold()
+        self._provider.remember()
+        image = self._seal(self._squash(target))
+        assert self._plan is not None, "folded before"
+        noted = self._noted[self._plan.target]
+        lines = [line for line, _ in noted]
+        configs = (self._image_config(state) for _, state in noted)
+        timetravel.remember(self._store.cache, image, lines, configs)
+        return image
+
+    def fold(self) -> StageState:
+        """Build all stages that are needed; returns what the target has become."""
         with _Located(self._request.dockerfile, None):
             self._plan = plan(
                 self._request.dockerfile,
                 target=self._request.target,
-                build_args=self._build_args(),
+                build_args=self._args,
                 platform=self._platform,
+                contexts=self._provider.context_names,
             )
             if self._epoch is None:
-                self._epoch = _written_epoch(self._plan, self._build_args())
+                self._find_epoch(self._plan)
+            _check_filters(self._request, self._plan)
         self._report_checks(self._plan)
         stages = self._plan.stages
         for index in sorted(self._plan.needed):
@@ -253,19 +342,30 @@ class _Engine:
             lambda index: self._build_stage(stages[index]),
             jobs=self._request.jobs or len(os.sched_getaffinity(0)),
         )
-        self._provider.remember()
-        image = self._seal(self._squash(self._states[self._plan.target]))
-        lines = [line for line, _ in self._noted]
-        configs = (self._image_config(state) for _, state in self._noted)
-        timetravel.remember(self._store.cache, image, lines, configs)
-        return image
+        return self._states[self._plan.target]
+
+    def _find_epoch(self, made: BuildPlan) -> None:
+        """What SOURCE_DATE_EPOCH means; the ARG of that name then has the number."""
+        epoch = written_epoch(
+            made,
+            self._request.build_args,
+            escape=self._request.dockerfile.directives.escape,
+            context=self._request.context,
+            provider=self._provider,
+        )
+        self._epoch = epoch
+        value = {EPOCH_ARG: "" if epoch is None else str(epoch)}
+        if EPOCH_ARG in self._args:
+            self._args |= value
+        if EPOCH_ARG in made.global_args:
+            self._plan = replace(made, global_args={**made.global_args, **value})
 
     def _report_checks(self, plan: BuildPlan) -> None:
         """Report what the build checks say; nothing has been executed yet."""
         check_build(
             self._request.dockerfile,
             target=self._request.target,
-            build_args=self._build_args(),
+            build_args=self._args,
             ignore_file=self._request.ignore_file,
             platform=self._platform,
             bases=dict(self._known_bases(plan)),
@@ -279,7 +379,7 @@ class _Engine:
             if isinstance(base, ImageBase):
                 # without it the build fails, or gets it, where it opens the stage
                 with suppress(StoreError):
-                    image = self._store.images.resolve(base.name)
+                    image = self._store.images.resolve(base.name, plan.stages[index].platform)
                     yield base.name, (image.id, image.config)
 
     def result(self, image: Image, written: record.BuildRecord) -> BuildResult:
@@ -299,7 +399,7 @@ class _Engine:
         for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us
             yield Needs(needed)
         with _Located(self._request.dockerfile, stage.from_node.span):
-            state = self._open_base(stage)
+            state = yield from self._open_base(stage)
         triggers = tuple(
             grammar.parse_instruction(text, escape="\\", name="ONBUILD")
             for text in state.config.on_build
@@ -307,7 +407,8 @@ class _Engine:
         state = replace(state, config=replace(state.config, on_build=()))
         around = Surroundings(
             find_source=lambda name: self._provider.tree(name, stage),
-            build_args=self._build_args(),
+            select_remote=partial(self._select_remote, stage),
+            build_args=self._args,
             global_args=self._plan.global_args if self._plan else {},
             escape=self._request.dockerfile.directives.escape,
             network=self._request.network,
@@ -326,14 +427,35 @@ class _Engine:
             in_trigger = number < len(triggers)
             span = stage.from_node.span if in_trigger else instruction.span
             with _Located(self._request.dockerfile, span, in_trigger=in_trigger):
-                for needed in stages_of(instruction, stage.visible):  # a trigger's, by now
+                needs = stages_of(instruction, stage.visible, self._provider.context_names)
+                for needed in needs:  # a trigger's, by now
                     yield Needs(needed)
                 state = yield from self._build_instruction(
-                    instruction, state, around, label, stage, span
+                    instruction, state, around, label, stage, span, instructions
                 )
             self._note_moment(stage, span, state)
             yield PAUSE
         self._states[stage.index] = state
+
+    def _select_remote(
+        self,
+        stage: PlannedStage,
+        url: GitUrl | FileUrl,
+        *,
+        checksum: str,
+        keep_git_dir: bool | None,
+        unpack: bool,
+    ) -> Selection:
+        """Ask what is at a URL, which may take its time: work of its own for whoever watches."""
+        shown = redacted(url.remote if isinstance(url, GitUrl) else url.url)
+        vertex = self._begin(f"[{stage.title}] load {shown}", stage.title, None)
+        started = time.monotonic()
+        with self._failing(vertex, started):
+            selection = self._provider.remotes().select(
+                url, checksum=checksum, keep_git_dir=keep_git_dir, unpack=unpack
+            )
+        self._report(VertexDone(vertex=vertex, seconds=time.monotonic() - started))
+        return selection
 
     def _build_instruction(
         self,
@@ -343,152 +465,311 @@ class _Engine:
         label: str,
         stage: PlannedStage,
         span: Span,
+        instructions: Sequence[Instruction],
     ) -> Work[StageState]:
+        if self._predictor is not None and not self._is_knowable(instruction, stage):
+            noted = replace(
+                _record_of(redacted(unparse(instruction)), span, stage),
+                outcome="miss" if (forced := self._forced(stage, span.start_line)) else "depends",
+                reason=forced or "what it copies from is not built yet",
+            )
+            return self._imagine(stage, noted, state, "")
         lowered = lower(instruction, state, around)
         for message in lowered.notices:
             self._report(Notice(message=message, line=span.start_line))
+        noted = _record_of(redacted(unparse(instruction)), span, stage)
         if lowered.step is None:
-            self._note_step(unparse(instruction), span, stage, outcome="metadata")
+            self._note(stage, noted)
             return lowered.state
-        vertex = self._begin(f"{label} {lowered.step.title}", stage.title, span.start_line)
-        below = StageState() if stands_alone(lowered.step) else state
+        return (
+            yield from self._carry_out(
+                lowered.step, lowered, state, noted, label, stage, instructions
+            )
+        )
+
+    def _carry_out(
+        self,
+        step: Step,
+        lowered: Lowered,
+        state: StageState,
+        noted: record.StepRecord,
+        label: str,
+        stage: PlannedStage,
+        instructions: Sequence[Instruction],
+    ) -> Work[StageState]:
+        """Find the step in the cache, else do it."""
+        line = noted.line
+        vertex = self._begin(f"{label} {step.title}", stage.title, line)
+        below = StageState(platform=state.platform) if stands_alone(step) else state
         document = key_document(
-            lowered.step,
+            step,
             parent=below.chain_id,
-            platform=name_of(self._platform),
+            platform=name_of(state.platform),
             epoch=self._epoch,
         )
         key = Digest.of(document)
-        cached = None if self._request.no_cache else self._store.cache.get(key)
-        layer = None if cached is None else self._known_layer(cached)
+        forced = self._forced(stage, line)
+        cached = None if forced else self._store.cache.get(key)
+        is_expired = cached is not None and self._is_expired(cached)
+        layer = None if cached is None or is_expired else self._known_layer(cached)
         if cached is not None and layer is not None:
             self._report(VertexCached(vertex=vertex, layer=layer.diff_id))
-            self._note_step(
-                unparse(instruction), span, stage, outcome="cached", key=key, layer=layer
-            )
-        else:
-            cached, layer = yield from self._execute(
-                lowered.step, below, key, document, lowered.created_by, vertex
-            )
-            outcome = "executed" if cached.key == key else "reused"
-            self._note_step(
-                unparse(instruction),
-                span,
-                stage,
-                outcome=outcome,
+            found = replace(
+                noted,
+                outcome="cached",
                 key=key,
-                layer=layer,
-                seconds=cached.seconds if outcome == "executed" else 0.0,
+                layer=layer.diff_id,
+                vertex=vertex,
+                started=_rounded(time.monotonic() - self._began),
+                size_bytes=layer.size_bytes,
             )
+            self._note(stage, found)
+        else:
+            from builder.earlier import Missed  # nothing of it is loaded when all is cached
+
+            missed = Missed(
+                step=step,
+                key=key,
+                document=document,
+                created_by=lowered.created_by,
+                stage=stage.title,
+                number=len(self._steps.get(stage.index, ())),
+                instructions=tuple(redacted(unparse(each)) for each in instructions),
+                arguments=_arguments(state),
+                shell=state.shell,
+                forced=forced,
+                is_expired=is_expired,
+                bases=tuple(self._bases.values()),
+                steps=self.steps(),
+            )
+            explained = self._explain(missed)
+            noted = replace(
+                noted, key=key, vertex=vertex, explanation=explained, reason=explained.reason
+            )
+            if self._predictor is not None:
+                return self._predict(missed, below, lowered, stage, noted)
+            cached, layer = yield from self._execute(missed, below, stage, noted)
         return lowered.state.with_layer(
-            layer, created=cached.created, created_by=cached.created_by, line=span.start_line
+            layer, created=cached.created, created_by=cached.created_by, line=line
         )
 
-    def _execute(
+    def _forced(self, stage: PlannedStage, line: int) -> str:
+        """The option by which a step is carried out whatever is in the cache; empty for none."""
+        request = self._request
+        if request.no_cache:
+            return "--no-cache"
+        if stage.is_one_of(request.no_cache_stages):
+            return f"--no-cache-filter={stage.title}"
+        if request.no_cache_from is not None and line >= request.no_cache_from:
+            return f"--no-cache-from={request.no_cache_from}"
+        return ""
+
+    def _is_expired(self, cached: CachedStep) -> bool:
+        ttl_s = self._request.cache_ttl_s
+        return ttl_s is not None and cached.put_s + ttl_s < time.time()
+
+    def _explain(self, missed: "Missed") -> "Explanation":
+        """Say why a step is carried out, and keep what explains the next one."""
+        if self._earlier is None:
+            from builder.earlier import Earlier
+
+            self._earlier = Earlier(
+                self._store.cache,
+                self._store.private / "builds",
+                place=self._place(),
+                context=self._context(),
+                target=self._request.target,
+            )
+        return self._earlier.explain(missed)
+
+    # ---- predicting
+
+    def _is_knowable(self, instruction: Instruction, stage: PlannedStage) -> bool:
+        """Whether all that an instruction copies from has been built, not merely predicted."""
+        assert self._predictor is not None
+        sources = stages_of(instruction, stage.visible, self._provider.context_names)
+        return all(self._predictor.is_known(self._states[index]) for index in sources)
+
+    def _predict(
         self,
-        step: Step,
+        missed: "Missed",
         below: StageState,
-        key: Digest,
-        document: bytes,
-        created_by: str,
-        vertex: int,
+        lowered: Lowered,
+        stage: PlannedStage,
+        noted: record.StepRecord,
+    ) -> StageState:
+        assert self._predictor is not None
+        seconds, size_bytes = self._predictor.estimate(noted)
+        outcome = self._predictor.judge(missed, below)
+        noted = replace(noted, outcome=outcome, seconds=seconds, size_bytes=size_bytes)
+        return self._imagine(stage, noted, lowered.state, lowered.created_by)
+
+    def _imagine(
+        self, stage: PlannedStage, noted: record.StepRecord, state: StageState, created_by: str
+    ) -> StageState:
+        """Go on as if the step had been carried out, on a layer that is none."""
+        assert self._predictor is not None
+        after = self._predictor.with_imaginary_layer(state, created_by)
+        self._note(stage, replace(noted, layer=after.layers[-1].diff_id))
+        return after
+
+    # ---- performing
+
+    def _execute(
+        self, missed: "Missed", below: StageState, stage: PlannedStage, noted: record.StepRecord
     ) -> Work[tuple[CachedStep, Layer]]:
         """Perform a step; the result is an earlier one where the content is the same."""
         started = time.monotonic()
+        noted = replace(noted, started=_rounded(started - self._began))
+        vertex, status = noted.vertex, ExitStatus()
+
+        def output(stream: str, data: bytes) -> None:
+            self._logs.setdefault(vertex, record.StepLog()).add(data)
+            self._report(
+                VertexOutput(
+                    vertex=vertex, stream="stdout" if stream == "stdout" else "stderr", data=data
+                )
+            )
+
+        def ended(how: ExitStatus) -> None:
+            nonlocal status
+            status = how
+
+        def note(outcome: str, seconds: float, layer: Layer | None = None) -> None:
+            self._note(
+                stage,
+                replace(
+                    noted,
+                    outcome=outcome,
+                    seconds=_rounded(seconds),
+                    cpu_s=_rounded(status.cpu_s),
+                    memory_peak_bytes=status.memory_peak_bytes,
+                    layer="" if layer is None else layer.diff_id,
+                    size_bytes=0 if layer is None else layer.size_bytes,
+                    document=missed.document.decode() if layer is None else "",
+                ),
+            )
+
+        for selection in selections_of(missed.step):  # what explains the next miss
+            self._store.cache.put_listing(selection.digest, selection.listing)
         try:
+            if isinstance(missed.step, ExecStep):
+                check_runnable(below.platform)
             layer = yield from perform(
-                step,
+                missed.step,
                 below.layers,
                 store=self._store,
                 executor=self._get_executor,
-                output=lambda stream, data: self._report(
-                    VertexOutput(
-                        vertex=vertex,
-                        stream="stdout" if stream == "stdout" else "stderr",
-                        data=data,
-                    )
-                ),
+                output=output,
                 epoch=self._epoch,
+                ended=ended,
                 grants=self._request.grants,
                 on_failure=self._request.on_failure,
             )
         except (GeneratorExit, KeyboardInterrupt):
-            self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))
+            seconds = time.monotonic() - started
+            note("canceled", seconds)
+            self._report(VertexCanceled(vertex=vertex, seconds=seconds))
             raise
         except BaseException as error:
-            self._report(
-                VertexFailed(
-                    vertex=vertex,
-                    seconds=time.monotonic() - started,
-                    message=_first_line(error),
-                )
-            )
+            seconds = time.monotonic() - started
+            note("failed", seconds)
+            self._report(VertexFailed(vertex=vertex, seconds=seconds, message=_first_line(error)))
             raise
         seconds = time.monotonic() - started
         variant = str(self._epoch)
         earlier = None
-        if not self._request.no_cache:
+        if not missed.forced:
             earlier = self._store.cache.same_content(below.chain_id, layer.content_digest, variant)
         earlier_layer = None if earlier is None else self._known_layer(earlier)
         made = CachedStep(
-            key=key,
+            key=missed.key,
             diff_id=layer.diff_id,
             created=self._created_now(),
-            created_by=created_by,
+            created_by=missed.created_by,
             seconds=seconds,
-            document=document,
+            document=missed.document,
         )
+        kept = made
         if earlier is not None and earlier_layer is not None:
-            alias = replace(earlier, key=key, document=document)
-            self._store.cache.put(alias, parent=below.chain_id, variant=variant)
+            kept = replace(earlier, key=missed.key, document=missed.document)
             made, layer = earlier, earlier_layer
+        if isinstance(missed.step, ExecStep) and not is_as_keyed(missed.step.mounts):
+            text = "the build context changed meanwhile: this result is not kept for later builds\n"
+            self._report(VertexOutput(vertex=vertex, stream="stderr", data=text.encode()))
         else:
-            self._store.cache.put(made, parent=below.chain_id, variant=variant)
+            self._store.cache.put(kept, parent=below.chain_id, variant=variant)
         self._report(
             VertexDone(
                 vertex=vertex,
                 seconds=seconds,
                 layer=layer.diff_id,
                 size_bytes=layer.size_bytes,
+                reason=noted.reason,
                 reused=made is earlier,
             )
         )
+        note("reused" if made is earlier else "executed", seconds, layer)
         self._flush_when_due()
         return made, layer
 
     # ---- bases
 
-    def _open_base(self, stage: PlannedStage) -> StageState:
-        if stage.from_node.platform is not None:
-            self._check_platform(stage)
+    def _open_base(self, stage: PlannedStage) -> Work[StageState]:
+        if stage.platform.os != "linux":
+            raise UnsupportedFeatureError(feature=f"the platform {stage.platform}")
         match stage.base:
             case ScratchBase():
-                config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
-                return StageState(config=config)
+                self._note_base(stage, "scratch", "")
+                return _empty_state(self._platform)
             case StageBase(index=index):
+                assert self._plan is not None
+                self._note_base(stage, self._plan.stages[index].title, "")
                 state = self._states[index]
                 return state.inherited()
             case ImageBase(name=name):
-                image = self._provider.image(name, stage)
-                vertex = self._begin(
-                    f"[{stage.title} 1/1] FROM {name}", stage.title, stage.from_node.span.start_line
-                )
-                self._report(VertexCached(vertex=vertex))
-                return _state_of_image(image)
+                return self._open_image(name, self._provider.image(name, stage), stage)
+            case ContextBase(name=name):
+                found = self._provider.context(name, stage.platform)
+                if isinstance(found, Image):
+                    return self._open_image(name, found, stage)
+                self._note_base(stage, name, "")
+                state = _empty_state(stage.platform)
+                if found is not None:
+                    state = yield from self._open_tree(name, found, state, stage)
+                return state
 
-    def _check_platform(self, stage: PlannedStage) -> None:
-        from grammar import expand
+    def _open_image(self, name: str, image: Image, stage: PlannedStage) -> StageState:
+        self._note_base(stage, name, image.descriptor.digest)
+        line = stage.from_node.span.start_line
+        vertex = self._begin(f"[{stage.title} 1/1] FROM {name}", stage.title, line)
+        self._report(VertexCached(vertex=vertex))
+        return _state_of_image(image)
 
-        assert stage.from_node.platform is not None and self._plan is not None
-        wanted = expand(
-            stage.from_node.platform,
-            self._plan.global_args,
-            escape=self._request.dockerfile.directives.escape,
+    def _open_tree(
+        self, name: str, tree: SourceTree, state: StageState, stage: PlannedStage
+    ) -> Work[StageState]:
+        """A named context that is no image, as the root file system of a stage."""
+        selection = select(tree, "/")
+        assert selection is not None, "every tree has a root"
+        action = CopyFiles(
+            selections=(selection,),
+            inline=(),
+            destination="/",
+            chown=None,
+            chmod=None,
+            unpack=False,
         )
-        if wanted not in (name_of(self._platform), self._platform.architecture):
-            raise UnsupportedFeatureError(
-                feature=f"FROM --platform={wanted} on {name_of(self._platform)}"
+        title = f"FROM {name}"
+        step = FileStep(action=action, title=title)
+        lowered = Lowered(state=state, created_by=title, step=step)
+        noted = _record_of(title, stage.from_node.span, stage)
+        label = f"[{stage.title} 1/1]"
+        return (
+            yield from self._carry_out(
+                step, lowered, state, noted, label, stage, stage.instructions
             )
+        )
 
     def _known_layer(self, cached: CachedStep) -> Layer | None:
         """The layer of a cache entry, None when it is gone from the store."""
@@ -503,9 +784,6 @@ class _Engine:
             self._executor = self._start_executor()
         return self._executor
 
-    def _build_args(self) -> Mapping[str, str]:
-        return self._request.build_args
-
     # ---- the result
 
     def _squash(self, state: StageState) -> StageState:
@@ -517,11 +795,15 @@ class _Engine:
         return squashed(state, wish, self._store)
 
     def _seal(self, state: StageState) -> Image:
-        image = self._store.images.seal(self._image_config(state), state.layers)
+        config = self._image_config(state)
+        if self._request.inline_cache:
+            config = replace(config, inline_cache=self._inline_cache(state))
+        image = self._store.images.seal(config, state.layers)
         return image if self._request.encoding is None else self._encoded(image, state)
 
     def _image_config(self, state: StageState) -> ImageConfig:
         config = state.config
+        platform = self._request.platform or state.platform
         if self._request.labels:
             added = list(self._request.labels.items())
             config = replace(config, labels=with_labels(config.labels, added))
@@ -529,15 +811,23 @@ class _Engine:
         if self._epoch is not None:
             created = rfc3339(self._epoch)
         return ImageConfig(
-            architecture=self._platform.architecture,
-            os=self._platform.os,
-            variant=self._platform.variant,
+            architecture=platform.architecture,
+            os=platform.os,
+            variant=platform.variant,
             author=state.author,
             created=created,
             config=config,
             diff_ids=tuple(layer.diff_id for layer in state.layers),
             history=state.history,
         )
+
+    def _inline_cache(self, state: StageState) -> str:
+        from layerstore import inline_steps
+
+        own = {self._store.layers.fetch(layer).diff_id for layer in state.layers} - state.base
+        records = (step for steps in self._steps.values() for step in steps)
+        keys = [Digest(step.key) for step in records if step.key and step.layer in own]
+        return inline_steps(self._store, keys)
 
     def _encoded(self, image: Image, state: StageState) -> Image:
         from layerstore import encode_image
@@ -566,39 +856,47 @@ class _Engine:
     # ---- telling
 
     def _note_moment(self, stage: PlannedStage, span: Span, state: StageState) -> None:
-        if self._plan is not None and stage.index == self._plan.target:
-            self._noted.append((span.start_line, state))
+        """The moments of a stage are those of the stage it stands on, and its own."""
+        if stage.index not in self._noted:
+            base = stage.base
+            if isinstance(base, StageBase):
+                self._noted[stage.index] = list(self._noted[base.index])
+                return
+            self._noted[stage.index] = []
+        self._noted[stage.index].append((span.start_line, state))
 
-    def _begin(self, title: str, stage: str, line: int) -> int:
+    @contextmanager
+    def _failing(self, vertex: int, started: float) -> Iterator[None]:
+        """Tell that the work of a vertex was canceled, or has failed, when it does."""
+        try:
+            yield
+        except (GeneratorExit, KeyboardInterrupt):
+            self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))
+            raise
+        except BaseException as error:
+            seconds = time.monotonic() - started
+            self._report(VertexFailed(vertex=vertex, seconds=seconds, message=_first_line(error)))
+            raise
+
+    def _begin(self, title: str, stage: str, line: int | None) -> int:
         self._vertex += 1
         self._report(VertexStarted(vertex=self._vertex, title=title, stage=stage, line=line))
         return self._vertex
 
-    def _note_step(
-        self,
-        instruction: str,
-        span: Span,
-        stage: PlannedStage,
-        *,
-        outcome: str,
-        key: str = "",
-        layer: Layer | None = None,
-        seconds: float = 0.0,
-    ) -> None:
-        self._steps.setdefault(stage.index, []).append(
-            record.StepRecord(
-                instruction=instruction,
-                line=span.start_line,
-                stage=stage.title,
-                outcome=outcome,
-                reason="",
-                key=key,
-                layer="" if layer is None else layer.diff_id,
-                seconds=round(seconds, 6),
-            )
+    def _note(self, stage: PlannedStage, step: record.StepRecord) -> None:
+        self._steps.setdefault(stage.index, []).append(step)
+
+    def _note_base(self, stage: PlannedStage, name: str, digest: str) -> None:
+        self._bases[stage.index] = record.BaseRecord(
+            stage.title, stage.from_node.span.start_line, name, digest
         )
 
+    def steps(self) -> tuple[record.StepRecord, ...]:
+        """What has been done so far, stage after stage."""
+        return tuple(step for _, steps in sorted(self._steps.items()) for step in steps)
+
     def write_record(self, started: float, image: Image | None, error: str) -> record.BuildRecord:
+        steps, log = self._with_logs()
         written = record.BuildRecord(
             id=f"{int(started * 1000):013d}-{os.getpid()}",
             started=round(started, 3),
@@ -609,22 +907,68 @@ class _Engine:
             image_id="" if image is None else image.id,
             manifest_digest="" if image is None else image.descriptor.digest,
             error=error,
-            steps=tuple(step for _, steps in sorted(self._steps.items()) for step in steps),
+            steps=steps,
+            place=self._place(),
+            context=self._context(),
+            bases=tuple(base for _, base in sorted(self._bases.items())),
         )
-        record.write(written, self._store.private / "builds")
+        record.write(written, self._store.private / "builds", log)
         return written
 
+    def _with_logs(self) -> tuple[tuple[record.StepRecord, ...], bytes]:
+        """The steps, each with the place of its output in the log, and the log."""
+        steps: list[record.StepRecord] = []
+        log = bytearray()
+        for step in self.steps():
+            kept = self._logs.get(step.vertex)
+            if kept is not None:
+                data = kept.data()
+                step = replace(step, log_offset=len(log), log_bytes=len(data))
+                log += data
+            steps.append(step)
+        return tuple(steps), bytes(log)
 
-def _written_epoch(plan: BuildPlan, build_args: Mapping[str, str]) -> int | None:
-    """The value of a build argument SOURCE_DATE_EPOCH, or of the global ARG of that name."""
-    text = build_args.get(_EPOCH, plan.global_args.get(_EPOCH, ""))
-    if text in ("", "context"):  # a directory has no time of its own
-        return None
-    if any(text.lower() == stage.name for stage in plan.stages):
-        raise UnsupportedFeatureError(feature=f"{_EPOCH} of the stage {text!r}")
-    if not (text.isascii() and text.isdigit() and len(text) < _EPOCH_DIGITS_MAX):
-        raise PlanError(f"invalid {_EPOCH}: {text}", hint="seconds since 1970")
-    return int(text)
+    def _place(self) -> str:
+        name = self._request.dockerfile.source.name
+        return name if name == "-" else os.path.realpath(name)
+
+    def _context(self) -> str:
+        context = self._request.context
+        return os.path.realpath(context) if isinstance(context, Path) else ""
+
+
+def _record_of(instruction: str, span: Span, stage: PlannedStage) -> record.StepRecord:
+    """The record of an instruction that does no work."""
+    return record.StepRecord(
+        instruction=instruction,
+        line=span.start_line,
+        stage=stage.title,
+        outcome="metadata",
+        reason="",
+        key="",
+        layer="",
+        seconds=0.0,
+    )
+
+
+def _arguments(state: StageState) -> frozenset[str]:
+    """The variables that a RUN sees because of ARG."""
+    env = {pair.partition("=")[0] for pair in state.config.env}
+    return frozenset(name for name, _ in state.args) - env
+
+
+def _check_filters(request: BuildRequest, plan: BuildPlan) -> None:
+    for name in request.no_cache_stages:
+        if not any(stage.is_one_of((name,)) for stage in plan.stages):
+            known = ", ".join(stage.name for stage in plan.stages if stage.name)
+            raise PlanError(
+                f"--no-cache-filter={name}: no such stage",
+                hint=f"stages with a name: {known}" if known else "number them from 0",
+            )
+
+
+def _rounded(seconds: float) -> float:
+    return round(seconds, 6)
 
 
 class _Located:
@@ -646,6 +990,8 @@ class _Located:
                 error.span = None  # a place in the trigger's text, which is no line of the file
             error.place(span=self._span, source=self._dockerfile.source)
             return
+        if isinstance(error, BuilderError) and error.span is not None and not error.excerpt:
+            error.excerpt = excerpt(self._dockerfile, error.span)
         if error is None or self._span is None:
             return
         if isinstance(error, BuilderError) and not error.excerpt:
@@ -662,7 +1008,12 @@ def excerpt(dockerfile: Dockerfile, span: Span) -> str:
     for number in range(first, last + 1):
         mark = ">>>" if span.start_line <= number <= span.end_line else "   "
         shown.append(f"{number:4} | {mark} {lines[number - 1]}".rstrip())
-    return "\n".join(shown)
+    return redacted("\n".join(shown))
+
+
+def _empty_state(platform: Platform) -> StageState:
+    config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
+    return StageState(config=config, platform=platform)
 
 
 def _state_of_image(image: Image) -> StageState:
@@ -677,6 +1028,7 @@ def _state_of_image(image: Image) -> StageState:
         config=container,
         layers=image.layers,
         chain_id=chain_ids(diff_ids)[-1] if diff_ids else None,
+        platform=Platform(os=config.os, architecture=config.architecture, variant=config.variant),
         history=config.history,
         author=config.author,
         created=config.created or StageState().created,

@@ -4,6 +4,7 @@ BuilderError(message, hint)
   PlanError                          the Dockerfile cannot be planned
     UnknownStageError(name, nearest)
     UnknownTargetError(name, nearest)
+    StageOrderError(name, stage)     a stage that needs itself or one below it
     CheckFailedError(rules)          a build check, where warnings are errors
   UnsupportedFeatureError(feature)   known, and not carried out by this version
   LoweringError                      an instruction whose words make no sense (bad port, bad user)
@@ -11,6 +12,10 @@ BuilderError(message, hint)
   ContextError                       the build context
     SourceNotFoundError(pattern, nearest)
     OutsideContextError(path)
+  UrlError                           a URL that makes no sense
+  FetchError                         something remote cannot be had
+    ChecksumError(what, expected, actual)
+  ForeignPlatformError(wanted, host) this machine cannot run programs of that platform
   MissingGrantError(kind, id)        a RUN needs a secret or an agent that was not given
   SecretLeakError(id, path)          a RUN wrote a secret into its layer
   NoSuchMomentError(name)            app@9 of an image with fewer instructions
@@ -22,11 +27,17 @@ BuilderError(message, hint)
 Sandbox errors (our turn) are in builder.sandbox.errors, store errors in layerstore.errors.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from grammar import Span
+
 
 class BuilderError(Exception):
     """Base of this room's errors; `hint` says what to do about it, empty when nothing helps.
 
-    `excerpt` is set by the engine: the Dockerfile lines of the instruction it happened in.
+    `excerpt` is set by the engine: the Dockerfile lines of the instruction it happened in, which
+    is the one at `span` where whoever raised it knew better.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -34,6 +45,7 @@ class BuilderError(Exception):
         self.message = message
         self.hint = hint
         self.excerpt = ""
+        self.span: Span | None = None
 
 
 class PlanError(BuilderError):
@@ -59,6 +71,20 @@ class UnknownTargetError(PlanError):
         super().__init__(f"target stage {name!r} could not be found", hint=hint)
         self.name = name
         self.nearest = nearest
+
+
+class StageOrderError(PlanError):
+    def __init__(self, *, name: str, stage: str, is_itself: bool) -> None:
+        if is_itself:
+            message = f"circular dependency detected on stage: {name}"
+        else:
+            message = (
+                f"cannot copy from stage {name!r}, "
+                f"it needs to be defined before current stage {stage!r}"
+            )
+        super().__init__(message, hint="a stage can only use stages above it")
+        self.name = name
+        self.stage = stage
 
 
 class CheckFailedError(PlanError):
@@ -106,6 +132,35 @@ class OutsideContextError(ContextError):
             hint="copy the file into the context, or use another context directory",
         )
         self.path = path
+
+
+class UrlError(BuilderError):
+    pass
+
+
+class FetchError(BuilderError):
+    """Messages hold no user names and passwords of URLs: see `urls.redacted`."""
+
+
+class ChecksumError(FetchError):
+    def __init__(self, *, what: str, expected: str, actual: str) -> None:
+        super().__init__(
+            f"digest mismatch for {what}: {actual} (expected: {expected})",
+            hint="it is not what it was when --checksum was written",
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class ForeignPlatformError(BuilderError):
+    def __init__(self, *, wanted: str, host: str) -> None:
+        super().__init__(
+            f"cannot run a program for {wanted} on {host}: "
+            "binfmt_misc has no interpreter for it that is registered with the flag F",
+            hint="install qemu-user-static, or run it in a stage FROM --platform=$BUILDPLATFORM",
+        )
+        self.wanted = wanted
+        self.host = host
 
 
 class MissingGrantError(BuilderError):

@@ -15,6 +15,7 @@ from layerstore import (
     Image,
     ImageConfig,
     Opaque,
+    Peeked,
     Remove,
     Store,
     decompressor,
@@ -37,7 +38,7 @@ def import_tar(store: Store, stream: "Reader", *, changes: tuple[str, ...], mess
     The layer's times are the tar's; the image's is the newest of them, so that the same tar gives
     the same image.
     """
-    buffered = _Peeked(stream)
+    buffered = Peeked(stream)
     newest = _Newest()
     tar = decompressor(detect(buffered.head) or "none", buffered)
     with ExitStack() as cleanup:
@@ -104,19 +105,3 @@ class _Newest:
         from builder.engine import rfc3339
 
         return rfc3339(self._mtime_ns // 1_000_000_000)
-
-
-class _Peeked:
-    """A stream whose first bytes can be looked at before it is read."""
-
-    def __init__(self, stream: "Reader") -> None:
-        self._stream = stream
-        self.head = stream.read(512)
-        self._rest = self.head
-
-    def read(self, size: int = -1, /) -> bytes:
-        if self._rest:
-            taken = self._rest if size < 0 else self._rest[:size]
-            self._rest = self._rest[len(taken) :]
-            return taken + self._stream.read(-1) if size < 0 else taken
-        return self._stream.read(size)

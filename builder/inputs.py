@@ -1,63 +1,116 @@
 """The inputs of a build as a user names them: context, Dockerfile, ignore file.
 
     PATH              a directory; the Dockerfile is in it (`Dockerfile`, else `Containerfile`)
-    PATH -f FILE      the Dockerfile is FILE, inside the context or not
+    PATH -f FILE      the Dockerfile is FILE, inside the context or not, or at a URL
     PATH -f -         the Dockerfile is standard input
-    -                 the Dockerfile is standard input and there is no context
+    -                 standard input is an archive, which is the context; or the Dockerfile, and
+                      there is no context
+    URL               a git repository, an archive, or a Dockerfile: see urls.py; -f is inside
 
-The ignore file is `<Dockerfile>.dockerignore` beside the Dockerfile, else `.dockerignore` at the
-top of the context.
+The ignore file of a directory is `<Dockerfile>.dockerignore` beside the Dockerfile, else
+`.dockerignore` at the top of the context; `.containerignore` where there is no such file. As in
+BuildKit, none applies to archives and repositories.
 
 A parsed Dockerfile is remembered by the digest of its text, so that building it again starts
 neither lark nor its grammar. What is remembered can only hold nodes of the tree.
 
-Source: Docker's `docker buildx build` reference and "Build context".
+Source: Docker's `docker buildx build` reference and "Build context"; BuildKit dockerui/context.go.
 """
 
 import io
 import pickle
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import grammar
-from builder.errors import ContextError, UnsupportedFeatureError
+from builder.errors import ContextError
+from builder.sources import FileTree, SourceTree, resolve
+from builder.urls import FileUrl, GitUrl, other_scheme, parse_url, redacted
 from grammar import Dockerfile, fingerprint
-from layerstore import CacheIndex, Digest
+from layerstore import CacheIndex, Digest, Peeked, TreePath, detect, is_tar
+
+if TYPE_CHECKING:
+    from builder.remote import Remotes
+    from layerstore import Reader
 
 DOCKERFILE_MAX_BYTES = 16 << 20
-_REMOTE = re.compile(r"(?i)https?://|git@|git://|ssh://|github\.com/")
+_NAMES = ("Dockerfile", "Containerfile", "dockerfile")
+_IGNORE_SUFFIXES = (".dockerignore", ".containerignore")
+_CONTEXT = "the build context"
 _MEMO = "parsed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What was read. `context` and `ignore_file` are None where there is none."""
+    """What was read. `context` is a local directory or a tree, None where there is none."""
 
     name: str
     text: bytes
-    context: Path | None
+    context: "Path | SourceTree | None"
     ignore_file: bytes | None
 
 
-def read_inputs(path: str, file: str | None, stdin: BinaryIO) -> Inputs:
+def read_inputs(
+    path: str,
+    file: str | None,
+    stdin: BinaryIO,
+    remotes: "Callable[[], Remotes]",
+    *,
+    keep_git_dir: bool = False,
+) -> Inputs:
     """Find and read the inputs of `lamina build PATH -f FILE`.
+
+    Args:
+        remotes: called for what is not a local directory; the context lasts as long as it does.
+        keep_git_dir: whether the context of a git repository has its `.git`.
 
     Raises:
         ContextError: something is not there or cannot be read.
+        FetchError, UrlError: something remote cannot be had.
     """
-    if _REMOTE.match(path):
-        raise UnsupportedFeatureError(
-            feature="a remote build context", hint="check it out, and give the directory"
-        )
     if path == "-":
-        if file not in (None, "-"):
-            raise ContextError(
-                "the context cannot be standard input when -f names a file",
-                hint="give a directory as the context",
-            )
-        return Inputs(name="-", text=_read_stdin(stdin), context=None, ignore_file=None)
+        return _read_stdin_context(file, stdin, remotes)
+    match parse_url(path, is_context=True):
+        case GitUrl() as url:
+            keep_git_dir = keep_git_dir or bool(url.keep_git_dir)
+            tree = remotes().repository(url, keep_git_dir=keep_git_dir, description=_CONTEXT)
+            return _read_in_tree(tree, file, stdin, remotes)
+        case FileUrl() as url:
+            tree = remotes().archive_or_file(url, _CONTEXT)
+            if not isinstance(tree, FileTree):
+                return _read_in_tree(tree, file, stdin, remotes)
+            if file is not None:
+                raise ContextError(
+                    f"{redacted(path)} is no archive, so it is the Dockerfile, and -f names another"
+                )
+            text = _bounded_stream(remotes().read(url))
+            return Inputs(name=redacted(path), text=text, context=tree, ignore_file=None)
+        case None:
+            return _read_directory(path, file, stdin, remotes)
+
+
+def read_ignore_file(context: Path, dockerfile: Path | None = None) -> bytes | None:
+    """The ignore file of a directory, None without one."""
+    # Differs from podman, which asks for .containerignore first: docker knows but the other.
+    places = [Path(f"{dockerfile}{suffix}") for suffix in _IGNORE_SUFFIXES if dockerfile]
+    places += [context / suffix for suffix in _IGNORE_SUFFIXES]
+    for place in places:
+        data = _read_optional(place)
+        if data is not None:
+            return data
+    return None
+
+
+def _read_directory(
+    path: str, file: str | None, stdin: BinaryIO, remotes: "Callable[[], Remotes]"
+) -> Inputs:
+    if scheme := other_scheme(path):
+        raise ContextError(
+            f"unsupported context source {scheme}: {redacted(path)}",
+            hint="a directory, an http(s) URL, or a repository by https, ssh or git",
+        )
     context = Path(path)
     if not context.is_dir():
         problem = "is not a directory" if context.exists() else "does not exist"
@@ -65,15 +118,16 @@ def read_inputs(path: str, file: str | None, stdin: BinaryIO) -> Inputs:
             f"the build context {path!r} {problem}",
             hint="the argument is the directory that COPY copies from; -f names the Dockerfile",
         )
-    if file == "-":
-        ignore_file = _read_optional(context / ".dockerignore")
-        return Inputs(name="-", text=_read_stdin(stdin), context=context, ignore_file=ignore_file)
+    given = _read_elsewhere(file, stdin, remotes)
+    if given is not None:
+        name, text = given
+        return Inputs(name=name, text=text, context=context, ignore_file=read_ignore_file(context))
     dockerfile = _dockerfile(context, file)
     return Inputs(
         name=str(dockerfile),
         text=_read(dockerfile),
         context=context,
-        ignore_file=_read_ignore_file(dockerfile, context),
+        ignore_file=read_ignore_file(context, dockerfile),
     )
 
 
@@ -87,12 +141,80 @@ def read_beside(dockerfile: Path) -> Inputs:
         name=str(dockerfile),
         text=_read(dockerfile),
         context=None,
-        ignore_file=_read_ignore_file(dockerfile, dockerfile.parent),
+        ignore_file=read_ignore_file(dockerfile.parent, dockerfile),
     )
 
 
+def _read_stdin_context(
+    file: str | None, stdin: BinaryIO, remotes: "Callable[[], Remotes]"
+) -> Inputs:
+    stream = Peeked(stdin)
+    if detect(stream.head) is not None or is_tar(stream.head):
+        if file == "-":
+            raise ContextError("can't use stdin for both build context and dockerfile")
+        tree = remotes().archive(stream, _CONTEXT)
+        assert tree is not None, "looked at above"
+        return _read_in_tree(tree, file, stdin, remotes)
+    if file not in (None, "-"):
+        raise ContextError(
+            "standard input is no archive, so it is the Dockerfile, and -f names another",
+            hint="give a directory as the context",
+        )
+    return Inputs(name="-", text=_bounded_stream(stream), context=None, ignore_file=None)
+
+
+def _read_in_tree(
+    tree: SourceTree, file: str | None, stdin: BinaryIO, remotes: "Callable[[], Remotes]"
+) -> Inputs:
+    given = _read_elsewhere(file, stdin, remotes)
+    if given is None:
+        given = _read_member(tree, file)
+    name, text = given
+    return Inputs(name=name, text=text, context=tree, ignore_file=None)
+
+
+def _read_elsewhere(
+    file: str | None, stdin: BinaryIO, remotes: "Callable[[], Remotes]"
+) -> tuple[str, bytes] | None:
+    """The Dockerfile on standard input or at a URL; None when it is a path."""
+    if file == "-":
+        return "-", _bounded(stdin.read(DOCKERFILE_MAX_BYTES + 1))
+    url = parse_url(file) if file else None
+    if isinstance(url, FileUrl):
+        return redacted(url.url), _bounded_stream(remotes().read(url))
+    return None
+
+
+def _read_member(tree: SourceTree, file: str | None) -> tuple[str, bytes]:
+    """The Dockerfile inside a tree, links followed inside it."""
+    for name in _NAMES if file is None else (file,):
+        entry = tree.get(resolve(tree, name))
+        if entry is None or entry.kind != "file":
+            continue
+        if entry.size_bytes > DOCKERFILE_MAX_BYTES:
+            raise _too_large()
+        content = tree.content(entry)
+        return name, content if isinstance(content, bytes) else b"".join(content())
+    if file is None:
+        raise ContextError(f"no Dockerfile in {_CONTEXT}", hint="name one in it with -f")
+    raise ContextError(
+        f"cannot read the Dockerfile {file!r}: not in {_CONTEXT}", hint=_nearest_hint(tree, file)
+    )
+
+
+def _nearest_hint(tree: SourceTree, file: str) -> str:
+    from builder.nearest import nearest
+
+    head, _, name = file.strip("/").rpartition("/")
+    close = nearest(name, tree.children(TreePath(head)))
+    return f"did you mean {head + '/' if head else ''}{close}?" if close else ""
+
+
 def parse_remembered(inputs: Inputs, cache: CacheIndex) -> Dockerfile:
-    """Parse the Dockerfile, or take the tree that the same text gave before."""
+    """Parse the Dockerfile, or take the tree that the same text gave before.
+
+    A text with a password in a URL is not kept.
+    """
     key = Digest.of(f"{fingerprint()}\0{inputs.name}\0".encode() + inputs.text)
     kept = cache.get_memo(_MEMO, key)
     if kept is not None:
@@ -100,7 +222,9 @@ def parse_remembered(inputs: Inputs, cache: CacheIndex) -> Dockerfile:
         if tree is not None:
             return tree
     tree = grammar.parse(inputs.text, name=inputs.name)  # imports lark
-    cache.put_memo(_MEMO, key, pickle.dumps(tree, protocol=5))
+    text = inputs.text.decode("latin-1")
+    if redacted(text) == text:
+        cache.put_memo(_MEMO, key, pickle.dumps(tree, protocol=5))
     return tree
 
 
@@ -128,7 +252,7 @@ def _dockerfile(context: Path, file: str | None) -> Path:
         # docker takes FILE relative to the working directory, buildah also to the context
         given = Path(file)
         return given if given.exists() or given.is_absolute() else _within(context, given)
-    for name in ("Dockerfile", "Containerfile"):
+    for name in _NAMES:
         if (context / name).is_file():
             return context / name
     raise ContextError(
@@ -141,11 +265,6 @@ def _within(context: Path, given: Path) -> Path:
     return inside if inside.exists() else given
 
 
-def _read_ignore_file(dockerfile: Path, directory: Path) -> bytes | None:
-    own = _read_optional(Path(f"{dockerfile}.dockerignore"))
-    return own if own is not None else _read_optional(directory / ".dockerignore")
-
-
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -155,20 +274,21 @@ def _read(path: Path) -> bytes:
     return _bounded(data)
 
 
-def _read_stdin(stdin: BinaryIO) -> bytes:
-    data = _bounded(stdin.read(DOCKERFILE_MAX_BYTES + 1))
-    if data[:2] == b"\x1f\x8b" or data[257:262] == b"ustar" or data[:4] == b"\x28\xb5\x2f\xfd":
-        raise UnsupportedFeatureError(
-            feature="a build context as a tar archive on standard input",
-            hint="unpack it, and give the directory",
-        )
-    return data
+def _bounded_stream(stream: "Reader") -> bytes:
+    data = b""
+    while len(data) <= DOCKERFILE_MAX_BYTES and (piece := stream.read(1 << 20)):
+        data += piece
+    return _bounded(data)
 
 
 def _bounded(data: bytes) -> bytes:
     if len(data) > DOCKERFILE_MAX_BYTES:
-        raise ContextError(f"the Dockerfile is larger than {DOCKERFILE_MAX_BYTES >> 20} MiB")
+        raise _too_large()
     return data
+
+
+def _too_large() -> ContextError:
+    return ContextError(f"the Dockerfile is larger than {DOCKERFILE_MAX_BYTES >> 20} MiB")
 
 
 def _read_optional(path: Path) -> bytes | None:

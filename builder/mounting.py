@@ -119,7 +119,29 @@ def open_mounts(
     return opened
 
 
+def is_as_keyed(mounts: Sequence[StepMount]) -> bool:
+    """Whether what the mounts showed is, now that the program has ended, what it was before.
+
+    Only the build context can change: where it was shown as it is, others could write to it.
+    """
+    return all(
+        selection.tree.is_unchanged(selection.path)
+        for mount in mounts
+        if isinstance(mount, SourceMount)
+        and isinstance((selection := mount.selection).tree, ContextTree)
+        and _host_root(mount) is not None
+    )
+
+
 # ---- sources
+
+
+def _host_root(mount: SourceMount) -> Path | None:
+    """The directory of a context that is shown as it is."""
+    tree = mount.selection.tree
+    if mount.read_only and isinstance(tree, ContextTree):
+        return tree.host_root(mount.selection.path)
+    return None
 
 
 def _source(mount: SourceMount, store: Store, cleanup: ExitStack) -> Mount:
@@ -134,15 +156,11 @@ def _source(mount: SourceMount, store: Store, cleanup: ExitStack) -> Mount:
             read_only=mount.read_only,
             source_beneath=selection.path,
         )
-    if mount.read_only and isinstance(tree, ContextTree):
-        root = tree.host_root(selection.path)
-        if root is not None:
-            return BindMount(
-                source=root,
-                source_beneath=selection.path,
-                target=mount.target,
-                read_only=True,
-            )
+    root = _host_root(mount)
+    if root is not None:
+        return BindMount(
+            source=root, source_beneath=selection.path, target=mount.target, read_only=True
+        )
     directory = cleanup.enter_context(store.new_tmpdir()) / "mount"
     directory.mkdir(mode=0o755)
     _copy(selection, directory)

@@ -282,6 +282,8 @@ def _file(dest: str, kind: str) -> Path | None:
         return None
     if Path(dest).is_dir():
         raise OutputError(f"destination file {dest} is a directory")
+    if not Path(dest).parent.is_dir():
+        raise OutputError(f"destination file {dest}: there is no directory {Path(dest).parent}")
     return Path(dest)
 
 
@@ -392,7 +394,8 @@ def _write_archive(
     def is_own(layer: Layer) -> bool:
         return layer.diff_id not in result.base
 
-    image = encode_image(store, result.image, output.encoding, is_own=is_own)
+    plain = store.images.seal(result.image.config, result.image.layers)
+    image = encode_image(store, plain, output.encoding, is_own=is_own)
     exports = [Export(image=image, names=output.names)]
     try:
         if output.format == "oci-dir":
@@ -402,7 +405,8 @@ def _write_archive(
             with _writing(output.dest, stdout) as file:
                 save_images(store, exports, file, format=output.format)
     finally:
-        for blob in (image.descriptor, *image.manifest.layers):
+        blobs = (plain.descriptor, image.descriptor, image.manifest.config, *image.manifest.layers)
+        for blob in blobs:
             store.blobs.discard(blob.digest)  # what was made for the archive alone
     return image
 

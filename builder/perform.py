@@ -37,12 +37,13 @@ from builder.sandbox import (
 from builder.schedule import Readable, Work
 from builder.snapshot import Snapshot, open_snapshot
 from builder.steps import CopyFiles, ExecStep, FileStep, MakeDirectory, Step
-from layerstore import Layer, Store, TreeIndex
+from layerstore import InOrder, Layer, Store, TreeIndex
 
 if TYPE_CHECKING:
     from builder.agents import AgentRelay
 
 Output = Callable[[str, bytes], None]
+Ended = Callable[[ExitStatus], None]
 OnFailure = Callable[[Executor, SandboxSpec], None]
 
 RUN_PIDS_MAX = 4096
@@ -59,6 +60,7 @@ def perform(
     executor: Callable[[], Executor],
     output: Output,
     epoch: int | None,
+    ended: Ended = lambda status: None,
     grants: Grants = NO_GRANTS,
     on_failure: OnFailure | None = None,
 ) -> Work[Layer]:
@@ -72,6 +74,7 @@ def perform(
             starts none.
         output: called as `output("stdout" | "stderr", data)` with what the program writes.
         epoch: SOURCE_DATE_EPOCH in seconds: later modification times become this.
+        ended: called with the status of the program, which says what it took.
 
     Raises:
         StepFailedError: the program ended with another status than 0.
@@ -81,7 +84,7 @@ def perform(
         case ExecStep():
             return (
                 yield from _perform_exec(
-                    step, layers, store, executor(), output, epoch, grants, on_failure
+                    step, layers, store, executor(), output, epoch, ended, grants, on_failure
                 )
             )
         case FileStep():
@@ -96,6 +99,7 @@ def _perform_exec(
     executor: Executor,
     output: Output,
     epoch: int | None,
+    ended: Ended,
     grants: Grants,
     on_failure: OnFailure | None,
 ) -> Work[Layer]:
@@ -110,6 +114,7 @@ def _perform_exec(
             )
             spec = _sandbox(step, snapshot, opened)
             status, tail = yield from run_program(executor, spec, output, opened.relays)
+            ended(status)
             if status.shell_code and on_failure is not None:
                 on_failure(executor, spec)
         if status.shell_code:
@@ -120,7 +125,7 @@ def _perform_exec(
         if opened.secrets:
             from builder.leaks import without_secrets
 
-            changes = without_secrets(changes, opened.secrets)
+            changes = InOrder(without_secrets(changes, opened.secrets))
         return store.layers.commit(changes, upperdir=snapshot.upperdir, mtime_max_s=epoch)
 
 
@@ -131,7 +136,7 @@ def _sandbox(step: ExecStep, snapshot: Snapshot, opened: OpenedMounts) -> Sandbo
         root=snapshot.root,
         program=Program(
             argv=step.argv,
-            env=(*step.env, *step.secret_env, *opened.env),
+            env=_environment(step, opened),
             cwd=step.cwd,
             user=step.user,
             capabilities=ALL_CAPABILITIES if is_insecure else None,
@@ -159,6 +164,13 @@ def _sandbox(step: ExecStep, snapshot: Snapshot, opened: OpenedMounts) -> Sandbo
     if settings.shm_size_bytes is None:
         return spec
     return replace(spec, shm_size_bytes=settings.shm_size_bytes)
+
+
+def _environment(step: ExecStep, opened: OpenedMounts) -> tuple[str, ...]:
+    """A variable that is a secret hides one of the same name."""
+    hidden = {pair.partition("=")[0] for pair in opened.env}
+    shown = (*step.env, *step.secret_env)
+    return (*(pair for pair in shown if pair.partition("=")[0] not in hidden), *opened.env)
 
 
 HOSTNAME = "lamina"
@@ -291,7 +303,8 @@ def _copy(
     for selection in action.selections:
         entry = selection.tree.get(selection.path)
         assert entry is not None, "a selection exists"
-        if action.unpack and archives.is_archive(selection.tree, entry):
+        unpacks = action.unpack if selection.unpacks is None else selection.unpacks
+        if unpacks and archives.is_archive(selection.tree, entry):
             collected.unpack(
                 archives.members(selection.tree, entry, cleanup), action.destination, ownership
             )

@@ -2,6 +2,9 @@
 
     Dockerfile --global ARGs--> bases expanded --> names resolved --> needed stages, in file order
 
+A named context (--build-context) of a stage's name takes the stage's place; of another name, the
+image's.
+
 Pure: images are only named here, never looked up. File order is a topological order, because a
 stage can only refer to stages above it.
 
@@ -10,14 +13,14 @@ dockerfile2llb/convert.go.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from builder.errors import PlanError, UnknownTargetError
+from builder.errors import BuilderError, PlanError, StageOrderError, UnknownTargetError
 from builder.nearest import nearest
-from builder.platforms import platform_args
-from grammar import Copy, Dockerfile, DockerfileError, From, Instruction, Run, Stage, expand
-from layerstore import Platform
+from builder.platforms import parse_platform, platform_args
+from grammar import Copy, Dockerfile, DockerfileError, From, Instruction, Run, Stage, Word, expand
+from layerstore import Platform, host_platform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,14 @@ class ImageBase:
     name: str
 
 
-Base = ScratchBase | StageBase | ImageBase
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextBase:
+    """A named context."""
+
+    name: str
+
+
+Base = ScratchBase | StageBase | ImageBase | ContextBase
 
 
 class StagesAbove(Mapping[str, int]):
@@ -65,11 +75,15 @@ class StagesAbove(Mapping[str, int]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedStage:
-    """`visible` maps what `--from` may say here (names in lower case, numbers) to stage indexes."""
+    """`visible` maps what `--from` may say here (names in lower case, numbers) to stage indexes.
+
+    `platform` is what an image as its base is chosen for; a stage as its base brings its own.
+    """
 
     index: int
     name: str  # empty when FROM has no AS
     base: Base
+    platform: Platform
     from_node: From
     instructions: tuple[Instruction, ...]
     visible: Mapping[str, int]
@@ -79,6 +93,10 @@ class PlannedStage:
     def title(self) -> str:
         """What to call the stage in progress output."""
         return self.name or f"stage-{self.index}"
+
+    def is_one_of(self, names: Collection[str]) -> bool:
+        """Whether one of `names` is this stage's name, in any case of letters, or its number."""
+        return any(name.lower() in (self.name.lower(), str(self.index)) for name in names if name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,27 +115,37 @@ def plan(
     target: str,
     build_args: Mapping[str, str],
     platform: Platform,
+    contexts: Collection[str] = (),
 ) -> BuildPlan:
-    """Plan a build.
+    """Plan a build for `platform`; `contexts` are the names of named contexts, see `context_name`.
 
     Raises:
-        PlanError: an unknown target, or no stage at all.
+        PlanError: an unknown target or platform, no stage at all, a stage that needs itself or one
+            below it.
         grammar.DockerfileError: a word that cannot be expanded, or a base that is empty then.
     """
     global_args = global_values(dockerfile, build_args, platform, target)
+    scope = _Scope(dockerfile, global_args, platform, frozenset(contexts))
     stages: list[PlannedStage] = []
     table: dict[str, list[int]] = {}
     for index, stage in enumerate(dockerfile.stages):
         visible = StagesAbove(table, below=index)
-        stages.append(_plan_stage(index, stage, visible, global_args, dockerfile))
+        try:
+            stages.append(scope.plan_stage(index, stage, visible))
+        except BuilderError as error:
+            error.span = stage.base.span
+            raise
         table[str(index)] = [index]
         if stage.base.alias:
             table.setdefault(stage.base.alias.lower(), []).append(index)
     wanted = _target_index(target, stages, StagesAbove(table, below=len(stages)))
+    needed = _needed(stages, wanted)
+    for index in sorted(needed):
+        _check_order(stages[index], table)
     return BuildPlan(
         stages=tuple(stages),
         target=wanted,
-        needed=_needed(stages, wanted),
+        needed=needed,
         global_args=global_args,
     )
 
@@ -134,7 +162,7 @@ def global_values(
     if not dockerfile.stages:
         raise PlanError("dockerfile contains no stages to build", hint="begin with FROM")
     stage = target or dockerfile.stages[-1].base.alias or "default"
-    values = {**platform_args(platform, target=platform), "TARGETSTAGE": stage}
+    values = {**platform_args(host_platform(), target=platform), "TARGETSTAGE": stage}
     values.update((name, build_args[name]) for name in values if name in build_args)
     for arg in dockerfile.global_args:
         for declaration in arg.declarations:
@@ -147,52 +175,105 @@ def global_values(
     return values
 
 
-def _plan_stage(
-    index: int,
-    stage: Stage,
-    visible: Mapping[str, int],
-    global_args: Mapping[str, str],
-    dockerfile: Dockerfile,
-) -> PlannedStage:
-    node = stage.base
-    name = expand(node.image, global_args, escape=dockerfile.directives.escape)
-    if not name:
-        raise DockerfileError(
-            f"base name ({node.image.text}) should not be blank",
-            span=node.image.span,
-            source=dockerfile.source,
-            hint="give the ARG a default above FROM, or pass --build-arg",
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What FROM sees."""
+
+    dockerfile: Dockerfile
+    global_args: Mapping[str, str]
+    platform: Platform
+    contexts: frozenset[str]
+
+    def plan_stage(self, index: int, stage: Stage, visible: Mapping[str, int]) -> PlannedStage:
+        node = stage.base
+        base = self._base(node, visible)
+        instructions = stage.instructions
+        if node.alias and context_name(node.alias) in self.contexts:
+            base, instructions = ContextBase(name=context_name(node.alias)), ()
+        needs = {base.index} if isinstance(base, StageBase) else set()
+        for instruction in instructions:
+            needs.update(stages_of(instruction, visible, self.contexts))
+        return PlannedStage(
+            index=index,
+            name=node.alias or "",
+            base=base,
+            platform=self._platform(node),
+            from_node=node,
+            instructions=instructions,
+            visible=visible,
+            needs=frozenset(needs),
         )
-    base: Base
-    if name in visible and not name.isdigit():
-        base = StageBase(index=visible[name])
-    elif name == "scratch":
-        base = ScratchBase()
-    else:
-        base = ImageBase(name=name)
-    needs = {base.index} if isinstance(base, StageBase) else set()
+
+    def _base(self, node: From, visible: Mapping[str, int]) -> Base:
+        name = self._expanded(node.image)
+        if not name:
+            raise DockerfileError(
+                f"base name ({node.image.text}) should not be blank",
+                span=node.image.span,
+                source=self.dockerfile.source,
+                hint="give the ARG a default above FROM, or pass --build-arg",
+            )
+        if name in visible and not name.isdigit():
+            return StageBase(index=visible[name])
+        if context_name(name) in self.contexts:
+            return ContextBase(name=context_name(name))
+        return ScratchBase() if name == "scratch" else ImageBase(name=name)
+
+    def _platform(self, node: From) -> Platform:
+        if node.platform is None:
+            return self.platform
+        text = self._expanded(node.platform)
+        if not text:
+            raise PlanError(
+                f"empty platform value from expression {node.platform.text}",
+                hint="give the ARG a default above FROM, or pass --build-arg",
+            )
+        return parse_platform(text)
+
+    def _expanded(self, word: Word) -> str:
+        return expand(word, self.global_args, escape=self.dockerfile.directives.escape)
+
+
+def context_name(name: str) -> str:
+    """The name of a named context as FROM, --from and --build-context all mean it."""
+    name = name.lower().removeprefix("docker.io/").removeprefix("library/")
+    return name.removesuffix(":latest")
+
+
+def _check_order(stage: PlannedStage, table: Mapping[str, list[int]]) -> None:
+    """Refuse --from that names the stage itself or one below; `table` has the indexes of names."""
     for instruction in stage.instructions:
-        needs.update(stages_of(instruction, visible))
-    return PlannedStage(
-        index=index,
-        name=node.alias or "",
-        base=base,
-        from_node=node,
-        instructions=stage.instructions,
-        visible=visible,
-        needs=frozenset(needs),
-    )
+        for name in _from_names(instruction):
+            indexes = table.get(name.lower(), [])
+            if indexes and name.lower() not in stage.visible:
+                is_itself = stage.index in indexes
+                error = StageOrderError(name=name, stage=stage.title, is_itself=is_itself)
+                error.span = instruction.span
+                raise error
 
 
-def stages_of(instruction: Instruction, visible: Mapping[str, int]) -> set[int]:
-    """The stages the instruction itself copies from; those of an ONBUILD count when it fires."""
+def stages_of(
+    instruction: Instruction, visible: Mapping[str, int], contexts: Collection[str] = ()
+) -> set[int]:
+    """The stages the instruction itself copies from; those of an ONBUILD count when it fires.
+
+    `contexts` are named contexts, which come before stages.
+    """
+    return {
+        visible[name.lower()]
+        for name in _from_names(instruction)
+        if name.lower() in visible and context_name(name) not in contexts
+    }
+
+
+def _from_names(instruction: Instruction) -> list[str]:
     names: list[str] = []
     if isinstance(instruction, Copy) and instruction.from_ is not None:
         names.append(instruction.from_.text)
     if isinstance(instruction, Run):
         for mount in instruction.mounts:
             names.extend(value for name, value in mount.options if name == "from" and value)
-    return {visible[name.lower()] for name in names if name.lower() in visible}
+    return names
 
 
 def _target_index(target: str, stages: list[PlannedStage], visible: Mapping[str, int]) -> int:

@@ -1,21 +1,50 @@
 """What one build did: a record per step, kept beside the store's other private files.
 
-One JSON file per build, `builds/<id>.json`, written by rename when the build has ended (also when
-it failed). `layers`, `history` and later questions ("why did this run?") read it; the engine never
-does. Records are numbered by time, newest last.
+    builds/<id>.json    the record, written by rename when the build has ended (also when it failed)
+    builds/<id>.log     what its programs wrote, step after step, where they wrote anything
+
+`layers`, `history` and later questions ("why did this run?") read it. The engine reads no record
+but to explain a miss: what is in one never decides what a build does. Records are numbered by time,
+newest last. Records of earlier versions are read as far as they go.
 """
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from builder.errors import BuilderError
+
+if TYPE_CHECKING:
+    from builder.explain import Explanation
 
 _KEPT_MAX = 200
+_LOG_END_BYTES = 128 << 10  # of a step: so much from its beginning, and so much from its end
+
+
+class BaseRecord(NamedTuple):
+    """What a stage stands on. `digest` is an image's, empty for a stage (`name`) and scratch."""
+
+    stage: str
+    line: int
+    name: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """One instruction. `outcome`: cached, executed, reused (same result as before), metadata."""
+    """One instruction.
+
+    outcome   cached, executed, reused (executed, with the same result as before), failed, canceled,
+              metadata; in a prediction cached, miss or depends
+    started   seconds after the build began; `seconds` how long it took
+    cpu_s, memory_peak_bytes   of the RUN's processes: all their time, the largest one's memory
+    size_bytes   of the files in the layer
+    document     the key document, where the cache does not have it (the step failed)
+    log_offset, log_bytes      where its output is in the log
+    """
 
     instruction: str
     line: int
@@ -25,11 +54,23 @@ class StepRecord:
     key: str
     layer: str  # diff_id, empty for metadata
     seconds: float
+    vertex: int = 0
+    started: float = 0.0
+    cpu_s: float = 0.0
+    memory_peak_bytes: int = 0
+    size_bytes: int = 0
+    document: str = ""
+    explanation: "Explanation | None" = None
+    log_offset: int = 0
+    log_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRecord:
-    """A whole build. `image_id` is empty when it failed; `error` says why. Times: Unix seconds."""
+    """A whole build. `image_id` is empty when it failed; `error` says why. Times: Unix seconds.
+
+    `dockerfile` is as the user named it, `place` where it really is (`-`: standard input).
+    """
 
     id: str
     started: float
@@ -41,41 +82,171 @@ class BuildRecord:
     manifest_digest: str
     error: str
     steps: tuple[StepRecord, ...]
+    place: str = ""
+    context: str = ""
+    bases: tuple[BaseRecord, ...] = ()
 
 
-def write(record: BuildRecord, directory: Path) -> None:
+class NoSuchBuildError(BuilderError):
+    def __init__(self, *, name: str, problem: str = "no such build") -> None:
+        super().__init__(f"{problem}: {name}", hint="`lamina builds ls` lists them")
+        self.name = name
+
+
+class StepLog:
+    """What one step wrote, its middle left out when it is long."""
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._dropped_bytes = 0
+
+    def add(self, data: bytes) -> None:
+        """Take in the next piece."""
+        room = _LOG_END_BYTES - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        if len(self._tail) > 2 * _LOG_END_BYTES:  # now and then, not with every piece
+            self._shorten()
+
+    def data(self) -> bytes:
+        """What is kept."""
+        self._shorten()
+        if not self._dropped_bytes:
+            return bytes(self._head + self._tail)
+        gap = f"\n[{self._dropped_bytes} bytes left out]\n".encode()
+        return b"".join((self._head, gap, self._tail))
+
+    def _shorten(self) -> None:
+        excess = max(0, len(self._tail) - _LOG_END_BYTES)
+        del self._tail[:excess]
+        self._dropped_bytes += excess
+
+
+def write(record: BuildRecord, directory: Path, log: bytes = b"") -> None:
     """Keep `record` in `directory`, and only the newest few hundred beside it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = directory / f".{record.id}.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(record), sort_keys=True))
-    temporary.rename(directory / f"{record.id}.json")
+    if log:
+        _replace(directory / f"{record.id}.log", log)
+    _replace(directory / f"{record.id}.json", json.dumps(_plain(record)).encode())
     names = sorted(entry.name for entry in directory.iterdir() if entry.name.endswith(".json"))
     for name in names[:-_KEPT_MAX]:
-        (directory / name).unlink(missing_ok=True)
+        remove(name.removesuffix(".json"), directory)
+
+
+def remove(build_id: str, directory: Path) -> None:
+    """Remove the record of a build and its log."""
+    for suffix in (".json", ".log"):
+        (directory / (build_id + suffix)).unlink(missing_ok=True)
 
 
 def read_all(directory: Path) -> list[BuildRecord]:
     """All records that can be read, newest first."""
-    if not directory.is_dir():
-        return []
-    records = []
-    for path in sorted(directory.glob("*.json"), reverse=True):
-        record = _read(path)
-        if record is not None:
-            records.append(record)
-    return records
+    return list(_records(directory, lambda _: True))
 
 
 def of_image(image_id: str, directory: Path) -> BuildRecord | None:
     """The newest record that produced `image_id`."""
-    return next((record for record in read_all(directory) if record.image_id == image_id), None)
+    wanted = image_id.encode()
+    records = _records(directory, lambda data: wanted in data)
+    return next((record for record in records if record.image_id == image_id), None)
 
 
-def _read(path: Path) -> BuildRecord | None:
+def of_place(place: str, context: str, target: str, directory: Path) -> BuildRecord | None:
+    """The newest record of the same Dockerfile and target; of one from standard input, context."""
+    wanted = json.dumps(place).encode()
+    for record in _records(directory, lambda data: wanted in data):
+        if (record.place, record.target) == (place, target) and (
+            place != "-" or record.context == context
+        ):
+            return record
+    return None
+
+
+def of_name(name: str, directory: Path) -> BuildRecord:
+    """The record that `name` means: an id, a unique beginning of one, or `^1`, the one before last.
+
+    Raises:
+        NoSuchBuildError: none, or several.
+    """
+    names = sorted(path.stem for path in directory.glob("*.json")) if directory.is_dir() else []
+    if name.startswith("^"):
+        back = int(name[1:] or 1) if name[1:].isdecimal() or name == "^" else -1
+        found = names[-1 - back : len(names) - back] if 0 <= back < len(names) else []
+    else:
+        found = [each for each in names if each.startswith(name)]
+        found = [name] if name in found else found
+    if len(found) != 1:
+        raise NoSuchBuildError(
+            name=name, problem="several builds begin with this" if found else "no such build"
+        )
+    record = _read(directory / f"{found[0]}.json")
+    if record is None:
+        raise NoSuchBuildError(name=name, problem="the record cannot be read")
+    return record
+
+
+def log_of(record: BuildRecord, step: StepRecord, directory: Path) -> bytes:
+    """What a step wrote; nothing where the log is gone."""
+    if not step.log_bytes:
+        return b""
     try:
-        data = json.loads(path.read_bytes())
-        steps = tuple(StepRecord(**step) for step in data.pop("steps"))
-        data["names"] = tuple(data["names"])
-        return BuildRecord(steps=steps, **data)
+        with (directory / f"{record.id}.log").open("rb") as file:
+            file.seek(step.log_offset)
+            return file.read(step.log_bytes)
+    except OSError:
+        return b""
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.rename(path)
+
+
+def _records(directory: Path, is_wanted: Callable[[bytes], bool]) -> Iterator[BuildRecord]:
+    """Newest first; only those are parsed whose bytes are wanted."""
+    if not directory.is_dir():
+        return
+    for path in sorted(directory.glob("*.json"), reverse=True):
+        record = _read(path, is_wanted)
+        if record is not None:
+            yield record
+
+
+def _read(path: Path, is_wanted: Callable[[bytes], bool] = lambda _: True) -> BuildRecord | None:
+    try:
+        data = path.read_bytes()
+        if not is_wanted(data):
+            return None
+        fields = json.loads(data)
+        steps = tuple(_step(**step) for step in fields.pop("steps"))
+        fields["names"] = tuple(fields["names"])
+        fields["bases"] = tuple(BaseRecord(*base) for base in fields.get("bases", ()))
+        return BuildRecord(steps=steps, **fields)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # damaged or of another version: no record
+
+
+def _plain(value: BuildRecord | StepRecord) -> dict[str, object]:
+    """What differs from the defaults, by name: shorter and faster than all there is."""
+    found: dict[str, object] = {}
+    for each in fields(value):
+        item = getattr(value, each.name)
+        if item != each.default:
+            found[each.name] = item
+    if isinstance(value, BuildRecord):
+        found["steps"] = [_plain(step) for step in value.steps]
+    elif value.explanation is not None:
+        found["explanation"] = asdict(value.explanation)
+    return found
+
+
+def _step(*, explanation: dict[str, object] | None = None, **fields: object) -> StepRecord:
+    if explanation is None:
+        return StepRecord(**fields)  # type: ignore[arg-type]  # a TypeError is no record
+    from builder.explain import Difference, Explanation
+
+    differences = tuple(Difference(**each) for each in explanation.pop("differences"))  # type: ignore[attr-defined]
+    explained = Explanation(differences=differences, **explanation)  # type: ignore[arg-type]
+    return StepRecord(explanation=explained, **fields)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -99,13 +99,16 @@ class Selection:
 
     `name` is the last component as it was asked for, which is the name a file gets in a
     destination directory, and empty for a directory. What `only` leaves out is not in the digest.
+    `unpacks` is what ADD does when it is an archive, where that is not as for local files.
     """
 
     name: str
     kind: EntryKind
     digest: Digest
+    unpacks: bool | None = None
     tree: SourceTree = field(compare=False, repr=False)
     path: TreePath = field(compare=False)
+    listing: bytes = field(default=b"", compare=False, repr=False)  # what `digest` is the digest of
     only: Filter | None = field(default=None, compare=False, repr=False)
     is_empty: bool = field(default=False, compare=False)  # a directory of which nothing is taken
 
@@ -187,6 +190,13 @@ def walk(
             pending.extend(f"{relative}/{name}" for name in reversed(tree.children(entry.path)))
 
 
+def newest_file_s(tree: SourceTree) -> int | None:
+    """The newest modification time of the files of `tree`; None when it has none."""
+    found = walk(tree, TreePath(""))
+    times = [entry.meta.mtime_ns for _, entry, _ in found if entry.kind == "file"]
+    return max(times) // 1_000_000_000 if times else None
+
+
 def select(tree: SourceTree, path: str, *, only: Filter | None = None) -> Selection | None:
     """Select what is at `path`, links followed; None where nothing is."""
     resolved = resolve(tree, path)
@@ -201,10 +211,12 @@ def select(tree: SourceTree, path: str, *, only: Filter | None = None) -> Select
     found = [("", entry, True)]
     if entry.kind == "dir":
         found.extend(walk(tree, resolved, only))
+    listing = _listing(tree, found)
     return Selection(
         name=name,
         kind=entry.kind,
-        digest=_selection_digest(tree, found),
+        digest=Digest.of(listing),
+        listing=listing,
         tree=tree,
         path=resolved,
         only=only,
@@ -212,18 +224,18 @@ def select(tree: SourceTree, path: str, *, only: Filter | None = None) -> Select
     )
 
 
-def _selection_digest(tree: SourceTree, found: list[tuple[str, SourceEntry, bool]]) -> Digest:
-    """Content, names, modes, owners, link structure and xattrs: all but times."""
+def _listing(tree: SourceTree, found: list[tuple[str, SourceEntry, bool]]) -> bytes:
+    """A line for each file: content, name, mode, owner, links and xattrs: all but times."""
     # names of one file are linked when two of them are selected
     names = Counter(entry.link_group for _, entry, _ in found if entry.link_group is not None)
     groups: dict[object, int] = {}
-    hasher = hashlib.sha256()
+    lines = []
     for relative, entry, is_taken in found:
         linked = names[entry.link_group] > 1
         group = groups.setdefault(entry.link_group, len(groups)) if linked else None
         kind = entry.kind if is_taken else "leads"
-        hasher.update(_identity(tree, relative, entry, kind, group))
-    return Digest("sha256:" + hasher.hexdigest())
+        lines.append(_identity(tree, relative, entry, kind, group))
+    return b"".join(lines)
 
 
 def _identity(
@@ -243,6 +255,73 @@ def _identity(
         group,
     )
     return json.dumps(fields).encode() + b"\n"
+
+
+def digest_of(content: Content) -> Digest:
+    """The digest of a file's content."""
+    hasher = hashlib.sha256()
+    for piece in (content,) if isinstance(content, bytes) else content():
+        hasher.update(piece)
+    return Digest("sha256:" + hasher.hexdigest())
+
+
+class FileTree:
+    """One file as a source, by its name."""
+
+    def __init__(
+        self, name: str, meta: Meta, size_bytes: int, content: Content, *, description: str
+    ) -> None:
+        self._entry = SourceEntry(TreePath(name), "file", meta, size_bytes)
+        self._content = content
+        self._description = description
+
+    @property
+    def description(self) -> str:
+        return self._description
+
+    def get(self, path: TreePath) -> SourceEntry | None:
+        if not path:
+            return SourceEntry(path, "dir", Meta(0o755))
+        return self._entry if path == self._entry.path else None
+
+    def children(self, path: TreePath) -> list[str]:
+        return [] if path else [self._entry.path]
+
+    def digest(self, entry: SourceEntry) -> Digest:
+        return digest_of(self._content)
+
+    def content(self, entry: SourceEntry) -> Content:
+        return self._content
+
+
+class LazyTree:
+    """A source that is opened when it is first looked into: what is cached is never fetched."""
+
+    def __init__(self, open_tree: Callable[[], SourceTree], *, description: str) -> None:
+        self._open = open_tree
+        self._description = description
+        self._opened: SourceTree | None = None
+
+    @property
+    def description(self) -> str:
+        return self._description
+
+    def get(self, path: TreePath) -> SourceEntry | None:
+        return self._tree().get(path)
+
+    def children(self, path: TreePath) -> list[str]:
+        return self._tree().children(path)
+
+    def digest(self, entry: SourceEntry) -> Digest:
+        return self._tree().digest(entry)
+
+    def content(self, entry: SourceEntry) -> Content:
+        return self._tree().content(entry)
+
+    def _tree(self) -> SourceTree:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
 
 
 class LayerTree:

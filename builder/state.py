@@ -3,6 +3,7 @@
     config    what the image config will say (environment, command, user, ...)
     args      ARG values in scope, later declarations last; never part of the config
     layers    bottom first, the base's included
+    platform  what programs of the layers run on
     own_lines lines of the Dockerfile that made the topmost layers, those that no image brought
     history   one entry per instruction, the base's included; empty_layer where no layer belongs
 
@@ -18,7 +19,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from layerstore import ContainerConfig, Digest, History, Layer, chain_ids
+from layerstore import (
+    ContainerConfig,
+    Digest,
+    History,
+    Layer,
+    Platform,
+    chain_ids,
+    host_platform,
+)
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 UNKNOWN_TIME = "1970-01-01T00:00:00Z"
@@ -30,6 +39,7 @@ class StageState:
     args: tuple[tuple[str, str | None], ...] = ()
     layers: tuple[Layer, ...] = ()
     chain_id: Digest | None = None
+    platform: Platform = field(default_factory=host_platform)
     own_lines: tuple[int, ...] = ()
     history: tuple[History, ...] = ()
     author: str = ""

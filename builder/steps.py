@@ -9,7 +9,8 @@ Two kinds, and only two:
     FileStep   change files from sources, without running anything of the image
 """
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
 from builder.sandbox import ResourceLimit
@@ -187,3 +188,16 @@ def document_of(value: object) -> Document:
         if each.compare:
             described[each.name] = document_of(getattr(value, each.name))
     return described
+
+
+def selections_of(value: object) -> Iterator[Selection]:
+    """Every selection of files in a step, wherever it is held."""
+    if isinstance(value, Selection):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from selections_of(item)
+    elif is_dataclass(value):
+        for each in fields(value):
+            if each.compare:
+                yield from selections_of(getattr(value, each.name))

@@ -1,7 +1,7 @@
 """Moments: an image as it was after each of its instructions.
 
     app@3      after the third instruction below FROM, the number that `layers` and `history` print;
-               app@0 is the base
+               app@0 is the base. Instructions of the stages that a stage stands on count
     app@L12    after line 12 of the Dockerfile: the last instruction that begins there or above
     app~1      one instruction before the last
 
@@ -98,7 +98,8 @@ def moments(cache: CacheIndex, image: Image) -> tuple[Moment, ...]:
     """All moments of an image, the base's first."""
     memo = cache.get_memo(_MEMO, image.id)
     noted = None if memo is None else _read(memo)
-    if noted is not None and len(noted[-1][1].history) == len(image.config.history):
+    extra = None if noted is None else len(image.config.history) - len(noted[-1][1].history)
+    if noted is not None and extra in (0, 1):  # squashing adds an entry, for the merged layer
         return tuple(
             Moment(number=number, line=line, config=config)
             for number, (line, config) in enumerate(noted)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from layerstore.compression import (
         Compression,
         Detected,
+        Peeked,
         Reader,
         decompressor,
         detect,
@@ -73,10 +74,11 @@ if TYPE_CHECKING:
     from layerstore.overlaydir import write as write_overlay
     from layerstore.reference import Reference
     from layerstore.store import Store, default_root
-    from layerstore.tarcodec import Limits, Packed, is_tar, pack, unpack
+    from layerstore.tarcodec import InOrder, Limits, Packed, is_tar, pack, unpack
     from layerstore.toc import Summary, TocEntry, summarise
-    from layerstore.transports import Export, Format, load_images, save_images
+    from layerstore.transports import Export, Format, load_images, read_layout_image, save_images
     from layerstore.transports.cache_directory import CacheDirectory, export_steps
+    from layerstore.transports.inline_cache import InlineCache, inline_steps
     from layerstore.transports.oci_layout import add as add_to_layout
     from layerstore.transports.rootfs import write_rootfs, write_rootfs_tar
     from layerstore.treediff import changes as tree_changes
@@ -124,7 +126,9 @@ _HOMES = {
     "ImageRecord": "images",
     "ImageStore": "images",
     "ImageUsage": "collect",
+    "InOrder": "tarcodec",
     "Index": "documents",
+    "InlineCache": "transports.inline_cache",
     "InvalidReferenceError": "errors",
     "Layer": "layers",
     "LayerFiles": "layerfiles",
@@ -140,6 +144,7 @@ _HOMES = {
     "OnSkip": "overlaydir",
     "Opaque": "changeset",
     "Packed": "tarcodec",
+    "Peeked": "compression",
     "Platform": "descriptor",
     "Pruned": "collect",
     "PutDir": "changeset",
@@ -172,6 +177,7 @@ _HOMES = {
     "export_steps": "transports.cache_directory",
     "host_platform": "images",
     "in_user_namespace": "layers",
+    "inline_steps": "transports.inline_cache",
     "is_tar": "tarcodec",
     "join": "treepath",
     "levels": "compression",
@@ -183,6 +189,7 @@ _HOMES = {
     "parent_of": "treepath",
     "parse_tree_path": "treepath",
     "prune": "collect",
+    "read_layout_image": "transports",
     "remove_tree": "overlaydir",
     "save_images": "transports",
     "sort_key": "treepath",
@@ -228,7 +235,9 @@ __all__ = [
     "ImageRecord",
     "ImageStore",
     "ImageUsage",
+    "InOrder",
     "Index",
+    "InlineCache",
     "InvalidReferenceError",
     "Layer",
     "LayerFiles",
@@ -244,6 +253,7 @@ __all__ = [
     "OnSkip",
     "Opaque",
     "Packed",
+    "Peeked",
     "Platform",
     "Pruned",
     "PutDir",
@@ -276,6 +286,7 @@ __all__ = [
     "export_steps",
     "host_platform",
     "in_user_namespace",
+    "inline_steps",
     "is_tar",
     "join",
     "levels",
@@ -287,6 +298,7 @@ __all__ = [
     "parent_of",
     "parse_tree_path",
     "prune",
+    "read_layout_image",
     "remove_tree",
     "save_images",
     "sort_key",

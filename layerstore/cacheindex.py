@@ -4,6 +4,10 @@ A step is found by its key (everything it depends on, in one digest), or, after 
 by its result: the same parent, the same content but for times, the same variant. In the second case
 the earlier layer can be taken in place of the new one, and all that stands on it stays cached.
 
+Beside the steps, the listings of what they copied are kept, one for each content: bytes that are
+found by their own digest. They explain later misses file by file, and are worth no more than that:
+the oldest go when all of them together take too much room.
+
 What is not known here is looked for in the sources that were added: caches of other stores.
 
 What is put is seen at once through this object, by others after `Store.flush`. A row whose
@@ -11,23 +15,39 @@ checksum is wrong, or whose layer is gone or damaged, is a miss.
 """
 
 import os
+import time
+import zlib
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from layerstore.database import Database, Row, Statement, checksum
 from layerstore.digest import Digest
 from layerstore.layers import Layer
 
-_STEP = "key, diff_id, created, created_by, seconds, document, parent, variant, content_digest"
+_STEP = (
+    "key, diff_id, created, created_by, seconds, document, put_s, parent, variant, content_digest"
+)
 _FILE_DIGESTS = "file-digests"
 _HEX = 64
+_NEIGHBOURS_MAX = 500  # of the newest steps, so that asking costs the same in any store
+_LISTING_MAX_BYTES = 32 << 20
+_LISTINGS_MAX_BYTES = 64 << 20  # of all, compressed
+_DROP_OLD_LISTINGS = """
+DELETE FROM listings WHERE rowid IN (SELECT id FROM (
+    SELECT rowid AS id, sum(length(value)) OVER (ORDER BY rowid DESC) AS total FROM listings
+) WHERE total > ?)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedStep:
-    """A step that was carried out. `document` is what the key is the digest of."""
+    """A step that was carried out. `document` is what the key is the digest of.
+
+    `created` is the layer's time, as images show it; `put_s` when the result was last confirmed by
+    carrying the step out, in Unix seconds.
+    """
 
     key: Digest
     diff_id: Digest
@@ -35,6 +55,7 @@ class CachedStep:
     created_by: str
     seconds: float
     document: bytes
+    put_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +72,7 @@ class StepRow:
         step = self.step
         return (
             *(step.key, step.diff_id, step.created, step.created_by, step.seconds, step.document),
-            *(self.parent or "", self.variant, self.content_digest),
+            *(step.put_s, self.parent or "", self.variant, self.content_digest),
         )
 
 
@@ -87,11 +108,17 @@ class CacheIndex:
         self._find_layer = find_layer
         self._pending: dict[Digest, StepRow] = {}
         self._pending_memos: dict[tuple[str, str], bytes] = {}
+        self._pending_listings: dict[Digest, bytes] = {}
         self._sources: list[StepSource] = []
 
     def add_source(self, source: StepSource) -> None:
         """Look into `source`, too, after this store and the sources added before."""
         self._sources.append(source)
+
+    @property
+    def has_sources(self) -> bool:
+        """Whether steps are looked for elsewhere, too."""
+        return bool(self._sources)
 
     def get(self, key: Digest) -> CachedStep | None:
         """The step with exactly this key, if its layer can still be used."""
@@ -102,6 +129,27 @@ class CacheIndex:
         found = next(self._usable(rows), None)
         elsewhere = (source.find(key) for source in self._sources)
         return found or next(filter(None, elsewhere), None)
+
+    def find(self, key: Digest) -> CachedStep | None:
+        """The step with exactly this key, whether or not its layer can still be used."""
+        pending = self._pending.get(key)
+        if pending is not None:
+            return pending.step
+        rows = self._database.query(f"SELECT {_STEP}, checksum FROM steps WHERE key = ?", (key,))
+        return next((_step(row) for row in rows if _is_intact(row)), None)
+
+    def neighbours(self, parent: Digest | None, created_by: str) -> Iterator[CachedStep]:
+        """The newest steps with this parent or this instruction, newest first."""
+        for row in reversed(self._pending.values()):
+            if row.parent == parent or row.step.created_by == created_by:
+                yield row.step
+        rows = self._database.query(
+            f"SELECT {_STEP}, checksum FROM"
+            " (SELECT rowid AS id, * FROM steps ORDER BY id DESC LIMIT ?)"
+            " WHERE parent = ? OR created_by = ? ORDER BY id DESC",
+            (_NEIGHBOURS_MAX, parent or "", created_by),
+        )
+        yield from (_step(row) for row in rows if _is_intact(row))
 
     def same_content(
         self, parent: Digest | None, content_digest: Digest, variant: str
@@ -126,7 +174,10 @@ class CacheIndex:
         layer = self._find_layer(step.diff_id)
         assert layer is not None, "a step is put after its layer was committed"
         self._pending[step.key] = StepRow(
-            step=step, parent=parent, variant=variant, content_digest=layer.content_digest
+            step=replace(step, put_s=time.time()),
+            parent=parent,
+            variant=variant,
+            content_digest=layer.content_digest,
         )
 
     def row(self, key: Digest) -> StepRow | None:
@@ -169,6 +220,19 @@ class CacheIndex:
         """Remember `value`."""
         self._pending_memos[kind, key] = value
 
+    def get_listing(self, digest: Digest) -> bytes | None:
+        """The bytes that `put_listing` kept under their digest; None when they are not there."""
+        pending = self._pending_listings.get(digest)
+        if pending is not None:
+            return pending
+        rows = self._database.query("SELECT value FROM listings WHERE digest = ?", (digest,))
+        return next((_unpack_listing(digest, row[0]) for row in rows), None)
+
+    def put_listing(self, digest: Digest, listing: bytes) -> None:
+        """Keep `listing`, of which `digest` is the digest, unless it is there or very long."""
+        if len(listing) <= _LISTING_MAX_BYTES and self.get_listing(digest) is None:
+            self._pending_listings[digest] = listing
+
     def damaged_rows(self) -> Iterator[str]:
         """The keys of rows whose checksum is wrong."""
         for row in self._database.query(f"SELECT {_STEP}, checksum FROM steps"):
@@ -179,13 +243,16 @@ class CacheIndex:
         ):
             if not isinstance(value, bytes) or found != _memo_checksum(str(kind), str(key), value):
                 yield f"memo {kind!s} {key!s}"
+        for digest, value in self._database.query("SELECT digest, value FROM listings"):
+            if _unpack_listing(Digest(digest), value) is None:
+                yield f"listing {digest!s}"
 
     def pending_statements(self) -> Iterator[Statement]:
         """What a flush has to write."""
         for row in self._pending.values():
             values = row.values()
             yield (
-                f"INSERT OR REPLACE INTO steps ({_STEP}, checksum) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                f"INSERT OR REPLACE INTO steps ({_STEP}, checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
                 (*values, checksum(*values)),
             )
         for (kind, key), value in self._pending_memos.items():
@@ -193,11 +260,19 @@ class CacheIndex:
                 "INSERT OR REPLACE INTO memos (kind, key, value, checksum) VALUES (?,?,?,?)",
                 (kind, key, value, _memo_checksum(kind, key, value)),
             )
+        for digest, listing in self._pending_listings.items():
+            yield (
+                "INSERT OR REPLACE INTO listings (digest, value) VALUES (?,?)",
+                (digest, _pack_listing(listing)),
+            )
+        if self._pending_listings:
+            yield _DROP_OLD_LISTINGS, (_LISTINGS_MAX_BYTES,)
 
     def flushed(self) -> None:
         """Forget what was pending: it is in the database now."""
         self._pending = {}
         self._pending_memos = {}
+        self._pending_listings = {}
 
     def _usable(self, rows: list[Row]) -> Iterator[CachedStep]:
         for row in rows:
@@ -212,8 +287,9 @@ def _is_intact(row: Row) -> bool:
 
 
 def _step(row: Row) -> CachedStep:
-    key, diff_id, created, created_by, seconds, document, *_ = row
+    key, diff_id, created, created_by, seconds, document, put_s, *_ = row
     assert isinstance(seconds, float)
+    assert isinstance(put_s, float)
     assert isinstance(document, bytes)
     return CachedStep(
         key=Digest(key),
@@ -222,6 +298,7 @@ def _step(row: Row) -> CachedStep:
         created_by=str(created_by),
         seconds=seconds,
         document=document,
+        put_s=put_s,
     )
 
 
@@ -233,6 +310,21 @@ def _row(row: Row) -> StepRow:
         variant=str(variant),
         content_digest=Digest(content_digest),
     )
+
+
+def _pack_listing(listing: bytes) -> bytes:
+    return zlib.compress(listing, 1)
+
+
+def _unpack_listing(digest: Digest, value: object) -> bytes | None:
+    """The listing; None when it is not the one of this digest."""
+    if not isinstance(value, bytes):
+        return None
+    try:
+        listing = zlib.decompressobj().decompress(value, _LISTING_MAX_BYTES)
+    except zlib.error:
+        return None
+    return listing if Digest.of(listing) == digest else None
 
 
 def _memo_checksum(kind: str, key: str, value: bytes) -> str:

@@ -50,6 +50,7 @@ _MAGICS: tuple[tuple[bytes, Detected], ...] = (
     (b"\xfd7zXZ\0", "xz"),
 )
 
+_PEEK_BYTES = 512
 _PIECE_BYTES = 256 * 1024
 _LEVELS: dict[Compression, range] = {"none": range(0), "gzip": range(10), "zstd": range(1, 23)}
 _GZIP_LEVEL = 1
@@ -78,6 +79,27 @@ class Reader(Protocol):
 
     def read(self, size: int = -1, /) -> bytes:
         """At most `size` bytes, empty at the end only."""
+
+
+class Peeked:
+    """A stream whose first bytes, in `head`, have been looked at before it is read."""
+
+    def __init__(self, stream: Reader) -> None:
+        self._stream = stream
+        head = b""
+        while len(head) < _PEEK_BYTES and (piece := stream.read(_PEEK_BYTES - len(head))):
+            head += piece
+        self.head = head
+        self._held = head
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self._held:
+            return self._stream.read(size)
+        if size < 0:
+            data, self._held = self._held, b""
+            return data + self._stream.read()
+        data, self._held = self._held[:size], self._held[size:]
+        return data
 
 
 def media_type(kind: Compression, *, docker: bool = False) -> str:

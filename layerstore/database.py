@@ -1,7 +1,8 @@
 """`lamina/cache.db`: what is derived from blobs, and remembered so that nothing is read twice.
 
-Rows for layers (what a blob holds), steps (which key made which layer), file digests and memos;
-and documents of removed images, which prune need not take for another tool's unfinished work.
+Rows for layers (what a blob holds), steps (which key made which layer), listings of what steps
+copied, file digests and memos; and documents of removed images, which prune need not take for
+another tool's unfinished work.
 Losing it costs time, never an image: index.json and the blobs are the truth. So a database of an
 earlier version is emptied, not converted.
 
@@ -23,8 +24,8 @@ Value = str | int | float | bytes | None
 Row = tuple[Value, ...]
 Statement = tuple[str, Sequence[Value]]
 
-_VERSION = 2
-_TABLES = ("layers", "steps", "memos", "removed")
+_VERSION = 3
+_TABLES = ("layers", "steps", "memos", "listings", "removed")
 _BUSY_TIMEOUT_S = 30.0
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS layers (
@@ -34,10 +35,11 @@ CREATE TABLE IF NOT EXISTS layers (
 CREATE INDEX IF NOT EXISTS layers_by_digest ON layers (digest);
 CREATE TABLE IF NOT EXISTS steps (
     key TEXT PRIMARY KEY, diff_id TEXT, created TEXT, created_by TEXT, seconds REAL,
-    document BLOB, parent TEXT, variant TEXT, content_digest TEXT, checksum TEXT);
+    document BLOB, put_s REAL, parent TEXT, variant TEXT, content_digest TEXT, checksum TEXT);
 CREATE INDEX IF NOT EXISTS steps_by_content ON steps (parent, content_digest, variant);
 CREATE TABLE IF NOT EXISTS memos (
     kind TEXT, key TEXT, value BLOB, checksum TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS listings (digest TEXT PRIMARY KEY, value BLOB);
 CREATE TABLE IF NOT EXISTS removed (digest TEXT PRIMARY KEY) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """

@@ -26,6 +26,7 @@ DOCUMENT_BYTES_MAX = 4 * 1024 * 1024
 DEPTH_MAX = 32  # nested brackets; an OCI document needs 5
 LAYERS_MAX = 500  # OVL_MAX_STACK of the kernel's overlayfs: more could never be mounted
 _INT64_MAX = 2**63 - 1
+_INLINE_CACHE = "lamina.cache.v1"
 _MEDIA_TYPE_LETTERS = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$&^_.+-"
 )
@@ -78,7 +79,10 @@ class History:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConfig:
-    """The config of an image, whose digest is the image id. Times are RFC 3339."""
+    """The config of an image, whose digest is the image id. Times are RFC 3339.
+
+    `inline_cache` is what transports/inline_cache.py keeps in it; other builders do not read it.
+    """
 
     architecture: str
     os: str
@@ -88,6 +92,7 @@ class ImageConfig:
     config: ContainerConfig = field(default_factory=ContainerConfig)
     diff_ids: tuple[Digest, ...] = ()
     history: tuple[History, ...] = ()
+    inline_cache: str = ""
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -109,6 +114,7 @@ class ImageConfig:
             config=_parse_container_config(reader.child("config")),
             diff_ids=tuple(map(Digest.parse, rootfs.texts("diff_ids", count_max=LAYERS_MAX) or ())),
             history=reader.items("history", _parse_history),
+            inline_cache=reader.text(_INLINE_CACHE),
         )
 
     def encode(self) -> bytes:
@@ -121,6 +127,7 @@ class ImageConfig:
                     "variant": self.variant,
                     "author": self.author,
                     "created": self.created,
+                    _INLINE_CACHE: self.inline_cache,
                 }
             )
             | {

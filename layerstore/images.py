@@ -154,8 +154,10 @@ class ImageStore:
             layers=tuple(layers),
         )
 
-    def resolve(self, name: str) -> Image:
+    def resolve(self, name: str, platform: Platform | None = None) -> Image:
         """Find an image by name, name@digest, id, manifest digest, or a unique prefix of these.
+
+        Of a multi-platform image it is `platform`'s, or this host's.
 
         Raises:
             NotFoundError: there is none.
@@ -165,16 +167,16 @@ class ImageStore:
             entry = self._find(name, self.entries())
             self._hold((entry.digest,))
             if entry in self.entries():  # held and listed: nobody can collect it now
-                return self.open(entry)
+                return self.open(entry, platform)
 
-    def open(self, descriptor: Descriptor) -> Image:
-        """Read the image of a manifest, or the host's of a multi-platform index.
+    def open(self, descriptor: Descriptor, platform: Platform | None = None) -> Image:
+        """Read the image of a manifest, or `platform`'s (the host's) of a multi-platform index.
 
         Raises:
             NotFoundError, CorruptBlobError, MalformedDocumentError, UnsupportedMediaTypeError.
         """
         self._hold((descriptor.digest,))
-        image = self._read(descriptor)
+        image = self._read(descriptor, platform)
         manifest = image.manifest
         self._hold(
             (
@@ -184,8 +186,8 @@ class ImageStore:
         )
         return image
 
-    def _read(self, descriptor: Descriptor) -> Image:
-        descriptor = self.manifest_of(descriptor)
+    def _read(self, descriptor: Descriptor, platform: Platform | None = None) -> Image:
+        descriptor = self.manifest_of(descriptor, platform)
         manifest, config = self.documents(descriptor)
         known = self._layers.find_all(config.diff_ids)
         layers = [
@@ -218,15 +220,15 @@ class ImageStore:
             )
         return manifest, config
 
-    def manifest_of(self, descriptor: Descriptor) -> Descriptor:
-        """The manifest that `descriptor` stands for on this host."""
+    def manifest_of(self, descriptor: Descriptor, platform: Platform | None = None) -> Descriptor:
+        """The manifest that `descriptor` stands for on `platform`, or this host."""
         for _ in range(_NESTING_MAX):
             if descriptor.media_type in media.MANIFEST_TYPES:
                 return descriptor
             if descriptor.media_type not in media.INDEX_TYPES:
                 raise UnsupportedMediaTypeError(media_type=descriptor.media_type)
             data = get(self._blobs, descriptor.digest, size_bytes=descriptor.size_bytes)
-            descriptor = _choose(Index.parse(data))
+            descriptor = _choose(Index.parse(data), platform or host_platform())
         raise MalformedDocumentError(context="image index", problem="indexes nested too deeply")
 
     def list(self) -> list[ImageRecord]:
@@ -437,22 +439,22 @@ def _plain(descriptor: Descriptor) -> Descriptor:
     )
 
 
-def _choose(index: Index) -> Descriptor:
-    """The entry for this host; one without a platform if none has any."""
-    host = host_platform()
+def _choose(index: Index, wanted: Platform) -> Descriptor:
+    """The entry for a platform; one without a platform if none has any."""
     fitting = [
         entry
         for entry in index.manifests
         if entry.platform is not None
-        and (entry.platform.os, entry.platform.architecture) == (host.os, host.architecture)
+        and (entry.platform.os, entry.platform.architecture) == (wanted.os, wanted.architecture)
     ]
+    of_variant = [entry for entry in fitting if entry.platform == wanted]
     unspecified = [entry for entry in index.manifests if entry.platform is None]
     if not fitting and len(unspecified) == 1:
         fitting = unspecified
     if not fitting:
         offered = ", ".join(sorted({str(entry.platform) for entry in index.manifests})) or "nothing"
-        raise NotFoundError(kind=f"image for {host}", key=f"the index offers {offered[:200]}")
-    return fitting[0]
+        raise NotFoundError(kind=f"image for {wanted}", key=f"the index offers {offered[:200]}")
+    return (of_variant or fitting)[0]
 
 
 def _by_digest(name: str, entries: Sequence[Descriptor]) -> Descriptor | None:

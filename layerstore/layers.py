@@ -357,6 +357,7 @@ class LayerStore:
         """
         from layerstore import compression
 
+        layer = self.fetch(layer)
         with self._blobs.open(layer.descriptor.digest) as reader:
             kind = compression.kind_of(layer.descriptor.media_type)
             yield from _unpack(compression.decompressor(kind, reader))

@@ -22,17 +22,20 @@ from layerstore.changeset import (
     PutSymlink,
     Remove,
 )
+from layerstore.layerfiles import LayerFiles
 from layerstore.layers import Layer, LayerStore
 from layerstore.tarcodec import InOrder
 from layerstore.toc import TocEntry, order
 from layerstore.treeindex import Node, TreeIndex
 from layerstore.treepath import ROOT, TreePath, parent_of
 
+_SMALL_BYTES = 1024 * 1024  # contents up to here are delivered as bytes
+
 
 def merged_changes(store: LayerStore, layers: Sequence[Layer], *, below: int = 0) -> InOrder:
     """What `layers` (bottom first) without the first `below` change on top of those.
 
-    Contents are read from checkouts, when asked for.
+    Contents above 1 MiB are read when asked for, which must be before the next change is.
     """
     tables = [store.toc(layer) for layer in layers]
     before = TreeIndex()
@@ -95,21 +98,23 @@ def _changes(
     todo = [(order(path, "file"), path, False) for path in put]
     todo += [(order(path, "remove"), path, True) for path in removed]
     first: dict[tuple[int | None, str], TreePath] = {}
-    for _, path, is_removal in sorted(todo):
-        if is_removal:
-            yield Remove(path)
-            continue
-        node = put[path]
-        inode = (node.layer, leaders.get((node.layer, path), path))
-        leader = first.setdefault(inode, path)
-        yield _put(store, layers, node) if leader == path else PutHardlink(path, leader)
+    with store.files(layers) as files:
+        for _, path, is_removal in sorted(todo):
+            if is_removal:
+                yield Remove(path)
+                continue
+            node = put[path]
+            inode = (node.layer, leaders.get((node.layer, path), path))
+            leader = first.setdefault(inode, path)
+            yield _put(files, node) if leader == path else PutHardlink(path, leader)
 
 
-def _put(store: LayerStore, layers: Sequence[Layer], node: Node) -> Change:
+def _put(files: LayerFiles, node: Node) -> Change:
     entry = node.entry
     match entry.kind:
         case "file":
-            content = store.read_file(layers, node)
+            is_small = entry.size_bytes <= _SMALL_BYTES
+            content = b"".join(files.pieces(node)) if is_small else files.content(node)
             return PutFile(entry.path, entry.meta, entry.size_bytes, content)
         case "dir":
             return PutDir(entry.path, entry.meta)

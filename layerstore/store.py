@@ -136,6 +136,12 @@ class Store:
             self.cache.flushed()
         self.images.flush()
 
+    def discard(self) -> None:
+        """Forget what was not flushed."""
+        self.images.discard_edits()
+        self.layers.flushed()
+        self.cache.flushed()
+
     def lease(self) -> Lease:
         """What protects all that this process looks up or makes, until the store is closed.
 

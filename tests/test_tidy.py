@@ -62,8 +62,9 @@ HOMES: dict[str, tuple[str, ...]] = {
     # Locks of the store, and of containers, which are no part of it.
     "fcntl": ("layerstore/locks.py", "builder/runner/liveness.py", "builder/runner/runnable.py"),
     "termios": ("builder/sandbox/terminal.py", "builder/cli/"),  # raw mode of the user's terminal
-    # Programs of the host are run to make base images, and for nothing else.
-    "subprocess": ("builder/bootstrap.py",),
+    "urllib3": ("builder/fetch.py",),
+    # Programs of the host are run to make base images and to fetch repositories (git), no others.
+    "subprocess": ("builder/bootstrap.py", "builder/gitcheckout.py"),
     "multiprocessing": (),
     "threading": ("builder/cli/progress.py",),  # the live view, after the fork server
     "asyncio": (),
@@ -323,6 +324,7 @@ SEEDS: tuple[tuple[Rule, dict[str, str], str], ...] = (
     (outside_modules_are_at_home, {"builder/sandbox/a.py": "import ctypes.util"}, "builder/sand"),
     (outside_modules_are_at_home, {"builder/a.py": "import subprocess"}, "builder/a.py:1"),
     (outside_modules_are_at_home, {"layerstore/a.py": "import tarfile"}, "layerstore/a.py:1"),
+    (outside_modules_are_at_home, {"builder/remote.py": "import urllib3"}, "builder/remote.py:1"),
     (functions_are_at_home, {"builder/a.py": "import os\nos.fork()"}, "builder/a.py:2"),
     (functions_are_at_home, {"builder/a.py": "from os import fork"}, "builder/a.py:1"),
     (functions_are_at_home, {"builder/a.py": "os.path.join(root, name)"}, "builder/a.py:1"),

@@ -21,7 +21,7 @@ from builder.ignorefile import IgnoreRules, compile_rules, read_patterns
 from builder.lower import Surroundings, lower
 from builder.lower.run import DEFAULT_PATH
 from builder.patterns import BadPatternError
-from builder.plan import BuildPlan, ImageBase, PlannedStage, ScratchBase, StageBase
+from builder.plan import BuildPlan, ContextBase, ImageBase, PlannedStage, ScratchBase, StageBase
 from builder.sources import SourceTree
 from builder.state import StageState
 from grammar import (
@@ -174,7 +174,7 @@ class StageChecks:
                     notes=notes,
                     has_workdir=below.has_workdir,
                 )
-            case ScratchBase():
+            case ScratchBase() | ContextBase():
                 config = ContainerConfig()
             case ImageBase(name=name):
                 image = self._findings.subject.find_base(name)

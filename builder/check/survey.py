@@ -62,6 +62,8 @@ def survey_of(subject: Subject, *, all_stages: bool) -> Survey:
     except (DockerfileError, BuilderError) as error:
         failure = error
     span = findings.span
+    if isinstance(failure, BuilderError) and failure.span is not None:
+        span = failure.span
     if failure is None and findings.warnings and findings.options.is_error:
         failure, span = _as_error(findings.warnings)
     if isinstance(failure, DockerfileError):

@@ -58,11 +58,8 @@ class _Family(click.Group):
         self.prefix = prefix
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        names = [name for name in COMMANDS if " " not in name]
-        if self.prefix:
-            spelled = (name.partition(" ") for name in COMMANDS)
-            return [word for family, _, word in spelled if family == self.prefix and word]
-        return [*names, *GROUPS]
+        spelled = (name.rpartition(" ") for name in (*COMMANDS, *GROUPS))
+        return [word for family, _, word in spelled if family == self.prefix]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = f"{self.prefix} {cmd_name}".strip()

@@ -12,16 +12,21 @@ from builder.cli.arguments import (
     build_args,
     flag,
     many,
+    maybe,
     value,
 )
 from builder.cli.output import line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from builder import BuildRequest
     from builder.cacheoptions import CacheExport
     from builder.cli.session import Session
     from builder.outputs import Outputs
+    from builder.remote import Remotes
     from builder.squash import Squash
-    from layerstore import Image, Reference
+    from layerstore import Image, Platform, Reference, Store
 
 _STYLES = ("auto", "plain", "tty", "json", "rawjson", "quiet")
 _JOBS_MAX = 1 << 16  # more than a Dockerfile has stages
@@ -29,8 +34,15 @@ _NO_PUSH = "there is no client for registries yet; write an archive with -o type
 _LATER = "this version builds from local directories and images alone"
 
 
-def build(arguments: Arguments, session: "Session") -> int:
-    """Build an image; with -q only its id is printed."""
+def build(
+    arguments: Arguments,
+    session: "Session",
+    *,
+    instead: "Callable[[BuildRequest, Store], int] | None" = None,
+) -> int:
+    """Build an image; with -q only its id is printed. `instead` does something else with it."""
+    from contextlib import ExitStack
+
     from builder import BuildRequest, parse_remembered, read_inputs
     from builder import build as build_image
     from builder.cli.grants import grants_of, rights_of, settings_of
@@ -42,7 +54,10 @@ def build(arguments: Arguments, session: "Session") -> int:
     names = tuple(Reference.parse(name) for name in arguments.values("tag"))
     epoch = _source_date_epoch()
     jobs = _jobs(arguments.value("jobs"))
-    given_args = build_args(arguments.values("build-arg"))
+    given_args = _given_args(arguments)
+    platform = _platform(arguments)
+    contexts = _contexts(arguments.values("build-context"))
+    _check_pull(arguments.value("pull"))
     if epoch is not None:
         given_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
     on_failure = rescuer(arguments.value("on-error"))
@@ -53,9 +68,21 @@ def build(arguments: Arguments, session: "Session") -> int:
     call = "check" if arguments.flag("check") else arguments.value("call") or "build"
     outputs = _outputs(arguments, names)
     stored = None if outputs is None else outputs.stored
-    exports, imports = _caches(arguments)
-    inputs = read_inputs(arguments.words[0], arguments.value("file"), sys.stdin.buffer)
-    with session.open_store() as store:
+    exports, is_inline, imports = _caches(arguments, given_args)
+    with session.open_store() as store, ExitStack() as cleanup:
+
+        def remotes() -> "Remotes":
+            from builder.remote import Remotes
+
+            return Remotes(store, cleanup)
+
+        inputs = read_inputs(
+            arguments.words[0],
+            arguments.value("file"),
+            sys.stdin.buffer,
+            remotes,
+            keep_git_dir=_is_on("BUILDKIT_CONTEXT_KEEP_GIT_DIR", given_args),
+        )
         if call != "build":
             from builder.cli.check import carry_out
 
@@ -65,12 +92,17 @@ def build(arguments: Arguments, session: "Session") -> int:
         request = BuildRequest(
             dockerfile=parse_remembered(inputs, store.cache),
             context=inputs.context,
+            contexts=contexts,
+            platform=platform,
             ignore_file=inputs.ignore_file,
             names=names if stored is None else stored.names,
             target=arguments.value("target") or "",
             build_args=given_args,
             labels=_pairs(arguments.values("label")),
             no_cache=arguments.flag("no-cache"),
+            no_cache_stages=_stages(arguments.values("no-cache-filter")),
+            no_cache_from=arguments.number("no-cache-from", least=1),
+            cache_ttl_s=_ttl(arguments.value("cache-ttl")),
             jobs=jobs,
             network=_network(arguments.value("network")),
             source_date_epoch=epoch,
@@ -81,8 +113,11 @@ def build(arguments: Arguments, session: "Session") -> int:
             keep=outputs is None or stored is not None,
             squash=_squash(arguments),
             encoding=None if stored is None else stored.encoding,
+            inline_cache=is_inline,
             cache_from=imports,
         )
+        if instead is not None:
+            return instead(request, store)
         style = "quiet" if is_quiet else "json" if style == "rawjson" else style
         if on_failure is not None and style in ("auto", "tty"):
             style = "plain"  # the terminal is the shell's
@@ -127,13 +162,18 @@ def _outputs(arguments: Arguments, names: "tuple[Reference, ...]") -> "Outputs |
     return parse_outputs(texts, names=names, annotations=annotations, load=arguments.flag("load"))
 
 
-def _caches(arguments: Arguments) -> "tuple[tuple[CacheExport, ...], tuple[Path, ...]]":
-    exports, imports = arguments.values("cache-to"), arguments.values("cache-from")
+def _caches(
+    arguments: Arguments, given_args: dict[str, str]
+) -> "tuple[tuple[CacheExport, ...], bool, tuple[Path | str, ...]]":
+    """Directories to export steps to, whether into the image, and where to import them from."""
+    exports, imports = list(arguments.values("cache-to")), arguments.values("cache-from")
+    if given_args.get("BUILDKIT_INLINE_CACHE") in ("1", "true"):  # as docker reads it
+        exports.append("type=inline")
     if not exports and not imports:
-        return (), ()
+        return (), False, ()
     from builder.cacheoptions import parse_cache_from, parse_cache_to
 
-    return parse_cache_to(exports), parse_cache_from(imports)
+    return *parse_cache_to(exports), parse_cache_from(imports)
 
 
 def _squash(arguments: Arguments) -> "Squash | None":
@@ -157,9 +197,92 @@ def _source_date_epoch() -> int | None:
     return int(text)
 
 
+def _given_args(arguments: Arguments) -> dict[str, str]:
+    """--build-arg-file, and --build-arg over it."""
+    found = {}
+    for path in arguments.values("build-arg-file"):
+        found.update(_arg_file(path))
+    found.update(build_args(arguments.values("build-arg")))
+    if _is_on("BUILDKIT_MULTI_PLATFORM", found):
+        raise UsageError(
+            "an image for one platform is no index of several (BUILDKIT_MULTI_PLATFORM)"
+        )
+    return found
+
+
+def _arg_file(path: str) -> dict[str, str]:
+    """Lines of NAME=VALUE, as podman has them; empty ones and those from `#` on do not count."""
+    found = {}
+    try:
+        lines = Path(path).read_text("utf-8", "surrogateescape").splitlines()
+    except OSError as error:
+        problem = f"cannot read {path!r} for --build-arg-file: {error.strerror}"
+        raise UsageError(problem) from error
+    for number, text in enumerate(lines, 1):
+        name, equals, value_of = text.strip().partition("=")
+        if name.startswith("#") or not text.strip():
+            continue
+        if not name or not equals:
+            raise UsageError(f"{path}:{number}: {text.strip()!r} is not NAME=VALUE")
+        found[name] = value_of
+    return found
+
+
+def _is_on(name: str, given_args: "Mapping[str, str]") -> bool:
+    """A build argument that is a switch."""
+    return given_args.get(name, "").lower() in ("1", "t", "true")
+
+
+def _platform(arguments: Arguments) -> "Platform | None":
+    from builder.platforms import parse_platform
+
+    given = arguments.values("platform")
+    text = ",".join(given) or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
+    return parse_platform(text) if text else None
+
+
+def _check_pull(given: str | None) -> None:
+    """There is nothing to pull from yet: what needs no registry is taken, the rest refused."""
+    if given not in (None, "false", "0", "missing", "ifmissing", "never"):
+        from builder.errors import UnsupportedFeatureError
+
+        raise UnsupportedFeatureError(
+            feature=f"--pull={given}", hint="images come from the local store alone"
+        )
+
+
+def _contexts(given: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not (name and equals and text):
+            raise UsageError(
+                f"invalid argument {item!r} for --build-context",
+                hint="NAME=DIRECTORY, =URL, =docker-image://NAME or =oci-layout://DIRECTORY",
+            )
+        found[name] = text
+    return found
+
+
 def _pairs(given: tuple[str, ...]) -> dict[str, str]:
     pairs = (item.partition("=") for item in given)
     return {name: text for name, _, text in pairs}
+
+
+def _stages(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of stages, several in one value too."""
+    return tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+
+
+def _ttl(given: str | None) -> float | None:
+    if given is None:
+        return None
+    from builder.cli.units import duration
+
+    seconds = duration(given)
+    if seconds is None:
+        raise UsageError(f"invalid argument {given!r} for --cache-ttl", hint="90s, 12h, 7d")
+    return seconds
 
 
 def _jobs(given: str | None) -> int:
@@ -183,7 +306,7 @@ def _network(given: str | None) -> Literal["host", "none"]:
 
 BUILD = Command(
     name="build",
-    synopsis="PATH|-",
+    synopsis="PATH|URL|-",
     about="Build an image from a Dockerfile and a context directory.",
     act=build,
     options=(
@@ -191,8 +314,19 @@ BUILD = Command(
         value("-f", "--file", metavar="FILE", about="The Dockerfile (default: PATH/Dockerfile)"),
         value("--target", metavar="STAGE", about="Build this stage, not the last one"),
         many("--build-arg", metavar="NAME[=VALUE]", about="Set an ARG"),
+        many("--build-arg-file", metavar="FILE", about="Set ARGs by lines of NAME=VALUE"),
+        many(
+            "--build-context",
+            metavar="NAME=VALUE",
+            about="Another context: a directory, URL, docker-image:// or oci-layout://",
+        ),
+        many("--platform", metavar="OS/ARCH", about="Platform of the image (default: this one)"),
+        maybe("--pull", bare="true", about="false or missing: images come from the store alone"),
         many("--label", metavar="NAME=VALUE", about="Label the image"),
         flag("--no-cache", about="Execute every step"),
+        many("--no-cache-filter", metavar="STAGE[,STAGE]", about="Execute all steps of a stage"),
+        value("--no-cache-from", metavar="LINE", about="Execute all steps from that line on"),
+        value("--cache-ttl", metavar="DURATION", about="Execute what was executed longer ago"),
         value("--jobs", metavar="N", about="Stages to build at once (default: the cores)"),
         value(
             "--network",
@@ -237,19 +371,18 @@ BUILD = Command(
         value("--squash-from", metavar="LINE", about="Make one layer from that line on"),
         many(
             "--cache-to",
-            metavar="type=local,dest=DIRECTORY[,mode=max]",
+            metavar="type=local,dest=DIRECTORY[,mode=max]|type=inline",
             about="Export the cached steps of this build",
         ),
         many(
             "--cache-from",
-            metavar="type=local,src=DIRECTORY",
+            metavar="type=local,src=DIRECTORY|IMAGE",
             about="Use exported steps as if they had been built here",
         ),
     ),
     words=(1, 1),
     refused={
         "--push": _NO_PUSH,
-        **dict.fromkeys(("--build-context", "--pull", "--platform"), _LATER),
-        **dict.fromkeys(("--cgroup-parent", "--no-cache-filter"), _LATER),
+        "--cgroup-parent": _LATER,
     },
 )

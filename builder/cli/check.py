@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from builder.check import Outline, Subject, Survey, Target
     from builder.cli.session import Session
     from builder.inputs import Inputs
+    from builder.remote import Remotes
     from layerstore import ImageConfig, Store
 
 METHODS = ("build", "check", "outline", "targets")
@@ -139,8 +140,16 @@ def _read(file: str) -> "Inputs":
     from builder.inputs import read_beside, read_inputs
 
     if file == "-" or Path(file).is_dir():
-        return read_inputs(file, None, sys.stdin.buffer)
+        return read_inputs(file, None, sys.stdin.buffer, _no_remotes)
     return read_beside(Path(file))
+
+
+def _no_remotes() -> "Remotes":
+    from builder.errors import UnsupportedFeatureError
+
+    raise UnsupportedFeatureError(
+        feature="a check of an archive", hint="`lamina build --check` takes every kind of context"
+    )
 
 
 def _config_of(name: str, store: "Store") -> "ImageConfig | None":

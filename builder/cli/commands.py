@@ -13,6 +13,8 @@ VERSION = "0.1.0"
 # name as typed -> module of this package and the name of the Command in it
 COMMANDS = {
     "build": "build:BUILD",
+    "plan": "explain:PLAN",
+    "why": "explain:WHY",
     "run": "run:RUN",
     "create": "run:CREATE",
     "exec": "containers:EXEC",
@@ -82,6 +84,18 @@ COMMANDS = {
     "buildx build": "build:BUILD",
     "buildx prune": "system:BUILDER_PRUNE",
     "bud": "build:BUILD",
+    "builds ls": "builds:LS",
+    "builds list": "builds:LS",
+    "builds show": "builds:SHOW",
+    "builds inspect": "builds:SHOW",
+    "builds logs": "builds:LOGS",
+    "builds rm": "builds:RM",
+    "builds trace": "builds:TRACE",
+    "buildx history ls": "builds:LS",
+    "buildx history inspect": "builds:SHOW",
+    "buildx history logs": "builds:LOGS",
+    "buildx history rm": "builds:RM",
+    "buildx history trace": "builds:TRACE",
     "debug expand": "debug:EXPAND",
     "debug ignore": "debug:IGNORE",
 }
@@ -91,17 +105,18 @@ GROUPS = {
     "builder": "Builds: the same commands by docker's longer names.",
     "buildx": "Builds: the same commands by docker's longer names.",
     "system": "The store as a whole.",
+    "builds": "Builds made here: what each step did, and how long it took.",
+    "buildx history": "Builds: the same commands by docker's longer names.",
     "debug": "Single rules of the Dockerfile language, as filters for other programs.",
 }
 
 
 def find(words: list[str]) -> tuple[list[str], list[str]]:
     """Split `words` into the name of a command or group (none if it is empty) and the rest."""
-    for length in (2, 1):
-        if " ".join(words[:length]) in COMMANDS:
+    for length in (3, 2, 1):
+        name = " ".join(words[:length])
+        if len(words) >= length and (name in COMMANDS or name in GROUPS):
             return words[:length], words[length:]
-    if words and words[0] in GROUPS:
-        return words[:1], words[1:]
     return [], words
 
 

@@ -42,10 +42,11 @@ def grants_of(arguments: Arguments) -> Grants:
 
 def settings_of(arguments: Arguments) -> RunSettings:
     """The settings of a command line. Raises UsageError."""
+    limits = {limit.name: limit for limit in map(_limit, arguments.values("ulimit"))}
     return RunSettings(
         extra_hosts=tuple(map(_host, arguments.values("add-host"))),
         shm_size_bytes=_shm_size(arguments.value("shm-size")),
-        resource_limits=tuple(map(_limit, arguments.values("ulimit"))),
+        resource_limits=tuple(limits.values()),  # the last of a name counts
     )
 
 

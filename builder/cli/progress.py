@@ -255,7 +255,9 @@ class Terminal:
                 case VertexDone():
                     size = f"  {human_size(event.size_bytes)}" if event.size_bytes else ""
                     size = "  same result as before" if event.reused else size
-                    self._settle(event.vertex, f"{event.seconds:.1f}s{size}", style="green")
+                    because = f"  ({printable(event.reason)})" if event.reason else ""
+                    result = f"{event.seconds:.1f}s{size}{because}"
+                    self._settle(event.vertex, result, style="green")
                 case VertexFailed():
                     tail = self._work[event.vertex].tail
                     self._settle(event.vertex, f"ERROR {event.seconds:.1f}s", style="red")

@@ -72,15 +72,15 @@ def moment_of(text: str) -> float | None:
 
 
 def duration(text: str) -> float | None:
-    """Go's `1h30m`, in seconds; None if it is none."""
+    """Go's `1h30m`, and `7d`, in seconds; None if it is none."""
     import re
 
-    if not re.fullmatch(r"(\d+(\.\d+)?(ms|h|m|s))+", text):
+    if not re.fullmatch(r"(\d+(\.\d+)?(ms|d|h|m|s))+", text):
         return None
-    seconds = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    seconds = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
     return sum(
         float(number) * seconds[unit]
-        for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|h|m|s)", text)
+        for number, _, unit in re.findall(r"(\d+(\.\d+)?)(ms|d|h|m|s)", text)
     )
 
 

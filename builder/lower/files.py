@@ -4,8 +4,8 @@ Source: Dockerfile reference, "COPY", "ADD", "WORKDIR"; BuildKit dockerfile2llb/
 dispatchCopy.
 """
 
+import json
 import posixpath
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,9 +21,9 @@ from builder.nearest import nearest
 from builder.sources import Selection, SourceTree, matches, resolve, select
 from builder.state import StageState
 from builder.steps import CopyFiles, FileStep, InlineFile, MakeDirectory
+from builder.urls import GitUrl, other_scheme, parse_url, redacted
 from grammar import Add, Copy, Heredoc, Word, Workdir, expand_content
-
-_REMOTE = re.compile(r"(?i)(?:https?|ftp)://|git@|git://|ssh://")
+from layerstore import Digest
 
 
 def workdir(node: Workdir, state: StageState, around: Surroundings) -> Lowered:
@@ -50,25 +50,59 @@ def copy(node: Copy, state: StageState, around: Surroundings) -> Lowered:
         )
     source = node.from_.text if node.from_ is not None else None
     words = [expanded(word, state, around) for word in node.sources]
+    for word in words:
+        url = parse_url(word)
+        if url is not None:
+            what = "a git ref" if isinstance(url, GitUrl) else "a URL"
+            raise LoweringError(
+                f"source can't be {what} for COPY: {redacted(word)}", hint="ADD fetches it"
+            )
     return _files_step("COPY", node, words, source, state, around, unpack=False)
 
 
 def add(node: Add, state: StageState, around: Surroundings) -> Lowered:
-    """ADD: like COPY from the context, and local archives are unpacked."""
-    for feature, given in (
-        ("ADD --checksum", node.checksum is not None),
-        ("ADD --keep-git-dir", node.keep_git_dir is not None),
-    ):
-        if given:
-            raise UnsupportedFeatureError(feature=feature)
+    """ADD: like COPY from the context; local archives are unpacked, and URLs are fetched."""
     words = [expanded(word, state, around) for word in node.sources]
-    for word in words:
-        if _REMOTE.match(word):
-            raise UnsupportedFeatureError(
-                feature=f"ADD of a remote source ({word.split(':', 1)[0]})",
-                hint="fetch it in a RUN, or put it into the build context",
+    if node.checksum is not None:
+        if len(words) + len(node.heredocs) != 1:
+            raise LoweringError("checksum can't be specified for multiple sources")
+        if not words or parse_url(words[0]) is None:
+            raise LoweringError(
+                "checksum requires HTTP(S) or Git sources",
+                hint="local files are keyed by their content anyway",
             )
     return _files_step("ADD", node, words, None, state, around, unpack=node.unpack is not False)
+
+
+def _remote(
+    word: str, node: Copy | Add, state: StageState, around: Surroundings
+) -> Selection | None:
+    """What ADD fetches; None where `word` is a local path."""
+    if not isinstance(node, Add):
+        return None
+    url = parse_url(word)
+    if other_scheme(word):
+        raise UnsupportedFeatureError(
+            feature=f"ADD of {redacted(word)}", hint="http, https, ssh and git URLs are fetched"
+        )
+    if url is None:
+        return None
+    return around.select_remote(
+        url,
+        checksum=_optional(node.checksum, state, around) or "",
+        keep_git_dir=node.keep_git_dir,
+        unpack=node.unpack is True,
+    )
+
+
+def _without(remote: Selection, exclude: IgnoreRules, written: list[str]) -> list[Selection]:
+    """What --exclude leaves of something remote, which nobody looks into: patterns are keyed."""
+    if not exclude.rules:
+        return [remote]
+    if remote.kind != "dir":
+        return [] if exclude.ignores(remote.name) else [remote]
+    digest = Digest.of(json.dumps([remote.digest, written]).encode())
+    return [replace(remote, only=Filter(exclude=exclude), digest=digest)]
 
 
 def _files_step(
@@ -84,13 +118,18 @@ def _files_step(
     destination = expanded(node.destination, state, around)
     target = destination_path(destination or ".", state.workdir)
     parents = isinstance(node, Copy) and node.parents
+    excludes = [expanded(word, state, around) for word in node.excludes]
     with _bad_patterns():
-        exclude = exclusion(expanded(word, state, around) for word in node.excludes)
+        exclude = exclusion(excludes)
     selections: list[Selection] = []
     notices: list[str] = []
-    tree = around.find_source(source) if words else None  # here-documents alone need none
+    tree: SourceTree | None = None  # here-documents and URLs need none
     for word in words:
-        assert tree is not None, "there are words"
+        remote = _remote(word, node, state, around)
+        if remote is not None:
+            selections.extend(_without(remote, exclude, excludes))
+            continue
+        tree = tree or around.find_source(source)
         if _climbs_out(word):
             taken = _inside(word) or "."
             notices.append(f"{word!r} leads outside of {tree.description}: {taken!r} is taken")
@@ -118,7 +157,7 @@ def _files_step(
         unpack=unpack,
         link=link,
     )
-    names = [*words, *(f"<<{heredoc.name}" for heredoc in node.heredocs)]
+    names = [*map(redacted, words), *(f"<<{heredoc.name}" for heredoc in node.heredocs)]
     flags = [
         *(["--parents"] if parents else []),
         *([f"--chown={chown}"] if chown else []),

@@ -2,12 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-from builder.sources import SourceTree
+from builder.errors import UnsupportedFeatureError
+from builder.sources import Selection, SourceTree
 from builder.state import StageState
 from builder.steps import NO_SETTINGS, RunSettings, Step
+from builder.urls import FileUrl, GitUrl
 from grammar import Word, expand
+
+
+class SelectRemote(Protocol):
+    """What ADD selects at a URL: see `remote.Remotes.select`."""
+
+    def __call__(
+        self, url: GitUrl | FileUrl, *, checksum: str, keep_git_dir: bool | None, unpack: bool
+    ) -> Selection: ...
+
+
+def no_remote(
+    url: GitUrl | FileUrl, *, checksum: str, keep_git_dir: bool | None, unpack: bool
+) -> Selection:
+    """Where nothing may be fetched."""
+    raise UnsupportedFeatureError(feature="a remote source here")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +35,7 @@ class Surroundings:
     """
 
     find_source: Callable[[str | None], SourceTree]
+    select_remote: SelectRemote = no_remote
     build_args: Mapping[str, str]
     global_args: Mapping[str, str]
     escape: str

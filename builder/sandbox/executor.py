@@ -11,7 +11,7 @@ import select
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from builder.sandbox import cgroups, namespaces, signals
 from builder.sandbox.cgroups import Group
@@ -32,6 +32,9 @@ from builder.sandbox.spec import (
     SandboxSpec,
     Stdio,
 )
+
+if TYPE_CHECKING:
+    import resource
 
 _MESSAGE_MAX_BYTES = 64 << 10
 _DESCRIPTORS_MAX = 4
@@ -98,6 +101,7 @@ class SandboxRunning:
     terminal_fd: int | None = None
     is_over: bool = False
     collected: int | None = None  # the leader's wait status, where it is a child of this process
+    usage: tuple[float, int] = (0.0, 0)  # CPU seconds and peak bytes, when it has been reaped
     _program_fd: int = -1
     _made: tuple[str, ...] = ()
     _raw_status: int | None = None
@@ -120,7 +124,7 @@ class SandboxRunning:
         """Implements `Running`."""
         if not self.is_over:
             self._end()
-        return _exit_status(self._raw_status)
+        return _exit_status(self._raw_status, *self.usage)
 
     def confirm(self) -> None:
         """Wait until the program is executed.
@@ -167,7 +171,8 @@ class SandboxRunning:
 
     def collect(self) -> None:
         """Reap the leader, which has ended."""
-        _, self.collected = os.waitpid(self.leader.pid, 0)
+        _, self.collected, usage = os.wait4(self.leader.pid, 0)
+        self.usage = usage_of(usage)
 
     def receive_all(self) -> None:
         """Take in reports until nobody holds the other end any more."""
@@ -202,17 +207,27 @@ class SandboxRunning:
                     self._made = value
                     self._program_fd, *terminals = descriptors
                     self.terminal_fd = terminals[0] if terminals else None
+                case "usage":
+                    self.usage = value
                 case _:
                     raise AssertionError(f"unknown report {kind!r}")
 
 
-def _exit_status(status: int | None) -> ExitStatus:
+def usage_of(usage: "resource.struct_rusage") -> tuple[float, int]:
+    """CPU seconds and peak bytes of a process that was reaped, and of all that it had reaped."""
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10
+
+
+def _exit_status(status: int | None, cpu_s: float, memory_peak_bytes: int) -> ExitStatus:
     """From a wait status; None is a PID 1 that was killed before it could tell."""
+    code, signal = 0, 0
     if status is None:
-        return ExitStatus(signal=signals.SIGKILL)
-    if os.WIFSIGNALED(status):
-        return ExitStatus(signal=os.WTERMSIG(status))
-    return ExitStatus(code=os.WEXITSTATUS(status))
+        signal = signals.SIGKILL
+    elif os.WIFSIGNALED(status):
+        signal = os.WTERMSIG(status)
+    else:
+        code = os.WEXITSTATUS(status)
+    return ExitStatus(code=code, signal=signal, cpu_s=cpu_s, memory_peak_bytes=memory_peak_bytes)
 
 
 def _start_error(errors: bytes, argv0: str) -> SandboxError:

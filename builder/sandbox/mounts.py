@@ -503,6 +503,7 @@ class Stage:
         lower_fds = [os.open(path, _PATH | os.O_DIRECTORY) for path in overlay.lowerdirs]
         upper_fd = os.open(overlay.upperdir, _PATH | os.O_DIRECTORY)
         work_fd = os.open(overlay.workdir, _PATH | os.O_DIRECTORY)
+        _forget_volatile(work_fd)
         options = _overlay_options(overlay, upper_fd, work_fd, userxattr=userxattr)
         mount_fd = self._overlay(lower_fds, options, syscalls.MS_NODEV)
         for fd in (*lower_fds, upper_fd, work_fd):

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, NoReturn, Self, cast
 from builder.sandbox import cgroups, namespaces, seccomp, signals, spec, syscalls
 from builder.sandbox.capabilities import mask
 from builder.sandbox.errors import SandboxError, decode, encode
-from builder.sandbox.executor import Handshake, SandboxRunning
+from builder.sandbox.executor import Handshake, SandboxRunning, usage_of
 from builder.sandbox.namespaces import Channels, Home, Started
 from builder.sandbox.spec import Program, SandboxSpec, Stdio
 
@@ -325,10 +325,11 @@ class _Server:
     def _reap(self, pidfd: int) -> None:
         child = self._started.pop(pidfd)
         self._poller.unregister(pidfd)
-        _, status = os.waitpid(child.started.pid, 0)
+        _, status, usage = os.wait4(child.started.pid, 0)
         os.close(pidfd)
+        namespaces.report(child.report_fd, marshal.dumps(("usage", usage_of(usage))))
         if child.is_joined:
-            namespaces.report_status(child.report_fd, status)
+            namespaces.report(child.report_fd, status.to_bytes(4, "little"))
         os.close(child.report_fd)
 
     def _end(self) -> None:

@@ -173,10 +173,18 @@ class SandboxSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitStatus:
-    """How the program ended: `code` when it exited, `signal` (number) when it was killed."""
+    """How the program ended: `code` when it exited, `signal` (number) when it was killed.
+
+    What it took is no part of how it ended: `cpu_s` is the user and system time of all processes
+    of the sandbox that were waited for in it, `memory_peak_bytes` the resident memory of the
+    largest one of them (not their sum; no less than that of the process which forked the sandbox,
+    some MB). Both are 0 where nobody could measure them.
+    """
 
     code: int = 0
     signal: int = 0
+    cpu_s: float = field(default=0.0, compare=False)
+    memory_peak_bytes: int = field(default=0, compare=False)
 
     @property
     def shell_code(self) -> int:

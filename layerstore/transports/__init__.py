@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from layerstore.compression import Reader
+    from layerstore.descriptor import Platform
+    from layerstore.images import Image
     from layerstore.store import Store
 
-__all__ = ["Export", "Format", "load_images", "save_images"]
+__all__ = ["Export", "Format", "load_images", "read_layout_image", "save_images"]
 
 
 def save_images(
@@ -81,3 +83,21 @@ def load_images(store: "Store", source: "Reader | Path") -> "list[Export]":
                 store.images.note_untagged(export.image)
             members.keep(export.image)
     return exports
+
+
+def read_layout_image(
+    store: "Store", directory: "Path", *, wanted: str, platform: "Platform"
+) -> "Image":
+    """Take in one image of an OCI layout without naming it; `wanted` is a tag, a digest or empty.
+
+    Raises:
+        MalformedDocumentError, CorruptBlobError: no layout, or a damaged one.
+        NotFoundError: it has no such image. StoreError: it has several that fit.
+    """
+    from layerstore.transports import oci_layout
+    from layerstore.transports.members import read_members
+
+    with read_members(store, directory) as members:
+        image = oci_layout.pick(store, members, wanted=wanted, platform=platform)
+        members.keep(image)
+    return image

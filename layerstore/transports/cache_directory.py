@@ -61,7 +61,7 @@ _TAG = "latest"
 def export_steps(store: "Store", keys: Iterable[Digest], root: Path) -> int:
     """Write the steps with these keys, and all they need, into `root`; returns how many.
 
-    What lies in `root` already stays. Left out are steps that the store has lost meanwhile.
+    What lies in `root` already stays. Left out are steps whose layer is lost or cannot be fetched.
     """
     layout = LayoutDirectory(root)
     layers: dict[Digest, Layer] = {}
@@ -71,7 +71,10 @@ def export_steps(store: "Store", keys: Iterable[Digest], root: Path) -> int:
         layer = None if row is None else store.layers.find(row.step.diff_id)
         if row is None or layer is None:
             continue
-        layer = store.layers.fetch(layer)
+        try:
+            layer = store.layers.fetch(layer)
+        except UnusableLayerError:
+            continue
         layers[layer.diff_id] = layer
         _write_step(store, layout, row, layer)
         steps += 1
@@ -125,16 +128,10 @@ def _cache_image(layout: LayoutDirectory, layers: list[Layer]) -> Descriptor:
 
 
 def _encode(row: StepRow, layer: Layer, table: Digest, table_bytes: int) -> bytes:
-    step = row.step
     return canonical_json(
-        {
+        row_json(row)
+        | {
             "schema": _SCHEMA,
-            "document": step.document.decode(),
-            "created": step.created,
-            "createdBy": step.created_by,
-            "milliseconds": round(step.seconds * 1000),
-            "parent": row.parent or "",
-            "variant": row.variant,
             "layer": {
                 "blob": descriptor_json(layer.descriptor),
                 "toc": {"digest": table, "size": table_bytes},
@@ -147,6 +144,37 @@ def _encode(row: StepRow, layer: Layer, table: Digest, table_bytes: int) -> byte
                 "removed": layer.removed,
             },
         }
+    )
+
+
+def row_json(row: StepRow) -> dict[str, object]:
+    """A step, but for its layer, as it stands in a document."""
+    return {
+        "document": row.step.document.decode(),
+        "created": row.step.created,
+        "createdBy": row.step.created_by,
+        "milliseconds": round(row.step.seconds * 1000),
+        "parent": row.parent or "",
+        "variant": row.variant,
+    }
+
+
+def parse_row(reader: Reader, layer: Layer) -> StepRow:
+    """Read a step that made `layer`. Its key is the digest of its document."""
+    document = reader.text("document", required=True).encode("utf-8", "surrogatepass")
+    parent = reader.text("parent")
+    return StepRow(
+        step=CachedStep(
+            key=Digest.of(document),
+            diff_id=layer.diff_id,
+            created=reader.time("created"),
+            created_by=reader.text("createdBy"),
+            seconds=reader.integer("milliseconds") / 1000,
+            document=document,
+        ),
+        parent=Digest.parse(parent) if parent else None,
+        variant=reader.text("variant"),
+        content_digest=layer.content_digest,
     )
 
 
@@ -165,9 +193,6 @@ def _decode(data: bytes, key: Digest) -> _Entry:
     inner = reader.child("layer")
     if reader.integer("schema") != _SCHEMA or inner is None:
         raise reader.error("schema", f"is not {_SCHEMA}, or there is no layer")
-    document = reader.text("document", required=True).encode("utf-8", "surrogatepass")
-    if Digest.of(document) != key:
-        raise reader.error("document", "is not that of the key")
     blob, table = inner.child("blob"), inner.child("toc")
     if blob is None or table is None:
         raise inner.error("blob" if blob is None else "toc", "is missing")
@@ -181,21 +206,11 @@ def _decode(data: bytes, key: Digest) -> _Entry:
         dirs=inner.integer("dirs"),
         removed=inner.integer("removed"),
     )
-    parent = reader.text("parent")
+    row = parse_row(reader, layer)
+    if row.step.key != key:
+        raise reader.error("document", "is not that of the key")
     return _Entry(
-        row=StepRow(
-            step=CachedStep(
-                key=key,
-                diff_id=layer.diff_id,
-                created=reader.time("created"),
-                created_by=reader.text("createdBy"),
-                seconds=reader.integer("milliseconds") / 1000,
-                document=document,
-            ),
-            parent=Digest.parse(parent) if parent else None,
-            variant=reader.text("variant"),
-            content_digest=layer.content_digest,
-        ),
+        row=row,
         layer=layer,
         table=_digest(table, "digest"),
         table_bytes=table.integer("size"),

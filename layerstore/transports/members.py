@@ -24,7 +24,7 @@ from layerstore.changeset import (
     PutHardlink,
     PutSymlink,
 )
-from layerstore.compression import Reader, decompressor, detect
+from layerstore.compression import Peeked, Reader, decompressor, detect
 from layerstore.digest import Digest
 from layerstore.documents import DOCUMENT_BYTES_MAX
 from layerstore.errors import MalformedDocumentError, NotFoundError
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
 _LINKS_MAX = 8
-_PEEK_BYTES = 512
 _PIECE_BYTES = 256 * 1024
 _LAYOUT_FILES = ("oci-layout", "index.json")
 
@@ -143,8 +142,8 @@ def read_members(store: "Store", source: Reader | Path) -> Iterator[Members]:
 
 
 def _unpack(stream: Reader) -> Iterator[Change]:
-    peeked = _Peeked(stream)
-    kind = detect(peeked.first)
+    peeked = Peeked(stream)
+    kind = detect(peeked.head)
     return unpack(peeked if kind is None else decompressor(kind, peeked))
 
 
@@ -203,25 +202,3 @@ class _Whole:
 
     def read(self, size: int = -1, /) -> bytes:
         return self._read(size) or b""
-
-
-class _Peeked:
-    """A stream whose first bytes have been looked at."""
-
-    def __init__(self, stream: Reader) -> None:
-        self._stream = stream
-        first = b""
-        while len(first) < _PEEK_BYTES and (piece := stream.read(_PEEK_BYTES - len(first))):
-            first += piece
-        self.first = first
-        self._held = first
-
-    def read(self, size: int = -1, /) -> bytes:
-        if not self._held:
-            return self._stream.read(size)
-        if size < 0:
-            data = self._held + self._stream.read()
-            self._held = b""
-            return data
-        data, self._held = self._held[:size], self._held[size:]
-        return data

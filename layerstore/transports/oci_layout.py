@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING
 
 from layerstore import descriptor as media
 from layerstore.changeset import Change
-from layerstore.descriptor import Descriptor
+from layerstore.descriptor import Descriptor, Platform
 from layerstore.digest import Digest
 from layerstore.documents import Index, Reader
-from layerstore.errors import MalformedDocumentError, NotFoundError, UnsupportedMediaTypeError
+from layerstore.errors import (
+    InvalidReferenceError,
+    MalformedDocumentError,
+    NotFoundError,
+    StoreError,
+    UnsupportedMediaTypeError,
+)
 from layerstore.images import Image, host_platform, name_of_entry, named
+from layerstore.reference import Reference
 from layerstore.transports.exports import (
     LAYOUT_FILE,
     Export,
@@ -110,6 +117,47 @@ def read(store: "Store", members: Members) -> list[Export]:
     ]
 
 
+def pick(store: "Store", members: Members, *, wanted: str, platform: Platform) -> Image:
+    """One image of a layout, by tag, name or digest.
+
+    Without any of these it is the only one that fits, or as in buildx the one tagged `latest`.
+    """
+    entries = [
+        entry
+        for entry in Index.parse(members.document("index.json")).manifests
+        if entry.media_type in media.MANIFEST_TYPES | media.INDEX_TYPES
+        and not entry.annotation(_ATTESTATION)
+        and _fits(entry, platform)
+    ]
+    found = [entry for entry in entries if not wanted or _is_called(entry, wanted)]
+    if len({entry.digest for entry in found}) > 1 and not wanted:
+        found = [entry for entry in entries if _is_called(entry, "latest")] or found
+    if len({entry.digest for entry in found}) > 1:
+        raise StoreError(
+            f"the OCI layout has {len(found)} images that fit", hint="add :TAG or @DIGEST"
+        )
+    if not found:
+        what = f"{wanted!r}" if wanted else "an image"
+        raise NotFoundError(kind="image in the OCI layout", key=f"{what} for {platform}")
+    return store.images.open(found[0], platform)
+
+
+def _is_called(entry: Descriptor, wanted: str) -> bool:
+    """By digest, by tag as the specification has it, or by a whole name as we and docker do."""
+    text = entry.annotation(media.REF_NAME) or ""
+    if wanted in (entry.digest, text) or text.endswith(f":{wanted}"):
+        return True
+    try:
+        return Reference.parse(wanted) == name_of_entry(entry)
+    except InvalidReferenceError:
+        return False
+
+
+def _fits(entry: Descriptor, platform: Platform) -> bool:
+    found = entry.platform
+    return found is None or (found.os, found.architecture) == (platform.os, platform.architecture)
+
+
 def _is_wanted(entry: Descriptor) -> bool:
     if entry.media_type not in media.MANIFEST_TYPES | media.INDEX_TYPES:
         if entry.annotation(media.REF_NAME) or entry.annotation(media.FULL_NAME):
@@ -117,6 +165,4 @@ def _is_wanted(entry: Descriptor) -> bool:
         return False
     if entry.annotation(_ATTESTATION):
         return False
-    host = host_platform()
-    platform = entry.platform
-    return platform is None or (platform.os, platform.architecture) == (host.os, host.architecture)
+    return _fits(entry, host_platform())

@@ -89,7 +89,8 @@ def _at(change: Change, mtime_ns: int) -> Change:
 def _remove_left_over(directory: Path) -> None:
     """What exports that were killed have left."""
     for path in directory.glob(f"{_PRIVATE}*"):
-        if not Path("/proc", path.name.removeprefix(_PRIVATE)).exists():
+        process = path.name.removeprefix(_PRIVATE)
+        if process.isdigit() and not Path("/proc", process).exists():
             overlaydir.remove_tree(path)
 
 

@@ -39,10 +39,13 @@ class Agent:
             connection, _ = self.listener.accept()
             self.connections[connection.fileno()] = connection
             return
-        data = self.connections[fd].recv(1 << 20)
+        try:
+            data = self.connections[fd].recv(1 << 20)
+            self.connections[fd].sendall(data * 2)
+        except ConnectionError:
+            data = b""
         if data:
             self.received.append(data)
-            self.connections[fd].sendall(data * 2)
         else:
             self.connections.pop(fd).close()
 
@@ -155,6 +158,20 @@ def test_too_many_at_a_time_are_turned_away(agent: Agent, relay: AgentRelay) -> 
     assert clients[-1].recv(10) == b""
     for client in clients:
         client.close()
+
+
+def test_who_asks_and_never_reads_is_dropped(agent: Agent, relay: AgentRelay) -> None:
+    with connect(relay) as client:
+        client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        request_ = message(SIGN, b"x" * 10_000)
+        for _ in range(100):
+            try:
+                client.sendall(request_)
+            except OSError:
+                break
+            turn(relay, agent)
+        assert len(relay.descriptors) == 1
 
 
 def test_an_agent_that_is_gone_is_a_closed_connection(agent: Agent, relay: AgentRelay) -> None:

@@ -21,6 +21,7 @@ from builder.sources import SourceEntry
 from layerstore import (
     Change,
     Digest,
+    Meta,
     PutDir,
     PutFile,
     PutHardlink,
@@ -256,3 +257,14 @@ def test_a_stream_is_read_in_pieces_of_any_size() -> None:
         (change,) = archives.members(tree, entry_of(tree), cleanup)
         assert isinstance(change, PutFile)
         assert Digest.of(bytes_of(change.content)) == Digest.of(b"1" * 1000)
+
+
+def test_large_contents_wait_in_the_directory_that_is_named(tmp_path: Path) -> None:
+    large = PutFile(TreePath("f"), Meta(0o644), 1 << 20, lambda: iter([b"x" * (1 << 20)]))
+    with ExitStack() as cleanup:
+        (change,) = archives.kept([large], cleanup, tmp_path)
+        assert isinstance(change, PutFile)
+        assert list(tmp_path.iterdir()) == []  # without a name
+        assert bytes_of(change.content) == b"x" * (1 << 20)
+    with ExitStack() as cleanup, pytest.raises(FileNotFoundError):
+        list(archives.kept([large], cleanup, tmp_path / "absent"))

@@ -1,5 +1,6 @@
 """--cache-to and --cache-from: what is read, what is written, and what of a build is exported."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,15 @@ from builder.cacheoptions import CacheExport, parse_cache_from, parse_cache_to, 
 from builder.errors import OutputError, UnsupportedFeatureError
 from builder.events import Event, Notice, VertexDone, VertexStarted
 from builder.squash import Squash
-from layerstore import Store, StoreError
+from layerstore import (
+    Export,
+    InvalidReferenceError,
+    Reference,
+    Store,
+    StoreError,
+    load_images,
+    save_images,
+)
 from tests.support.executors import FakeExecutor, no_executor
 from tests.support.images import Built, make_image, run_build
 from tests.support.stores import findings, flip
@@ -44,7 +53,7 @@ def export(
 ) -> list[Event]:
     events: list[Event] = []
     text = f"type=local,dest={dest},mode={mode},ignore-error={str(ignore_error).lower()}"
-    write_caches(parse_cache_to([text]), built.result, store, events.append)
+    write_caches(parse_cache_to([text])[0], built.result, store, events.append)
     return events
 
 
@@ -54,14 +63,30 @@ def steps(cache: Path) -> int:
 
 def test_what_a_local_export_says() -> None:
     assert parse_cache_to(["type=local,dest=a", "type=local,dest=b,mode=max,ignore-error=1"]) == (
-        CacheExport(dest=Path("a"), mode="min", ignore_error=False),
-        CacheExport(dest=Path("b"), mode="max", ignore_error=True),
+        (
+            CacheExport(dest=Path("a"), mode="min", ignore_error=False),
+            CacheExport(dest=Path("b"), mode="max", ignore_error=True),
+        ),
+        False,
     )
-    assert parse_cache_to([]) == ()
+    assert parse_cache_to([]) == ((), False)
+
+
+def test_inline_is_no_directory() -> None:
+    (export,), is_inline = parse_cache_to(["type=inline", "type=local,dest=a"])
+    assert (export.dest, is_inline) == (Path("a"), True)
+    with pytest.raises(OutputError, match="type=inline is for --cache-to"):
+        parse_cache_from(["type=inline"])
 
 
 def test_what_a_local_import_says() -> None:
     assert parse_cache_from(["type=local,src=a", "src=b,type=local"]) == (Path("a"), Path("b"))
+
+
+def test_a_bare_name_is_an_image_of_the_store() -> None:
+    assert parse_cache_from(["user/app", "it:1"]) == ("user/app:latest", "it:1")
+    with pytest.raises(InvalidReferenceError):
+        parse_cache_from(["UPPER"])
 
 
 @pytest.mark.parametrize(
@@ -82,11 +107,10 @@ def test_what_makes_no_sense_to_export(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "feature"),
     [
-        ("user/app:cache", "type=registry"),
         ("type=registry,ref=user/app", "type=registry"),
         ("type=gha", "type=gha"),
         ("type=s3,bucket=b", "type=s3"),
-        ("type=inline", "type=inline"),
+        ("type=azblob", "type=azblob"),
         ("type=local,PLACE=a,mounts=true", "mounts="),
         ("type=local,PLACE=a,compression=zstd", "compression="),
     ],
@@ -238,3 +262,48 @@ def test_work_is_numbered_after_that_of_the_build(store: Store, tmp_path: Path) 
     before = {event.vertex for event in built.events if isinstance(event, VertexStarted)}
     started = [event.vertex for event in events if isinstance(event, VertexStarted)]
     assert started == [max(before) + 1]
+
+
+# Inside of the image.
+
+
+def test_an_image_that_was_loaded_is_a_cache(store: Store, other: Store, tmp_path: Path) -> None:
+    text = "FROM base\nRUN touch /a\nRUN touch /b\n"
+    built = run_build(store, text, executor=FakeExecutor(), tag="it", inline_cache=True)
+    with (tmp_path / "it.tar").open("wb") as file:
+        exports = [Export(image=built.image, names=(Reference.parse("it"),))]
+        save_images(store, exports, file, format="oci-archive")
+    load_images(other, tmp_path / "it.tar")
+    other.flush()
+    again = run_build(other, text, executor=no_executor, cache_from=("it",), inline_cache=True)
+    assert again.outcomes == ["cached", "cached"]
+    assert again.digest == built.digest
+    assert again.notices == []
+    more = run_build(other, text + "RUN touch /c\n", executor=FakeExecutor())
+    assert more.outcomes == ["cached", "cached", "executed"]
+    assert findings(other) == []
+
+
+def test_an_inline_cache_is_deterministic_and_changes_the_id(store: Store) -> None:
+    text = "FROM base\nRUN touch /a\n"
+    plain = run_build(store, text, executor=FakeExecutor())
+    ids = {
+        run_build(store, text, executor=no_executor, inline_cache=True).image.id for _ in range(2)
+    }
+    assert len(ids) == 1
+    assert plain.image.id not in ids
+
+
+def test_an_inline_cache_names_the_layers_of_the_image_alone(store: Store) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor(), inline_cache=True)
+    steps = json.loads(built.image.config.inline_cache)
+    assert [step["diffId"] for step in steps] == [*built.image.config.diff_ids[1:]]
+
+
+def test_an_image_without_a_cache_or_no_image_is_a_notice(store: Store) -> None:
+    text = "FROM base\nRUN touch /a\n"
+    built = run_build(store, text, executor=FakeExecutor(), cache_from=("base", "missing"))
+    assert built.outcomes == ["executed"]
+    first, second = built.notices
+    assert "build it with type=inline" in first
+    assert second == "no build cache in missing: no such image: missing"

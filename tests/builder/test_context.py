@@ -3,7 +3,7 @@
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -565,6 +565,18 @@ def test_files_of_a_context_are_old_unless_said_otherwise(tmp_path: Path) -> Non
     assert (tmp_path / "file").stat().st_mtime == LONG_AGO_S
 
 
+def test_everything_may_be_said_to_be_of_one_moment(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a": b"1", "d/b": b"2"})
+    tree = ContextTree(tmp_path, mtime_ns=7 * 10**9)
+    try:
+        entries = [tree.get(TreePath(path)) for path in ("", "a", "d", "d/b")]
+        assert {entry and entry.meta.mtime_ns for entry in entries} == {7 * 10**9}
+        digest = tree.digest(entries[1])  # type: ignore[arg-type]  # it is there
+        assert digest == Digest.of(b"1")
+    finally:
+        tree.close()
+
+
 # What may be mounted as it is.
 
 
@@ -618,3 +630,60 @@ def test_a_context_directory_of_somebody_else_s_cannot_be_mounted(tmp_path: Path
     os.chown(tmp_path / "context", 7, 7)
     assert host_root(tmp_path, {"f": b""}) is None
     assert host_root(tmp_path, {"f": b""}, "f") is not None
+
+
+def _touch(folder: Path) -> None:
+    os.utime(folder / "d/f", (5, 5))
+
+
+def _write(folder: Path) -> None:
+    (folder / "d/f").write_text("2")
+
+
+def _add(folder: Path) -> None:
+    (folder / "d/new").touch()
+
+
+def _remove(folder: Path) -> None:
+    (folder / "d/f").unlink()
+
+
+def _elsewhere(folder: Path) -> None:
+    (folder / "e").write_text("2")
+
+
+def _nothing(folder: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "everywhere", "inside"),
+    [
+        (_nothing, True, True),
+        (_touch, False, False),
+        (_write, False, False),
+        (_add, False, False),
+        (_remove, False, False),
+        (_elsewhere, False, True),
+    ],
+)
+def test_a_change_of_what_was_found_is_noticed(
+    tmp_path: Path, change: Callable[[Path], None], everywhere: bool, inside: bool
+) -> None:
+    root = write_files(tmp_path / "context", {"d/f": b"1", "e": b"1"})
+    with context(root) as tree:
+        assert sources.select(tree, "") is not None
+        time.sleep(0.01)  # longer than a tick of the clock of files
+        change(root)
+        assert tree.is_unchanged(TreePath("")) is everywhere
+        assert tree.is_unchanged(TreePath("d")) is inside
+
+
+def test_a_new_file_at_the_top_is_noticed(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "context", {"d/f": b"1"})
+    with context(root) as tree:
+        assert sources.select(tree, "") is not None
+        time.sleep(0.01)
+        (root / "new").touch()
+        assert not tree.is_unchanged(TreePath(""))
+        assert tree.is_unchanged(TreePath("d"))

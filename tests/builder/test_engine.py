@@ -6,6 +6,8 @@ import random
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,14 @@ from builder.context import ContextTree
 from builder.errors import (
     BuilderError,
     CheckFailedError,
+    ChecksumError,
     ContextError,
+    FetchError,
+    ForeignPlatformError,
     LoweringError,
     PlanError,
     SourceNotFoundError,
+    StageOrderError,
     StepFailedError,
     UnknownStageError,
     UnknownTargetError,
@@ -36,12 +42,25 @@ from builder.events import (
     VertexOutput,
     VertexStarted,
 )
+from builder.platforms import name_of
 from builder.sandbox import ForkServer, ProgramNotFoundError, SandboxSpec
+from builder.tartree import TarTree
 from grammar import DockerfileError
-from layerstore import NotFoundError, Reference, Store, StoreError
+from layerstore import (
+    Descriptor,
+    Digest,
+    Index,
+    NotFoundError,
+    Platform,
+    Reference,
+    Store,
+    StoreError,
+    host_platform,
+)
 from tests.support.executors import FakeExecutor, no_executor
 from tests.support.images import EPOCH, Built, dockerfile, make_image, run_build
 from tests.support.rootfs import BUSYBOX, GROUP, PASSWD, no_busybox
+from tests.support.servers import Page, Repository, make_tar, serve, serve_git
 from tests.support.sources import Dir, Fifo, File, Hard, Items, Link, Socket, write_files
 from tests.support.stores import findings
 
@@ -344,8 +363,6 @@ def test_an_epoch_that_is_no_time_is_an_error(store: Store, value: str) -> None:
             executor=no_executor,
             build_args={"SOURCE_DATE_EPOCH": value},
         )
-    with pytest.raises(UnsupportedFeatureError, match="SOURCE_DATE_EPOCH of the stage 's'"):
-        run_build(store, "ARG SOURCE_DATE_EPOCH=s\nFROM scratch AS s\n", executor=no_executor)
 
 
 def test_the_order_of_the_directory_does_not_matter(tmp_path: Path) -> None:
@@ -428,7 +445,8 @@ def test_a_failed_step_is_not_remembered(store: Store, fake: FakeExecutor) -> No
         ("FROM scratch\nRUN --device=vendor.com/gpu true\n", UnsupportedFeatureError, 2),
         ("FROM scratch\nCOPY a.txt /x\nWORKDIR /x/y\n", StoreError, 3),
         ("FROM scratch\nCOPY --chown=nobody a.txt /x\n", LoweringError, 2),
-        ("FROM --platform=plan9/vax scratch\n", UnsupportedFeatureError, 1),
+        ("FROM --platform=plan9/vax scratch\n", PlanError, 1),
+        ("FROM scratch\nFROM --platform=windows/amd64 x\n", UnsupportedFeatureError, 2),
     ],
 )
 def test_an_error_shows_the_lines_it_happened_in(
@@ -962,7 +980,7 @@ def test_more_stages_than_python_can_recurse(store: Store) -> None:
             "'build'",
         ),
         ("FROM scratch\nCOPY --from=7 / /\n", UnknownStageError, ""),
-        ("FROM scratch\nCOPY --from=0 / /\n", UnknownStageError, ""),
+        ("FROM scratch\nCOPY --from=0 / /\n", StageOrderError, "above it"),
         ("FROM nosuch\n", NotFoundError, "bootstrap"),
         ("FROM scratch\nCOPY --from=nosuch / /\n", NotFoundError, "bootstrap"),
     ],
@@ -1230,7 +1248,156 @@ def test_a_failed_build_leaves_a_record_of_how_far_it_came(
     (found,) = record.read_all(store.private / "builds")
     assert found.image_id == ""
     assert found.error.endswith("exit code: 9")
-    assert [step.instruction for step in found.steps] == ["RUN touch /a"]
+    assert [(step.instruction, step.outcome) for step in found.steps] == [
+        ("RUN touch /a", "executed"),
+        ("RUN exit 9", "failed"),
+    ]
+
+
+def test_a_record_says_what_each_step_took(store: Store, context: Path, fake: FakeExecutor) -> None:
+    text = "FROM scratch\nCOPY a.txt /a\nRUN echo told; echo b > /b\n"
+    built = run_build(store, text, context=context, executor=fake)
+    (found,) = record.read_all(store.private / "builds")
+    assert found == built.result.record
+    copy, run = found.steps
+    assert 0 < copy.started < run.started < found.seconds
+    assert run.seconds > 0
+    assert (copy.size_bytes, run.size_bytes) == (1, 2)
+    assert (copy.vertex, run.vertex) == (1, 2)
+    assert record.log_of(found, run, store.private / "builds") == b"told\n"
+    assert record.log_of(found, copy, store.private / "builds") == b""
+    assert run.reason == "never built before"
+    assert found.bases == (record.BaseRecord("stage-0", 1, "scratch", ""),)
+    again = run_build(store, text, context=context, executor=no_executor).result.record
+    assert [step.reason for step in again.steps] == ["", ""]
+    assert [step.size_bytes for step in again.steps] == [1, 2]
+    assert not (store.private / "builds" / f"{again.id}.log").exists()
+
+
+def test_the_record_of_a_run_has_its_processor_time_and_memory(
+    store: Store, fake: FakeExecutor
+) -> None:
+    fake.usage = (1.5, 7 << 20)
+    built = run_build(store, "FROM scratch\nRUN touch /a\n", executor=fake)
+    (step,) = built.result.record.steps
+    assert (step.cpu_s, step.memory_peak_bytes) == (1.5, 7 << 20)
+
+
+def test_the_record_of_a_failed_step_has_its_output_and_its_document(
+    store: Store, fake: FakeExecutor
+) -> None:
+    fake.usage = (0.5, 1 << 20)
+    with pytest.raises(StepFailedError):
+        run_build(store, "FROM scratch\nRUN echo out; fail broken\n", executor=fake)
+    (found,) = record.read_all(store.private / "builds")
+    (step,) = found.steps
+    assert step.outcome == "failed"
+    assert step.layer == ""
+    assert step.cpu_s == 0.5
+    assert record.log_of(found, step, store.private / "builds") == b"out\nbroken\n"
+    assert step.key == Digest.of(step.document.encode())
+
+
+def test_what_is_done_when_another_stage_fails_is_recorded_as_canceled(
+    store: Store, fake: FakeExecutor
+) -> None:
+    def interrupted(spec: SandboxSpec) -> None:
+        raise KeyboardInterrupt
+
+    fake.before = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run_build(store, "FROM scratch\nRUN touch /a\n", executor=fake)
+    (found,) = record.read_all(store.private / "builds")
+    assert found.error
+    assert [step.outcome for step in found.steps] == ["canceled"]
+
+
+def test_no_secret_and_no_proxy_setting_gets_into_a_record(
+    store: Store, fake: FakeExecutor
+) -> None:
+    text = "FROM scratch\nRUN touch /a\n"
+    for number in "12":
+        args = {"http_proxy": f"http://user:hunter{number}@proxy/"}
+        run_build(store, text.replace("/a", f"/{number}"), executor=fake, build_args=args)
+    for path in (store.private / "builds").iterdir():
+        assert b"hunter" not in path.read_bytes()
+
+
+# Steps that are carried out although they are in the cache.
+
+FORCED = """FROM scratch AS one
+RUN echo a > /a
+FROM scratch AS two
+RUN echo b > /b
+RUN echo c > /c
+FROM two
+COPY --from=one /a /a
+"""
+
+
+def forced(store: Store, fake: FakeExecutor, **more: object) -> dict[int, str]:
+    """The reasons by line of what is executed of FORCED when all of it is in the cache."""
+    run_build(store, FORCED, executor=fake)
+    built = run_build(store, FORCED, executor=fake, **more)  # type: ignore[arg-type]
+    steps = built.result.record.steps
+    return {step.line: step.reason for step in steps if step.outcome != "cached"}
+
+
+def test_no_cache_carries_out_everything(store: Store, fake: FakeExecutor) -> None:
+    assert forced(store, fake, no_cache=True, epoch=EPOCH) == dict.fromkeys(
+        (2, 4, 5, 7), "--no-cache"
+    )
+
+
+@pytest.mark.parametrize("name", ["two", "TWO", "1"])
+def test_a_filter_carries_out_one_stage(store: Store, fake: FakeExecutor, name: str) -> None:
+    found = forced(store, fake, no_cache_stages=(name,))
+    assert {line: found[line] for line in (4, 5)} == dict.fromkeys((4, 5), "--no-cache-filter=two")
+    assert 2 not in found
+
+
+def test_several_stages_can_be_named(store: Store, fake: FakeExecutor) -> None:
+    assert {2, 4, 5} <= forced(store, fake, no_cache_stages=("one", "two")).keys()
+
+
+def test_a_filter_that_names_no_stage_is_an_error(store: Store) -> None:
+    with pytest.raises(PlanError, match="no such stage") as caught:
+        run_build(store, FORCED, executor=no_executor, no_cache_stages=("thre",))
+    assert "one, two" in caught.value.hint
+
+
+@pytest.mark.parametrize(("line", "lines"), [(5, {5, 7}), (7, {7}), (6, {7}), (1, {2, 4, 5, 7})])
+def test_all_steps_from_a_line_on_are_carried_out(
+    store: Store, fake: FakeExecutor, line: int, lines: set[int]
+) -> None:
+    found = forced(store, fake, no_cache_from=line)
+    assert found == dict.fromkeys(lines, f"--no-cache-from={line}")
+
+
+def test_what_is_older_than_its_time_to_live_is_carried_out_again(
+    store: Store, fake: FakeExecutor
+) -> None:
+    assert forced(store, fake, cache_ttl_s=3600.0) == {}
+    time.sleep(0.01)
+    found = forced(store, fake, cache_ttl_s=0.005)
+    assert set(found.values()) == {"older than --cache-ttl"}
+    assert found.keys() == {2, 4, 5, 7}
+
+
+def test_the_time_to_live_begins_anew_when_a_step_gives_the_same_again(
+    store: Store, fake: FakeExecutor
+) -> None:
+    first = run_build(store, FORCED, executor=fake)
+    time.sleep(0.3)
+    second = run_build(store, FORCED, executor=fake, cache_ttl_s=0.2)
+    third = run_build(store, FORCED, executor=no_executor, cache_ttl_s=0.2)
+    assert set(third.outcomes) == {"cached"}
+    assert first.digest == second.digest == third.digest
+
+
+def test_the_age_of_a_step_is_not_that_of_its_files(store: Store, fake: FakeExecutor) -> None:
+    run_build(store, FORCED, executor=fake, epoch=EPOCH)
+    run_build(store, FORCED, executor=no_executor, epoch=EPOCH, cache_ttl_s=60.0)
 
 
 def test_nothing_is_left_in_the_store_but_what_it_is_made_of(
@@ -1427,6 +1594,214 @@ COPY --from=box /bin/busybox /etc /copied/
             run_build(box, "FROM box\nRUN echo go; sleep 60\n", events=Interrupting())
         assert time.monotonic() - started < 20
         assert findings(box) == []
+
+
+# Named contexts and remote sources.
+
+
+def test_a_context_that_is_a_tree_is_a_base(store: Store, context: Path, tmp_path: Path) -> None:
+    contexts = {"base": str(context)}
+    text = "FROM base\nCOPY --from=base a.txt /copied\n"
+    built = run_build(store, text, executor=no_executor, contexts=contexts)
+    assert set(built.tree) == {"a.txt", "copied", "d", "d/f", "d/g", "other"}
+    assert built.tree["d/g"].meta.mode == 0o755
+    assert [entry.created_by for entry in built.image.config.history] == [
+        "FROM base",
+        "COPY a.txt /copied",
+    ]
+    again = run_build(store, text, executor=no_executor, contexts=contexts)
+    assert again.outcomes == ["cached", "cached"]
+    assert again.digest == built.digest
+
+
+def test_a_context_that_is_an_image_is_a_base_with_its_config(store: Store) -> None:
+    make_image(store, "real", {"f": b"1"}, env=("A=b",))
+    contexts = {"stand-in": "docker-image://real", "none": "docker-image://scratch"}
+    built = run_build(store, "FROM stand-in\n", executor=no_executor, contexts=contexts)
+    assert set(built.tree) == {"f"}
+    assert "A=b" in built.config.env
+    assert run_build(store, "FROM none\n", executor=no_executor, contexts=contexts).tree == {}
+
+
+def test_a_context_in_a_stage_s_place_keeps_the_stage_from_running(
+    store: Store, context: Path
+) -> None:
+    text = "FROM scratch AS build\nRUN fail\nFROM scratch\nCOPY --from=build a.txt /\n"
+    built = run_build(store, text, executor=no_executor, contexts={"build": str(context)})
+    assert set(built.tree) == {"a.txt"}
+    assert built.outcomes == ["executed"]
+    target = run_build(
+        store, text, executor=no_executor, contexts={"build": str(context)}, target="build"
+    )
+    assert "a.txt" in target.tree
+
+
+def test_a_cached_add_downloads_nothing(store: Store, context: Path) -> None:
+    with serve({"/f": Page(b"remote", {"ETag": '"1"'})}) as server:
+        text = f"FROM scratch\nADD {server.url}/f a.txt /x/\n"
+        first = run_build(store, text, context=context, executor=no_executor)
+        assert first.read("x/f") == b"remote"
+        assert first.tree["x/f"].meta.mode == 0o600
+        second = run_build(store, text, context=context, executor=no_executor)
+        assert (second.outcomes, second.digest) == (["cached"], first.digest)
+        assert [request.headers.get("if-none-match") for request in server.requests] == [
+            None,
+            '"1"',
+        ]
+        server.pages["/f"] = Page(b"other", {"ETag": '"2"'})
+        third = run_build(store, text, context=context, executor=no_executor)
+        assert third.outcomes == ["executed"]
+        assert third.read("x/f") == b"other"
+
+
+def test_an_add_that_is_pinned_is_cached_without_a_network(store: Store) -> None:
+    with serve({"/f": Page(b"remote")}) as server:
+        text = f"FROM scratch\nADD --checksum={Digest.of(b'remote')} {server.url}/f /f\n"
+        first = run_build(store, text, executor=no_executor)
+    assert run_build(store, text, executor=no_executor).digest == first.digest
+
+
+def test_a_wrong_checksum_leaves_no_image_and_no_layer(store: Store) -> None:
+    with serve({"/f": Page(b"remote")}) as server:
+        text = f"FROM scratch\nADD --checksum={Digest.of(b'x')} {server.url}/f /f\n"
+        for _ in range(2):
+            with pytest.raises(ChecksumError) as caught:
+                run_build(store, text, executor=no_executor, tag="it")
+            assert caught.value.excerpt.startswith("Dockerfile:2")
+    assert store.images.list() == []
+    assert list(store.layers.all()) == []
+
+
+def test_what_was_fetched_is_unpacked_where_asked_and_owned_as_asked(store: Store) -> None:
+    archive = make_tar({"m": b"1"})
+    with serve({"/a.tar": Page(archive)}) as server:
+        url = f"{server.url}/a.tar"
+        text = f"FROM scratch\nADD {url} /plain/\nADD --unpack=true --chown=5:6 {url} /out/\n"
+        text += f"ADD --chmod=640 --chown=7 {url} /named\n"
+        built = run_build(store, text, executor=no_executor)
+    assert set(built.tree) == {"named", "out", "out/m", "plain", "plain/a.tar"}
+    assert built.read("plain/a.tar") == archive
+    assert (built.tree["out/m"].meta.uid, built.tree["out/m"].meta.gid) == (5, 6)
+    meta = built.tree["named"].meta
+    assert (meta.mode, meta.uid, meta.gid) == (0o640, 7, 7)
+
+
+def test_passwords_of_urls_are_in_no_history_record_event_or_error(
+    store: Store, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    with serve({"/f": Page(b"1")}) as server:
+        url = server.url.replace("//", "//me:secret@")
+        text = f"FROM scratch\nADD {url}/f /f\nADD {url}/absent /g\n"
+        with pytest.raises(FetchError) as caught:
+            run_build(store, text, executor=no_executor, events=events)
+        built = run_build(store, text.partition("ADD " + url + "/absent")[0], executor=no_executor)
+    assert "secret" not in f"{caught.value} {caught.value.hint} {caught.value.excerpt}"
+    assert "xxxxx@" in caught.value.excerpt
+    assert "secret" not in repr(events)
+    assert "secret" not in repr(built.image)
+    store.flush()
+    kept = [path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert kept
+    assert not any(b"secret" in data for data in kept)
+
+
+@pytest.mark.needs_git
+def test_a_repository_is_added_and_cached_by_its_commit(store: Store, tmp_path: Path) -> None:
+    repository = Repository.make(tmp_path / "served/x.git")
+    work = write_files(tmp_path / "work", {"src/a": b"1", "top": b"2"})
+    commit = repository.commit(work)
+    with serve_git(tmp_path / "served") as address:
+        text = f"FROM scratch\nADD --chown=3 {address}/x.git /all\n"
+        text += f"ADD {address}/x.git#{commit}:src /\n"
+        built = run_build(store, text, executor=no_executor)
+        assert set(built.tree) == {"a", "all", "all/src", "all/src/a", "all/top"}
+        assert built.tree["all/top"].meta.uid == 3
+        assert built.tree["a"].meta.mtime_ns == EPOCH_OF_COMMITS_NS
+        assert run_build(store, text, executor=no_executor).outcomes == ["cached", "cached"]
+        repository.commit(write_files(work, {"top": b"3"}))
+        changed = run_build(store, text, executor=no_executor)
+        assert changed.read("all/top") == b"3"
+        assert changed.read("a") == b"1"
+
+
+EPOCH_OF_COMMITS_NS = 1_600_000_000 * 10**9
+
+
+def test_an_archive_is_a_context(store: Store, tmp_path: Path) -> None:
+    with ExitStack() as cleanup:
+        data = make_tar({"a": b"1", ".dockerignore": b"a"}, mtime_s=9)
+        tree = TarTree(io.BytesIO(data), cleanup, directory=tmp_path, description="the archive")
+        built = run_build(store, "FROM scratch\nCOPY . /\n", context=tree, executor=no_executor)
+    assert set(built.tree) == {".dockerignore", "a"}
+    assert built.tree["a"].meta.mtime_ns == 9 * 10**9
+
+
+# Platforms.
+
+
+ARM = Platform(os="linux", architecture="arm", variant="v7")
+
+
+def test_the_image_says_for_which_platform_it_was_built(store: Store) -> None:
+    text = (
+        "FROM scratch\nARG TARGETPLATFORM BUILDPLATFORM\nLABEL t=$TARGETPLATFORM b=$BUILDPLATFORM\n"
+    )
+    built = run_build(store, text, executor=no_executor, platform=ARM)
+    config = built.image.config
+    assert (config.os, config.architecture, config.variant) == ("linux", "arm", "v7")
+    host = name_of(host_platform())
+    assert dict(built.config.labels) == {"t": "linux/arm/v7", "b": host}
+
+
+def test_of_an_index_the_platform_s_image_is_the_base(store: Store) -> None:
+    names = {"linux/arm/v7": ARM, name_of(host_platform()): host_platform()}
+    entries = []
+    for name, platform in names.items():
+        image = make_image(store, "part", {"is": name.encode()}, platform=platform)
+        entries.append(replace(image.descriptor, platform=platform))
+    index = Index(manifests=tuple(entries))
+    with store.blobs.writer() as writer:
+        writer.write(index.encode())
+        info = writer.commit()
+    entry = Descriptor(
+        media_type=index.media_type, digest=info.digest, size_bytes=info.size_bytes,
+        annotations=(("io.containerd.image.name", "docker.io/library/multi:latest"),),
+    )  # fmt: skip
+    store.images.rewrite([entry])
+    text = "FROM --platform=$BUILDPLATFORM multi AS b\nFROM multi\nCOPY --from=b /is /build\n"
+    built = run_build(store, text, executor=no_executor, platform=ARM)
+    assert built.read("is") == b"linux/arm/v7"
+    assert built.read("build") == name_of(host_platform()).encode()
+    assert built.notices == []
+    riscv = Platform(os="linux", architecture="riscv64")
+    with pytest.raises(NotFoundError, match="linux/riscv64"):
+        run_build(store, "FROM multi\n", executor=no_executor, platform=riscv)
+
+
+def test_a_base_for_another_platform_is_told(store: Store) -> None:
+    make_image(store, "base", {"f": b""}, platform=ARM)
+    built = run_build(store, "FROM base\n", executor=no_executor)
+    assert "InvalidBaseImagePlatform" in repr(built.events)
+    assert built.image.config.architecture == "arm"  # nobody said otherwise
+
+
+def test_a_program_of_another_platform_is_not_even_tried(
+    store: Store, fake: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builder.platforms._BINFMT", Path("/nonexistent"))
+    text = "FROM scratch\nCOPY <<EOF /f\nEOF\nRUN true\n"
+    with pytest.raises(ForeignPlatformError) as caught:
+        run_build(store, text, executor=fake, platform=ARM)
+    assert caught.value.excerpt.startswith("Dockerfile:4")
+    assert fake.scripts == []
+
+
+def test_steps_of_one_platform_are_no_hits_for_another(store: Store) -> None:
+    text = "FROM scratch\nCOPY <<EOF /f\nEOF\n"
+    run_build(store, text, executor=no_executor)
+    other = run_build(store, text, executor=no_executor, platform=ARM)
+    assert other.outcomes != ["cached"]
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,26 @@
 """What a build is given: context, Dockerfile, ignore file; and parsing only once."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from zstandard import compress as zstd_compress
 
 import grammar
-from builder.errors import BuilderError, ContextError, UnsupportedFeatureError
+from builder.errors import BuilderError, ContextError
 from builder.inputs import DOCKERFILE_MAX_BYTES, Inputs, parse_remembered, read_beside, read_inputs
+from builder.remote import Remotes
 from grammar import DockerfileError, fingerprint, parse
-from layerstore import Digest, Store
+from layerstore import Digest, Store, TreePath
+from tests.support.servers import Page, Repository, make_tar, serve, serve_git
 from tests.support.sources import Dir, Items, write_files
 
 TEXT = b"FROM scratch\n"
@@ -31,7 +39,12 @@ def inputs_of(
     before = Path.cwd()
     os.chdir(tmp_path)
     try:
-        return read_inputs(path, file, io.BytesIO(stdin))
+        with Store.open(tmp_path / "store") as store, ExitStack() as cleanup:
+            found = read_inputs(path, file, io.BytesIO(stdin), lambda: Remotes(store, cleanup))
+            if isinstance(found.context, Path | None):
+                return found
+            listed = found.context.children(TreePath(""))
+            return replace(found, context=Path(*listed))  # the tree itself is closed from here on
     finally:
         os.chdir(before)
 
@@ -99,7 +112,9 @@ def test_an_empty_ignore_file_beside_the_dockerfile_hides_the_other(tmp_path: Pa
         ({"f": TEXT}, "f", None, "'f' is not a directory"),
         ({}, ".", "absent", "cannot read the Dockerfile 'absent'"),
         ({"d": Dir()}, ".", "d", "cannot read the Dockerfile 'd'"),
-        ({"f": TEXT}, "-", "f", "cannot be standard input when -f names a file"),
+        ({}, "ftp://me:pw@h/x", None, "unsupported context source ftp: ftp://xxxxx@h/x"),
+        ({}, "file:///x.git", None, "unsupported context source file"),
+        ({"f": TEXT}, "-", "f", "it is the Dockerfile, and -f names another"),
         ({"Dockerfile": TEXT, ".dockerignore": Dir()}, ".", None, "cannot read '.dockerignore'"),
     ],
 )
@@ -110,18 +125,116 @@ def test_what_cannot_be_found_is_an_error_that_names_it(
         inputs_of(tmp_path, items, path=path, file=file)
 
 
+def test_a_containerignore_will_do_where_there_is_no_dockerignore(tmp_path: Path) -> None:
+    items: Items = {"Dockerfile": TEXT, ".containerignore": b"podman\n"}
+    assert inputs_of(tmp_path, items).ignore_file == b"podman\n"
+    beside: Items = {"Dockerfile.containerignore": b"beside\n"}
+    assert inputs_of(tmp_path, beside).ignore_file == b"beside\n"
+    assert inputs_of(tmp_path, {".dockerignore": b"x\n"}).ignore_file == b"beside\n"
+
+
+# Archives on standard input.
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": zstd_compress,
+}
+
+
+def packed(items: Items, compression: str = "") -> bytes:
+    """An archive of files, by another program's hand."""
+    data = make_tar(
+        {name: content for name, content in items.items() if isinstance(content, bytes)}
+    )
+    return COMPRESS[compression](data) if compression else data
+
+
+CONTEXT: Items = {"Dockerfile": TEXT, "a": b"1", "sub/other": b"FROM b\n", ".dockerignore": b"a\n"}
+
+
+@pytest.mark.parametrize("compression", ["", *COMPRESS])
+def test_an_archive_on_standard_input_is_the_context(tmp_path: Path, compression: str) -> None:
+    found = inputs_of(tmp_path, {}, path="-", stdin=packed(CONTEXT, compression))
+    assert (found.name, found.text) == ("Dockerfile", TEXT)
+    assert found.context == Path(".dockerignore", "Dockerfile", "a", "sub")
+    assert found.ignore_file is None  # as in BuildKit: ignore files are for directories
+
+
+def test_the_dockerfile_is_named_inside_an_archive(tmp_path: Path) -> None:
+    found = inputs_of(tmp_path, {}, path="-", file="sub/other", stdin=packed(CONTEXT))
+    assert (found.name, found.text) == ("sub/other", b"FROM b\n")
+
+
 @pytest.mark.parametrize(
-    "path", ["https://example.org/x.git", "git@example.org:x.git", "github.com/x/y", "SSH://x/y"]
+    ("items", "file", "said", "hint"),
+    [
+        (CONTEXT, "sub/othr", "'sub/othr': not in the build context", "sub/other"),
+        ({"a": b""}, None, "no Dockerfile in the build context", "-f"),
+        (CONTEXT, "-", "can't use stdin for both", ""),
+        ({"../Dockerfile": TEXT}, None, "leaves the root", ""),
+        ({"a/.wh.b": b""}, None, "whiteout", ""),
+    ],
 )
-def test_remote_contexts_are_refused_by_name(tmp_path: Path, path: str) -> None:
-    with pytest.raises(UnsupportedFeatureError, match="remote build context"):
-        inputs_of(tmp_path, {}, path=path)
+def test_what_is_wrong_with_an_archive_is_an_error_that_says_it(
+    tmp_path: Path, items: Items, file: str | None, said: str, hint: str
+) -> None:
+    with pytest.raises(ContextError, match=said) as caught:
+        inputs_of(tmp_path, {}, path="-", file=file, stdin=packed(items))
+    assert hint in caught.value.hint
 
 
-def test_a_context_as_a_tar_on_standard_input_is_refused_by_name(tmp_path: Path) -> None:
-    for data in (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\0" * 257 + b"ustar\0"):
-        with pytest.raises(UnsupportedFeatureError, match="tar archive on standard input"):
-            inputs_of(tmp_path, {}, path="-", stdin=data)
+def test_a_damaged_archive_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    large = packed({"large": os.urandom(3 << 20)}, "gz")
+    with pytest.raises(ContextError, match="the build context"):
+        inputs_of(tmp_path, {}, path="-", stdin=large[: len(large) // 2])
+    assert list((tmp_path / "store/lamina/tmp").iterdir()) == []
+
+
+# URLs.
+
+
+def test_a_url_of_an_archive_is_the_context(tmp_path: Path) -> None:
+    with serve({"/c.tar.gz": Page(packed(CONTEXT, "gz"))}) as server:
+        found = inputs_of(tmp_path, {}, path=f"{server.url}/c.tar.gz", file="sub/other")
+    assert (found.name, found.text) == ("sub/other", b"FROM b\n")
+    assert found.context == Path(".dockerignore", "Dockerfile", "a", "sub")
+
+
+def test_a_url_of_something_else_is_the_dockerfile_and_the_context_that_alone(
+    tmp_path: Path,
+) -> None:
+    with serve({"/df": Page(TEXT)}) as server:
+        address = server.url.replace("//", "//me:secret@")
+        found = inputs_of(tmp_path, {}, path=f"{address}/df")
+        assert found.text == TEXT
+        assert found.context == Path("context")
+        assert found.name == f"{server.url.replace('//', '//xxxxx@')}/df"
+        with pytest.raises(ContextError, match="no archive") as caught:
+            inputs_of(tmp_path, {}, path=f"{address}/df", file="x")
+    assert "secret" not in str(caught.value)
+
+
+def test_the_dockerfile_alone_may_be_at_a_url(tmp_path: Path) -> None:
+    with serve({"/df": Page(TEXT)}) as server:
+        found = inputs_of(tmp_path, {"app/a": b""}, path="app", file=f"{server.url}/df")
+    assert (found.text, found.context) == (TEXT, Path("app"))
+
+
+@pytest.mark.needs_git
+def test_a_repository_is_the_context(tmp_path: Path) -> None:
+    repository = Repository.make(tmp_path / "served/x.git")
+    work = write_files(tmp_path / "work", {"Dockerfile": TEXT, "sub/Dockerfile": b"FROM b\n"})
+    repository.commit(work)
+    with serve_git(tmp_path / "served") as address:
+        whole = inputs_of(tmp_path, {}, path=f"{address}/x.git")
+        assert (whole.text, whole.context) == (TEXT, Path("Dockerfile", "sub"))
+        below = inputs_of(tmp_path, {}, path=f"{address}/x.git#main:sub")
+        assert (below.text, below.context) == (b"FROM b\n", Path("Dockerfile"))
+        kept = inputs_of(tmp_path, {}, path=f"{address}/x.git?keep-git-dir=1")
+        assert kept.context == Path(".git", "Dockerfile", "sub")
 
 
 def test_a_dockerfile_has_a_bounded_size(tmp_path: Path) -> None:
@@ -171,6 +284,15 @@ def test_a_remembered_text_is_not_parsed_again(
     for other in (inputs(FULL + b"\n"), inputs(FULL, name="other")):
         with pytest.raises(AssertionError, match="parsed again"):
             parse_remembered(other, store.cache)
+
+
+def test_a_text_with_a_password_is_not_remembered(store: Store, tmp_path: Path) -> None:
+    for number, address in enumerate((b"http://me:secret@h", b"http://h")):
+        text = b"FROM scratch\nADD %s/found-again /\n" % address
+        parse_remembered(inputs(text), store.cache)
+        store.flush()
+        kept = [path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()]
+        assert any(b"found-again" in data for data in kept) == bool(number)
 
 
 def test_the_name_in_messages_is_part_of_what_is_remembered(store: Store) -> None:

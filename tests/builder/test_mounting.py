@@ -12,7 +12,7 @@ import pytest
 from builder.context import ContextTree
 from builder.errors import LoweringError, MissingGrantError
 from builder.ignorefile import NO_RULES, IgnoreRules, parse_ignore_file
-from builder.mounting import Grants, OpenedMounts, open_mounts
+from builder.mounting import Grants, OpenedMounts, is_as_keyed, open_mounts
 from builder.sandbox import BindMount, FileMount, OverlayMount, TmpfsMount
 from builder.schedule import Later, run_one
 from builder.sources import LayerTree, SourceTree, select
@@ -189,6 +189,32 @@ class TestSources:
         (mount,) = bench.open(mount_of(DictTree(ITEMS), "g")).mounts
         assert isinstance(mount, BindMount)
         assert (mount.source / mount.source_beneath).read_bytes() == b"other"
+
+
+class TestChanges:
+    """A context that is shown as it is can change while the program looks at it."""
+
+    @pytest.mark.needs_root
+    def test_a_change_of_what_is_shown_is_noticed(self, bench: Bench, tmp_path: Path) -> None:
+        tree = context(tmp_path / "context", ITEMS, bench.cleanup)
+        mounts = [mount_of(tree, "d"), mount_of(tree, "g")]
+        assert is_as_keyed(mounts)
+        os.utime(tmp_path / "context/g", (1, 1))
+        assert is_as_keyed(mounts[:1])
+        assert not is_as_keyed(mounts)
+
+    @pytest.mark.needs_root
+    def test_of_what_was_copied_nothing_can_change(self, bench: Bench, tmp_path: Path) -> None:
+        rules = parse_ignore_file(b"d/same\n")
+        tree = context(tmp_path / "context", ITEMS, bench.cleanup, rules)
+        mounts = [mount_of(tree, "d"), mount_of(tree, "g", read_only=False)]
+        for name in ("d/f", "g"):
+            os.utime(tmp_path / "context" / name, (1, 1))
+        assert is_as_keyed(mounts)
+
+    def test_other_sources_never_change(self, bench: Bench, store: Store) -> None:
+        layers = LayerTree((make_layer(store, ITEMS),), store.layers, description="base")
+        assert is_as_keyed([mount_of(layers, "d"), mount_of(DictTree(ITEMS), "d"), cache()])
 
 
 class TestCaches:

@@ -197,6 +197,8 @@ def test_a_directory_is_no_file_and_a_file_no_directory(out: Path) -> None:
     for kind in ("tar", "oci", "docker"):
         with pytest.raises(OutputError, match="is a directory"):
             parse_outputs([f"type={kind},dest={out}"])
+    with pytest.raises(OutputError, match="there is no directory"):
+        parse_outputs([f"type=tar,dest={out}/missing/f"])
 
 
 @pytest.mark.parametrize("text", ["-", "type=tar", "type=oci", "type=docker,dest=-"])
@@ -371,10 +373,28 @@ def test_encoding_twice_gives_the_same_digest(store: Store) -> None:
     assert built(store, encoding=encoding).digest == built(store, encoding=encoding).digest
 
 
-def test_an_image_that_is_for_outputs_alone_is_not_listed(store: Store) -> None:
+def test_an_image_that_is_for_outputs_alone_leaves_nothing_but_layers(
+    store: Store, out: Path
+) -> None:
     before = [record.names for record in store.images.list()]
-    built(store, tag="it", keep=False)
+    documents = set(store.blobs.digests())
+    build = built(store, tag="it", keep=False)
+    image, _, _ = write(store, build, f"type=oci,dest={out}/f", f"type=docker,dest={out}/g")
+    assert image is not None
+    assert image.descriptor == build.image.descriptor
+    store.flush()
     assert [record.names for record in store.images.list()] == before
+    new = set(store.blobs.digests()) - documents
+    assert new == {layer.descriptor.digest for layer in build.image.layers[1:]}
+    assert findings(store) == []
+
+
+def test_an_image_that_is_there_already_stays(store: Store) -> None:
+    kept = built(store, tag="it")
+    assert built(store, keep=False).digest == kept.digest
+    store.flush()
+    assert store.images.resolve("it").descriptor == kept.image.descriptor
+    assert findings(store) == []
 
 
 def test_a_file_that_cannot_be_written_whole_is_as_it_was(store: Store, out: Path) -> None:

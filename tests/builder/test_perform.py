@@ -590,6 +590,12 @@ def test_secrets_reach_the_program(store: Store, executor: FakeExecutor) -> None
     assert bench.output == [("stdout", b"a-long-secret\n")]
 
 
+def test_a_secret_hides_a_variable_of_its_name(store: Store, executor: FakeExecutor) -> None:
+    bench = Bench(store, executor, grants=Grants(secrets={"token": b"a-long-secret"}))
+    bench.do(script("true", env=("A=1", "TOKEN=x"), secret_env=("B=2",), mounts=(SECRET,)))
+    assert asked_for(executor).program.env == ("A=1", "B=2", "TOKEN=a-long-secret")
+
+
 def test_a_secret_that_is_not_given_is_an_error(store: Store, executor: FakeExecutor) -> None:
     with pytest.raises(MissingGrantError):
         Bench(store, executor).do(script("true", mounts=(SECRET,)))

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.errors import PlanError, UnknownTargetError
-from builder.plan import BuildPlan, ImageBase, ScratchBase, StageBase, plan
+from builder.errors import PlanError, StageOrderError, UnknownTargetError
+from builder.plan import BuildPlan, ContextBase, ImageBase, ScratchBase, StageBase, plan
 from grammar import Dockerfile, DockerfileError, parse
-from layerstore import Platform
+from layerstore import Platform, host_platform
 from tests.support.growth import LINEAR, growth
 
 AMD = Platform(os="linux", architecture="amd64")
@@ -193,11 +193,28 @@ def test_needs_reach_through_stages() -> None:
     assert needed(text) == [0, 1, 3]
 
 
-def test_a_stage_can_not_need_itself_or_one_below() -> None:
-    text = "FROM scratch AS a\nCOPY --from=a / /\nCOPY --from=b / /\nFROM scratch AS b\n"
-    made = planned(text, target="a")
-    assert made.stages[0].needs == frozenset()
-    assert made.stages[0].visible == {}
+@pytest.mark.parametrize(
+    ("instruction", "said"),
+    [
+        ("COPY --from=a / /", "circular dependency detected on stage: a"),
+        ("COPY --from=0 / /", "circular dependency detected on stage: 0"),
+        ("COPY --from=B / /", "cannot copy from stage 'B', it needs to be defined before"),
+        ("COPY --from=1 / /", "cannot copy from stage '1'"),
+        ("RUN --mount=from=b true", "cannot copy from stage 'b'"),
+    ],
+)
+def test_a_stage_can_not_need_itself_or_one_below(instruction: str, said: str) -> None:
+    text = f"FROM scratch AS a\n{instruction}\nFROM scratch AS b\n"
+    assert planned(text).needed == {1}  # nobody asks for the bad one
+    with pytest.raises(StageOrderError, match=said) as caught:
+        planned(text, target="a")
+    assert caught.value.span is not None
+    assert caught.value.span.start_line == 2
+
+
+def test_a_name_that_is_used_again_below_means_the_one_above() -> None:
+    text = "FROM scratch AS a\nFROM scratch\nCOPY --from=a / /\nFROM scratch AS a\n"
+    assert planned(text, target="1").needed == {0, 1}
 
 
 def test_a_trigger_needs_nothing_before_it_fires() -> None:
@@ -237,15 +254,17 @@ def test_an_unknown_target_is_an_error_that_helps(text: str, target: str, hint: 
 
 STAGES = st.lists(
     st.lists(st.integers(0, 6), max_size=3), min_size=1, max_size=6
-)  # for each stage the numbers it copies from; those not above it are images
+)  # for each stage the numbers it copies from; those beyond the last are images
 
 
 @settings(max_examples=60, deadline=None)
 @given(stages=STAGES, choice=st.integers(0, 5))
 def test_what_is_needed_is_what_can_be_reached(stages: list[list[int]], choice: int) -> None:
+    size = len(stages)
     text = "".join(
-        "FROM scratch\n" + "".join(f"COPY --from={number} / /\n" for number in numbers)
-        for numbers in stages
+        "FROM scratch\n"
+        + "".join(f"COPY --from={number} / /\n" for number in numbers if not index <= number < size)
+        for index, numbers in enumerate(stages)
     )
     target = choice % len(stages)
     reached = {target}
@@ -254,6 +273,75 @@ def test_what_is_needed_is_what_can_be_reached(stages: list[list[int]], choice: 
             reached.update(number for number in stages[index] if number < index)
     made: Mapping[int, object] = dict.fromkeys(needed(text, str(target)))
     assert set(made) == reached
+
+
+# Platforms.
+
+
+def platforms(made: BuildPlan) -> list[str]:
+    return [str(stage.platform) for stage in made.stages]
+
+
+def test_a_stage_is_for_the_platform_of_its_from_or_of_the_build() -> None:
+    text = "ARG P=arm64\nFROM --platform=linux/$P a\nFROM --platform=$TARGETPLATFORM b\nFROM c\n"
+    assert platforms(planned(text)) == ["linux/arm64", "linux/amd64", "linux/amd64"]
+
+
+def test_build_and_target_platforms_are_told_apart() -> None:
+    made = plan(
+        parse("FROM --platform=$BUILDPLATFORM a\nFROM b\n"),
+        target="",
+        build_args={},
+        platform=Platform(os="linux", architecture="arm", variant="v7"),
+    )
+    assert platforms(made) == [str(host_platform()), "linux/arm/v7"]
+    assert made.global_args["TARGETVARIANT"] == "v7"
+    assert made.global_args["BUILDARCH"] == host_platform().architecture
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("FROM --platform=linux/vax a\n", "unknown operating system or architecture"),
+        ("FROM --platform=$NONE a\n", "empty platform value from expression"),
+    ],
+)
+def test_a_platform_that_makes_no_sense_is_an_error_at_its_from(text: str, said: str) -> None:
+    with pytest.raises(PlanError, match=said) as caught:
+        planned("# comment\n" + text)
+    assert caught.value.span is not None
+    assert caught.value.span.start_line == 2
+
+
+# Named contexts.
+
+
+def with_contexts(text: str, *contexts: str) -> BuildPlan:
+    return plan(parse(text), target="", build_args={}, platform=AMD, contexts=contexts)
+
+
+def test_a_named_context_takes_the_place_of_an_image() -> None:
+    made = with_contexts("FROM alpine:3\nFROM docker.io/library/busybox:latest\n", "busybox")
+    assert bases(made) == [ImageBase(name="alpine:3"), ContextBase(name="busybox")]
+    assert bases(with_contexts("FROM busybox\n", "busybox")) == [ContextBase(name="busybox")]
+
+
+def test_a_named_context_takes_the_place_of_a_stage_with_all_that_it_does() -> None:
+    text = "FROM a AS x\nFROM a AS Build\nCOPY --from=x / /\nFROM build\n"
+    made = with_contexts(text, "build")
+    assert bases(made)[1:] == [ContextBase(name="build"), StageBase(index=1)]
+    assert made.stages[1].instructions == ()
+    assert made.needed == {1, 2}
+
+
+def test_what_is_only_copied_from_a_named_context_needs_no_stage() -> None:
+    made = with_contexts("FROM a AS build\nFROM scratch\nCOPY --from=build / /\n", "build")
+    assert made.needed == {1}
+
+
+def test_stages_above_hide_named_contexts_of_the_names_of_images() -> None:
+    made = with_contexts("FROM a\nFROM scratch AS b\nFROM b\n", "a")
+    assert bases(made) == [ContextBase(name="a"), ScratchBase(), StageBase(index=1)]
 
 
 # Many stages.
@@ -299,3 +387,19 @@ def test_what_a_stage_sees_is_a_table_of_those_above() -> None:
         {"0": 0, "x": 0, "1": 1, "y": 1},
         {"0": 0, "x": 2, "1": 1, "y": 1, "2": 2},
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(("build",), True), (("BUILD",), True), (("0",), True), (("x", "build"), True),
+     ((), False), (("",), False), (("1",), False), (("buil",), False)],
+)  # fmt: skip
+def test_a_stage_is_called_by_its_name_or_number(names: tuple[str, ...], expected: bool) -> None:
+    stage = planned("FROM scratch AS Build\nFROM scratch\n").stages[0]
+    assert stage.is_one_of(names) is expected
+
+
+def test_a_stage_without_a_name_has_its_number_alone() -> None:
+    stage = planned("FROM scratch AS a\nFROM scratch\n").stages[1]
+    assert stage.is_one_of(("1",))
+    assert not stage.is_one_of(("", "stage-1"))

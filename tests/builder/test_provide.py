@@ -14,8 +14,19 @@ from builder.plan import plan
 from builder.provide import Provider
 from builder.sources import SourceTree
 from builder.state import StageState
-from layerstore import NotFoundError, Store, TreePath, host_platform
+from layerstore import (
+    Export,
+    Image,
+    MalformedDocumentError,
+    NotFoundError,
+    Reference,
+    Store,
+    TreePath,
+    host_platform,
+    save_images,
+)
 from tests.support.images import dockerfile, make_image
+from tests.support.servers import Page, Repository, make_tar, serve, serve_git
 from tests.support.sources import File, write_files
 
 TWO_STAGES = "FROM scratch AS first\nFROM scratch AS second\n"
@@ -133,3 +144,96 @@ def test_digests_of_the_context_are_remembered_for_the_next_build(
         read.append(tree.files_read)
         asked.provider.remember()
     assert read == [1, 0]
+
+
+# Named contexts.
+
+
+def test_a_directory_is_a_context_with_its_own_ignore_file(
+    store: Store, cleanup: ExitStack, tmp_path: Path
+) -> None:
+    named = write_files(tmp_path / "n", {"a": b"", "b": b"", ".dockerignore": b"b\n"})
+    asked = Asked(store, cleanup, TWO_STAGES, contexts={"Other": str(named)})
+    assert names(asked.tree("other")) == [".dockerignore", "a"]
+    assert asked.tree("other").description == "the build context 'other'"
+
+
+def test_a_context_comes_before_stages_and_images(
+    store: Store, cleanup: ExitStack, tmp_path: Path
+) -> None:
+    make_image(store, "busybox", {"image": b""})
+    named = str(write_files(tmp_path / "n", {"named": b""}))
+    contexts = {"first": named, "docker.io/library/busybox:latest": named}
+    asked = Asked(store, cleanup, TWO_STAGES, contexts=contexts)
+    assert names(asked.tree("first")) == names(asked.tree("busybox")) == ["named"]
+    assert asked.finished == []
+
+
+def test_an_image_of_the_store_is_a_context(store: Store, cleanup: ExitStack) -> None:
+    image = make_image(store, "base:1", {"from-image": b""})
+    asked = Asked(store, cleanup, TWO_STAGES, contexts={"x": "docker-image://base:1"})
+    assert names(asked.tree("x")) == ["from-image"]
+    found = asked.provider.context("x", host_platform())
+    assert isinstance(found, Image)
+    assert found.id == image.id
+
+
+def test_scratch_is_an_empty_context(store: Store, cleanup: ExitStack) -> None:
+    asked = Asked(store, cleanup, TWO_STAGES, contexts={"x": "docker-image://scratch"})
+    assert names(asked.tree("x")) == []
+    assert asked.provider.context("x", host_platform()) is None
+
+
+@pytest.mark.parametrize("which", ["", ":1", "@"])
+def test_an_oci_layout_is_a_context(
+    store: Store, cleanup: ExitStack, tmp_path: Path, which: str
+) -> None:
+    with Store.open(tmp_path / "other") as other:
+        image = make_image(other, "base:1", {"from-layout": b""})
+        export = Export(image=image, names=(Reference.parse("base:1"),))
+        save_images(other, [export], tmp_path / "layout", format="oci-dir")
+    which += image.descriptor.digest if which == "@" else ""
+    contexts = {"x": f"oci-layout://{tmp_path / 'layout'}{which}"}
+    asked = Asked(store, cleanup, TWO_STAGES, contexts=contexts)
+    assert names(asked.tree("x")) == ["from-layout"]
+    assert store.images.entries() == []  # nobody asked for a name
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "said"),
+    [
+        ("/nowhere", ContextError, "does not exist"),
+        ("/etc/passwd", ContextError, "is not a directory"),
+        ("target:x", ContextError, "does not exist"),
+        ("s3://bucket", ContextError, "unsupported context source s3"),
+        ("oci-layout:///nowhere:1", ContextError, "'/nowhere' is not a directory"),
+        ("oci-layout:///etc", MalformedDocumentError, "not an OCI image layout"),
+        ("docker-image://nosuch", NotFoundError, "nosuch"),
+    ],
+)
+def test_a_context_that_is_not_there_is_an_error(
+    store: Store, cleanup: ExitStack, value: str, error: type[Exception], said: str
+) -> None:
+    asked = Asked(store, cleanup, TWO_STAGES, contexts={"x": value})
+    with pytest.raises(error, match=said):
+        asked.tree("x")
+
+
+def test_an_archive_behind_a_url_is_unpacked_and_a_file_is_called_context(
+    store: Store, cleanup: ExitStack
+) -> None:
+    with serve({"/a.tar": Page(make_tar({"member": b"m"})), "/f": Page(b"plain")}) as server:
+        contexts = {"tar": f"{server.url}/a.tar", "file": f"{server.url}/f"}
+        asked = Asked(store, cleanup, TWO_STAGES, contexts=contexts)
+        assert names(asked.tree("tar")) == ["member"]
+        assert names(asked.tree("file")) == ["context"]
+        assert asked.tree("tar") is asked.tree("tar")
+
+
+@pytest.mark.needs_git
+def test_a_repository_is_a_context(store: Store, cleanup: ExitStack, tmp_path: Path) -> None:
+    repository = Repository.make(tmp_path / "served/x.git")
+    repository.commit(write_files(tmp_path / "work", {"d/f": b"f"}))
+    with serve_git(tmp_path / "served") as address:
+        asked = Asked(store, cleanup, TWO_STAGES, contexts={"x": f"{address}/x.git#main:d"})
+        assert names(asked.tree("x")) == ["f"]

@@ -6,7 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from builder.record import BuildRecord, StepRecord, of_image, read_all, write
+from builder.explain import Difference, Explanation
+from builder.record import (
+    BaseRecord,
+    BuildRecord,
+    NoSuchBuildError,
+    StepLog,
+    StepRecord,
+    log_of,
+    of_image,
+    of_name,
+    of_place,
+    read_all,
+    remove,
+    write,
+)
 
 STEP = StepRecord(
     instruction="RUN make",
@@ -122,3 +136,162 @@ def test_other_files_beside_the_records_are_no_records(tmp_path: Path) -> None:
     (tmp_path / "directory.json").mkdir()
     write(RECORD, tmp_path)
     assert read_all(tmp_path) == [RECORD]
+
+
+EXPLAINED = replace(
+    STEP,
+    reason="a changed",
+    explanation=Explanation(
+        cause="changed",
+        nearest="sha256:" + "9" * 64,
+        differences=(Difference(kind="file", name="a\udcff", old="1", new="2"),),
+        more_differences=3,
+    ),
+)
+
+
+def test_explanations_and_bases_come_back_as_they_were_written(tmp_path: Path) -> None:
+    bases = (BaseRecord("build", 1, "busybox", "sha256:5"), BaseRecord("last", 4, "build", ""))
+    record = replace(RECORD, steps=(EXPLAINED, STEP), bases=bases, place="/c/Dockerfile")
+    write(record, tmp_path)
+    assert read_all(tmp_path) == [record]
+
+
+def test_a_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    document = asdict(RECORD)
+    for name in ("place", "context", "bases"):
+        del document[name]
+    old = ("instruction", "line", "stage", "outcome", "reason", "key", "layer", "seconds")
+    document["steps"] = [{name: step[name] for name in old} for step in document["steps"]]
+    (tmp_path / f"{RECORD.id}.json").write_text(json.dumps(document))
+    assert read_all(tmp_path) == [RECORD]
+
+
+@pytest.mark.parametrize(
+    "explanation", [5, [], {}, {"cause": "x"}, {"differences": 1}, {"differences": [{"a": 1}]}]
+)
+def test_a_damaged_explanation_is_a_damaged_record(tmp_path: Path, explanation: object) -> None:
+    document = json.loads(json.dumps(asdict(RECORD)))
+    document["steps"][0]["explanation"] = explanation
+    (tmp_path / f"{RECORD.id}.json").write_text(json.dumps(document))
+    assert read_all(tmp_path) == []
+
+
+# Logs.
+
+
+def test_a_log_is_read_step_by_step(tmp_path: Path) -> None:
+    first = replace(STEP, log_offset=0, log_bytes=4)
+    second = replace(STEP, log_offset=4, log_bytes=6)
+    write(RECORD, tmp_path, b"one\ntwo\n\xff\n")
+    assert log_of(RECORD, first, tmp_path) == b"one\n"
+    assert log_of(RECORD, second, tmp_path) == b"two\n\xff\n"
+    assert log_of(RECORD, STEP, tmp_path) == b""
+    remove(RECORD.id, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert log_of(RECORD, first, tmp_path) == b""
+
+
+def test_the_logs_of_old_records_go_with_them(tmp_path: Path) -> None:
+    for number in range(203):
+        (tmp_path / f"{number:013d}-7.json").write_text("{}")
+        (tmp_path / f"{number:013d}-7.log").write_text("log")
+    write(numbered(999), tmp_path, b"log")
+    assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.glob("*.log"))) == 200
+
+
+@pytest.mark.parametrize("piece", [1, 1000, 100_000])
+def test_a_short_log_is_kept_whole(piece: int) -> None:
+    data = bytes(range(256)) * 800
+    log = StepLog()
+    for start in range(0, len(data), piece):
+        log.add(data[start : start + piece])
+    assert log.data() == data
+    assert log.data() == data
+
+
+def test_of_a_long_log_the_beginning_and_the_end_are_kept() -> None:
+    log = StepLog()
+    for number in range(200_000):
+        log.add(b"line %06d\n" % number)
+    text = log.data()
+    assert len(text) < 300 << 10
+    assert text.startswith(b"line 000000\n")
+    assert text.endswith(b"line 199999\n")
+    left_out = 200_000 * 12 - 2 * (128 << 10)
+    assert b"\n[%d bytes left out]\n" % left_out in text
+
+
+# Finding one.
+
+
+def test_a_record_is_found_by_its_id_or_a_beginning_of_it(tmp_path: Path) -> None:
+    for number in (1, 20, 21):
+        write(numbered(number), tmp_path)
+    assert of_name(f"{1:013d}-7", tmp_path).image_id == "image-1"
+    assert of_name(f"{20:013d}", tmp_path).image_id == "image-20"
+    with pytest.raises(NoSuchBuildError, match="several builds begin with this: 000"):
+        of_name("000", tmp_path)
+    with pytest.raises(NoSuchBuildError, match="no such build: 1"):
+        of_name("1", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "image"), [("^0", "image-3"), ("^1", "image-2"), ("^", "image-2"), ("^2", "image-1")]
+)
+def test_a_record_is_found_by_how_many_came_after_it(tmp_path: Path, name: str, image: str) -> None:
+    for number in (1, 2, 3):
+        write(numbered(number), tmp_path)
+    assert of_name(name, tmp_path).image_id == image
+
+
+@pytest.mark.parametrize("name", ["^3", "^x", "^-1", "^²", "nothing", "../x", "*"])
+def test_what_is_not_there_is_an_error(tmp_path: Path, name: str) -> None:
+    for number in (1, 2, 3):
+        write(numbered(number), tmp_path)
+    with pytest.raises(NoSuchBuildError, match="no such build"):
+        of_name(name, tmp_path)
+    with pytest.raises(NoSuchBuildError):
+        of_name(name, tmp_path / "absent")
+
+
+def test_a_record_that_is_damaged_is_told_when_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "0000000000001-7.json").write_text("{")
+    with pytest.raises(NoSuchBuildError, match="cannot be read"):
+        of_name("^0", tmp_path)
+
+
+def test_the_last_build_of_a_dockerfile_and_target_is_found(tmp_path: Path) -> None:
+    for number, (place, context, target) in enumerate(
+        [("/a", "/c", ""), ("/b", "/c", ""), ("/a", "/c", "t"), ("-", "/c", ""), ("-", "/d", "")]
+    ):
+        record = replace(numbered(number), place=place, context=context, target=target)
+        write(record, tmp_path)
+
+    def found(place: str, context: str, target: str) -> str:
+        record = of_place(place, context, target, tmp_path)
+        return "" if record is None else record.image_id
+
+    assert found("/a", "/other", "") == "image-0"
+    assert found("/a", "/c", "t") == "image-2"
+    assert found("-", "/c", "") == "image-3"
+    assert found("-", "/d", "") == "image-4"
+    assert found("-", "/x", "") == ""
+    assert found("/a", "/c", "x") == ""
+    assert of_place("/a", "/c", "", tmp_path / "absent") is None
+
+
+def test_what_is_as_usual_takes_no_room(tmp_path: Path) -> None:
+    write(RECORD, tmp_path)
+    document = json.loads((tmp_path / f"{RECORD.id}.json").read_text())
+    assert "place" not in document
+    assert document["steps"][0] == {
+        "instruction": "RUN make",
+        "line": 3,
+        "stage": "build",
+        "outcome": "executed",
+        "reason": "",
+        "key": STEP.key,
+        "layer": STEP.layer,
+        "seconds": 1.25,
+    }

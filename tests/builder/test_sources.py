@@ -10,8 +10,21 @@ from hypothesis import strategies as st
 
 from builder.context import ContextTree
 from builder.filters import Filter, exclusion, inclusion
-from builder.sources import LayerTree, Selection, SourceLoopError, matches, resolve, select, walk
-from layerstore import Layer, Meta, Opaque, PutFile, Remove, Store, TreePath
+from builder.sources import (
+    FileTree,
+    LayerTree,
+    LazyTree,
+    Selection,
+    SourceLoopError,
+    SourceTree,
+    digest_of,
+    matches,
+    newest_file_s,
+    resolve,
+    select,
+    walk,
+)
+from layerstore import Digest, Layer, Meta, Opaque, PutFile, Remove, Store, TreePath
 from tests.support.layers import bytes_of, changes_of, make_layer
 from tests.support.sources import (
     LONG_AGO_S,
@@ -478,6 +491,46 @@ def test_no_layers_are_an_empty_directory(store: Store) -> None:
     assert top is not None
     assert top.kind == "dir"
     assert tree.children(TreePath("")) == []
+
+
+# Trees of one file, and trees that are opened late.
+
+
+def test_one_file_is_a_tree() -> None:
+    tree = FileTree("f", Meta(0o600, mtime_ns=5), 4, lambda: iter([b"te", b"xt"]), description="x")
+    assert [path for path, _, _ in walk(tree, TreePath(""))] == ["f"]
+    entry = tree.get(TreePath("f"))
+    assert entry is not None
+    assert (entry.meta.mode, entry.size_bytes) == (0o600, 4)
+    assert tree.digest(entry) == Digest.of(b"text") == digest_of(b"text")
+    assert bytes_of(tree.content(entry)) == b"text"
+    assert tree.get(TreePath("g")) is None
+    assert tree.children(TreePath("f")) == []
+    assert tree.description == "x"
+
+
+def test_a_lazy_tree_is_opened_when_it_is_looked_into_and_once() -> None:
+    opened: list[DictTree] = []
+
+    def open_tree() -> SourceTree:
+        opened.append(DictTree({"d/f": b"1"}))
+        return opened[-1]
+
+    tree = LazyTree(open_tree, description="far away")
+    assert tree.description == "far away"
+    assert opened == []
+    assert tree.children(TreePath("d")) == ["f"]
+    entry = tree.get(TreePath("d/f"))
+    assert entry is not None
+    assert tree.digest(entry) == Digest.of(b"1")
+    assert tree.content(entry) == b"1"
+    assert len(opened) == 1
+
+
+def test_the_newest_file_counts_and_directories_do_not() -> None:
+    tree = DictTree({"a": File(mtime_s=1), "d": Dir(mtime_s=9), "d/b": File(mtime_s=3)})
+    assert newest_file_s(tree) == 3
+    assert newest_file_s(DictTree({"d": Dir()})) is None
 
 
 def test_all_of_a_stack_is_known_by_what_its_layers_hold(store: Store) -> None:

@@ -8,6 +8,7 @@ import pytest
 from builder.errors import PlanError
 from builder.squash import Squash, squashed
 from builder.state import StageState
+from builder.timetravel import resolve
 from layerstore import Store
 from tests.support.executors import FakeExecutor
 from tests.support.images import EPOCH, Built, make_image, run_build
@@ -176,3 +177,14 @@ def test_the_chain_id_is_that_of_the_new_stack(store: Store) -> None:
         squashed(state, Squash(), store).chain_id
         == squashed(state, Squash(), store).layers[0].diff_id
     )
+
+
+def test_a_squashed_image_still_has_its_moments(store: Store) -> None:
+    """They are of the steps' own layers, which are in the cache."""
+    squashed = run_build(store, TEXT, executor=FakeExecutor(), tag="it", squash=Squash())
+    store.flush()
+    moment = resolve(store, "it@2")
+    assert "one" in {node.entry.path for node in store.layers.tree(moment.layers).walk()}
+    assert moment.layers[:2] == squashed.image.layers[:2]
+    assert resolve(store, "it@L5").layers[-1].diff_id != squashed.image.layers[-1].diff_id
+    assert resolve(store, "it@5").descriptor == squashed.image.descriptor

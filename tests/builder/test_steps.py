@@ -84,7 +84,7 @@ COMPARED = {
     MakeDirectory: {"path", "user"},
     InlineFile: {"name", "content"},
     CopyFiles: {"selections", "inline", "destination", "chown", "chmod", "unpack"},
-    Selection: {"name", "kind", "digest"},
+    Selection: {"name", "kind", "digest", "unpacks"},
 }
 
 
@@ -141,6 +141,7 @@ def test_contents_are_in_a_document_by_digest() -> None:
                     "name": "f",
                     "kind": "file",
                     "digest": str(Digest.of(b"1")),
+                    "unpacks": None,
                 }
             ],
             "inline": [{"type": "InlineFile", "name": "EOF", "content": str(Digest.of(b"text"))}],

@@ -194,6 +194,21 @@ def test_labels_of_the_command_line_are_on_every_moment(store: Store) -> None:
     assert resolve(store, "app@1").config.config.labels == (("a", "b"),)
 
 
+def test_instructions_of_the_stages_below_count_too(store: Store) -> None:
+    text = (
+        "FROM base AS a\nRUN echo a > /f\nFROM base AS other\nRUN echo o > /f\n"
+        "FROM a AS b\nRUN echo b > /f\nFROM b\n"
+    )
+    run_build(store, text, executor=FakeExecutor(), tag="app:latest")
+    assert base_count(store.cache, store.images.resolve("app")) == 2
+    assert [content(store, resolve(store, f"app@{number}")) for number in range(3)] == [
+        None,
+        "a\n",
+        "b\n",
+    ]
+    assert content(store, resolve(store, "app@L3")) == "a\n"
+
+
 def test_triggers_of_the_base_are_instructions(store: Store) -> None:
     fake = FakeExecutor()
     run_build(store, "FROM base\nONBUILD RUN echo t > /f\n", executor=fake, tag="onbuild:latest")

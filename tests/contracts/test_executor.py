@@ -109,6 +109,32 @@ class TestStatus:
             assert Path(f"/proc/{running.init_pid}").is_dir()
 
 
+class TestUsage:
+    def test_processor_time_is_told(self, bench: Bench) -> None:
+        busy = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done"
+        idle, worked = bench.sh("true").status, bench.sh(busy).status
+        assert 0 <= idle.cpu_s < worked.cpu_s < 60
+        assert worked.cpu_s > 0.01
+
+    def test_processor_time_of_children_counts(self, bench: Bench) -> None:
+        busy = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done"
+        assert bench.sh(f"sh -c '{busy}'").status.cpu_s > 0.01
+
+    def test_the_memory_of_the_largest_process_is_told(self, bench: Bench) -> None:
+        small = bench.sh("true").status.memory_peak_bytes
+        data = "head -c 60000000 /dev/zero | tail -c 60000000 | wc -c"
+        large = bench.sh(f"{data}; true").status.memory_peak_bytes
+        assert 0 < small < large
+        assert 50_000_000 < large < 500_000_000
+
+    def test_a_program_that_is_killed_has_used_something_too(self, bench: Bench) -> None:
+        status = bench.sh("kill -9 $$").status
+        assert status.memory_peak_bytes > 0
+
+    def test_what_was_used_is_no_part_of_how_it_ended(self) -> None:
+        assert ExitStatus(code=1, cpu_s=1.0, memory_peak_bytes=1) == ExitStatus(code=1)
+
+
 class TestStdio:
     def test_three_streams_are_the_given_ones(self, bench: Bench) -> None:
         outcome = bench.sh("cat; echo out; echo err >&2", stdin=b"in\n")

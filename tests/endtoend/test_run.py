@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -124,6 +125,30 @@ RUN --mount=from=made,source=/out,target=/a --mount=from=made,source=link,target
         assert "two" in project.build(text)
         (project.context / "d/f").chmod(0o755)
         assert project.ran(text) == 1
+
+    def test_what_changes_while_it_is_shown_is_not_kept(self, project: Project) -> None:
+        """Other than a changed file of a COPY: a program may look at it for as long as it likes."""
+        (project.context / "d").mkdir()
+        (project.context / "d/f").write_text("one")
+        (project.context / "Dockerfile").write_text(
+            "FROM busybox\n"
+            "RUN --mount=source=d,target=/src --mount=type=cache,target=/c "
+            "touch /c/began; while grep -q one /src/f; do sleep 0.1; done; cat /src/f > /f\n"
+        )
+        build = project.lamina.start("build", "--progress=plain", project.context)
+        while not list((project.lamina.root / "lamina/cachemounts").glob("*/data/began")):
+            assert build.poll() is None
+            time.sleep(0.02)
+        (project.context / "d/f").write_text("two")
+        said = build.communicate(timeout=60)[1].decode()
+        assert build.returncode == 0, said
+        assert "the build context changed meanwhile" in said
+        (project.context / "d/f").write_text("one")
+        again = project.lamina.start("build", "--progress=plain", project.context)
+        time.sleep(1)
+        assert again.poll() is None, "it is executed again, not taken from the cache"
+        (project.context / "d/f").write_text("three")
+        assert ended(again).returncode == 0
 
     def test_a_change_in_a_stage_is_seen_where_it_is_shown(self, project: Project) -> None:
         text = """\
@@ -468,7 +493,8 @@ RUN test "$(id -u):$(id -g)" = 7:0
         assert project.added() == set()
 
 
-def test_killing_a_build_leaves_no_mount_and_the_next_one_cleans_up(project: Project) -> None:
+def interrupted(project: Project, number: signal.Signals) -> int:
+    """Send a signal to a build whose RUN uses mounts; gives the exit code."""
     (project.context / "Dockerfile").write_text(
         "FROM busybox\n"
         "RUN --mount=target=/src,rw --mount=type=cache,target=/c,sharing=locked "
@@ -478,7 +504,17 @@ def test_killing_a_build_leaves_no_mount_and_the_next_one_cleans_up(project: Pro
     while not list((project.lamina.root / "lamina/cachemounts").glob("*/data/began")):
         assert build.poll() is None
         time.sleep(0.02)
-    build.kill()
-    ended(build)
-    assert subprocess.run(["fuser", "-s", str(project.lamina.root)], check=False).returncode
+    build.send_signal(number)
+    return ended(build).returncode
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_leaves_nothing(project: Project, number: signal.Signals) -> None:
+    assert interrupted(project, number) == 128 + number
+    assert list((project.lamina.root / "lamina/tmp").iterdir()) == []
+    project.build("FROM busybox\nRUN --mount=type=cache,target=/c,sharing=locked ls /c/began\n")
+
+
+def test_killing_a_build_leaves_no_mount_and_the_next_one_cleans_up(project: Project) -> None:
+    assert interrupted(project, signal.SIGKILL) == -signal.SIGKILL
     project.build("FROM busybox\nRUN --mount=type=cache,target=/c,sharing=locked ls /c/began\n")

@@ -1,4 +1,6 @@
+import os
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -294,4 +296,146 @@ def test_a_step_is_seen_by_all_when_many_processes_put_it(store: Store, layer: L
         other.flush()
         other.close()
     assert len(list(store.cache.steps())) == 3
+    store.close()
+
+
+# What explains misses.
+
+
+def test_a_step_is_found_also_when_its_layer_is_gone(store: Store, layer: Layer) -> None:
+    made = step("a", layer)
+    store.cache.put(made, parent=PARENT, variant="")
+    assert store.cache.find(made.key) == made
+    store.flush()
+    store.close()
+    path = store.blob_path(layer.descriptor.digest)
+    path.chmod(0o600)
+    path.unlink()
+    with Store.open(store.root) as again:
+        assert again.cache.get(made.key) is None
+        assert again.cache.find(made.key) == made
+        assert again.cache.find(Digest.of(b"unknown")) is None
+
+
+def test_when_a_step_was_put_is_kept_and_is_no_part_of_what_it_is(
+    store: Store, layer: Layer
+) -> None:
+    made = step("a", layer)
+    before = time.time()
+    store.cache.put(made, parent=PARENT, variant="")
+    for _ in range(2):
+        found = store.cache.get(made.key)
+        assert found is not None
+        assert found == made
+        assert before <= found.put_s <= time.time()
+        store.flush()
+    store.close()
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_neighbours_have_the_parent_or_the_instruction_newest_first(
+    store: Store, layer: Layer, flushed: bool
+) -> None:
+    other = Digest.of(b"other")
+    for name, parent, created_by in (
+        ("same parent", PARENT, "RUN other"),
+        ("same instruction", other, "RUN make"),
+        ("neither", other, "RUN other"),
+        ("both", PARENT, "RUN make"),
+    ):
+        store.cache.put(step(name, layer, created_by=created_by), parent=parent, variant="")
+    if flushed:
+        store.flush()
+    found = [each.document for each in store.cache.neighbours(PARENT, "RUN make")]
+    assert found == [
+        b'{"name":"both"}',
+        b'{"name":"same instruction"}',
+        b'{"name":"same parent"}',
+    ]
+    assert list(store.cache.neighbours(None, "RUN nothing")) == []
+    store.close()
+
+
+def test_only_the_newest_steps_are_neighbours(
+    store: Store, layer: Layer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerstore.cacheindex._NEIGHBOURS_MAX", 3)
+    for number in range(5):
+        store.cache.put(step(str(number), layer), parent=PARENT, variant="")
+        store.flush()
+    names = [each.document for each in store.cache.neighbours(PARENT, "")]
+    assert names == [b'{"name":"4"}', b'{"name":"3"}', b'{"name":"2"}']
+    store.close()
+
+
+LISTING = b'["a","file",420]\n' * 1000
+
+
+@pytest.mark.parametrize("listing", [LISTING, b"", bytes(range(256))])
+def test_a_listing_is_found_by_its_digest(store: Store, listing: bytes) -> None:
+    digest = Digest.of(listing)
+    assert store.cache.get_listing(digest) is None
+    store.cache.put_listing(digest, listing)
+    for _ in range(2):
+        assert store.cache.get_listing(digest) == listing
+        store.flush()
+    store.close()
+
+
+def test_a_listing_is_stored_once_and_compressed(store: Store) -> None:
+    digest = Digest.of(LISTING)
+    for _ in range(2):
+        store.cache.put_listing(digest, LISTING)
+        store.flush()
+    rows = store.database.query("SELECT digest, length(value) FROM listings")
+    assert [row[0] for row in rows] == [digest]
+    assert isinstance(rows[0][1], int)
+    assert rows[0][1] < len(LISTING) / 10
+    store.cache.put_listing(digest, LISTING)
+    assert list(store.cache.pending_statements()) == []
+    store.close()
+
+
+def test_a_very_long_listing_is_not_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layerstore.cacheindex._LISTING_MAX_BYTES", 100)
+    store.cache.put_listing(Digest.of(LISTING), LISTING)
+    assert store.cache.get_listing(Digest.of(LISTING)) is None
+    store.close()
+
+
+def test_the_oldest_listings_go_when_all_take_too_much(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerstore.cacheindex._LISTINGS_MAX_BYTES", 1000)
+    listings = [os.urandom(300) for _ in range(6)]
+    for listing in listings:
+        store.cache.put_listing(Digest.of(listing), listing)
+        store.flush()
+    kept = [store.cache.get_listing(Digest.of(listing)) == listing for listing in listings]
+    assert kept == [False, False, False, True, True, True]
+    store.close()
+
+
+@pytest.mark.parametrize("value", ["CAST('x' AS BLOB)", "NULL", "5", "zeroblob(9)"])
+def test_a_damaged_listing_is_none_and_is_reported_and_replaced(store: Store, value: str) -> None:
+    digest = Digest.of(LISTING)
+    store.cache.put_listing(digest, LISTING)
+    store.flush()
+    edit(store, f"UPDATE listings SET value = {value}")
+    assert store.cache.get_listing(digest) is None
+    assert list(store.cache.damaged_rows()) == [f"listing {digest}"]
+    store.cache.put_listing(digest, LISTING)
+    store.flush()
+    assert list(store.cache.damaged_rows()) == []
+    store.close()
+
+
+def test_a_listing_that_unpacks_into_too_much_is_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = b"x" * 100_000
+    store.cache.put_listing(Digest.of(big), big)
+    store.flush()
+    monkeypatch.setattr("layerstore.cacheindex._LISTING_MAX_BYTES", 1000)
+    assert store.cache.get_listing(Digest.of(big)) is None
     store.close()

@@ -21,6 +21,7 @@ from layerstore.compression import (
     DEFAULT,
     Compression,
     Detected,
+    Peeked,
     Reader,
     compressor,
     decompressor,
@@ -345,6 +346,33 @@ def test_importing_it_imports_no_library() -> None:
 def test_plain_is_the_stream_itself() -> None:
     stream: Reader = io.BytesIO(b"x")
     assert decompressor("none", stream) is stream
+
+
+# Looking at the beginning.
+
+
+class Sipping:
+    """A stream that gives less than it is asked for, as pipes do."""
+
+    def __init__(self, data: bytes, piece: int) -> None:
+        self._data = io.BytesIO(data)
+        self._piece = piece
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._data.read(self._piece if size < 0 else min(size, self._piece))
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.binary(max_size=1500), piece=st.integers(1, 700), size=st.integers(1, 800))
+def test_a_peeked_stream_gives_all_of_its_bytes_once(data: bytes, piece: int, size: int) -> None:
+    stream = Peeked(Sipping(data, piece))
+    assert stream.head == data[:512]
+    assert b"".join(iter(lambda: stream.read(size), b"")) == data
+
+
+def test_a_peeked_stream_can_be_read_at_once() -> None:
+    assert Peeked(io.BytesIO(b"x" * 2000)).read() == b"x" * 2000
+    assert Peeked(io.BytesIO(b"")).read() == b""
 
 
 @pytest.mark.parametrize(

@@ -503,6 +503,11 @@ def multi(store: Store, *entries: tuple[Image, Platform | None]) -> Descriptor:
     return stored(store, Index(manifests=tuple(manifests)))
 
 
+def platform_of(text: str) -> Platform:
+    os, architecture, *variant = text.split("/")
+    return Platform(os=os, architecture=architecture, variant="".join(variant))
+
+
 def test_of_several_platforms_the_hosts_is_taken(store: Store) -> None:
     ours, theirs = make_image(store, "a", {"a": b"1"}), make_image(store, "b", {"b": b"2"})
     entry = multi(store, (theirs, OTHER), (ours, host_platform()))
@@ -514,6 +519,20 @@ def test_of_several_platforms_the_hosts_is_taken(store: Store) -> None:
     store.images.remove(ours)
     store.flush()
     assert index_of(store) == []
+
+
+def test_another_platform_than_the_hosts_may_be_asked_for(store: Store) -> None:
+    names = ("linux/s390x", "linux/arm/v6", "linux/arm/v7")
+    images = [make_image(store, f"i{at}", {"f": name.encode()}) for at, name in enumerate(names)]
+    platforms = [platform_of(name) for name in names]
+    entry = multi(store, *zip(images, platforms, strict=True))
+    write_index(store, named(entry, ref("multi")))
+    for image, platform in zip(images, platforms, strict=True):
+        assert store.images.resolve("multi", platform) == image
+        assert store.images.open(entry, platform) == image
+    assert store.images.resolve("multi", platform_of("linux/arm/v5")) == images[1]
+    with pytest.raises(NotFoundError, match="image for linux/riscv64"):
+        store.images.resolve("multi", platform_of("linux/riscv64"))
 
 
 def test_an_index_without_platforms_stands_for_its_only_image(store: Store) -> None:

@@ -672,3 +672,19 @@ def test_an_upper_directory_and_an_extraction_of_one_layer_agree(store: Store) -
         layer = store.layers.commit(overlay_changes(upper), upperdir=upper)
     assert store.layers.commit(puts({})) != layer
     assert findings(store) == []
+
+
+def test_what_is_discarded_is_not_written(store_root: Path) -> None:
+    with Store.open(store_root) as store:
+        store.cache.put_memo("kind", "key", b"value")
+        store.cache.put_listing(Digest.of(b"listing"), b"listing")
+        image = make_image(store, "kept:1", {"a": b"1"})
+        store.images.tag(image, Reference.parse("dropped:1"))
+        store.cache.put_memo("kind", "other", b"value")
+        store.discard()
+        assert store.cache.get_memo("kind", "other") is None
+    with Store.open(store_root) as store:
+        assert store.cache.get_memo("kind", "key") == b"value"
+        assert store.cache.get_listing(Digest.of(b"listing")) == b"listing"
+        assert store.cache.get_memo("kind", "other") is None
+        assert [image.names for image in store.images.list()] == [("kept:1",)]

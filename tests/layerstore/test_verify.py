@@ -361,6 +361,7 @@ def edit(store: Store, sql: str) -> None:
         ("UPDATE layers SET digest = diff_id", "layer row"),
         ("UPDATE steps SET created = 'never'", "cache row"),
         ("UPDATE memos SET value = CAST('x' AS BLOB)", "cache row"),
+        ("INSERT INTO listings VALUES ('sha256:1', CAST('x' AS BLOB))", "cache row"),
     ],
 )
 def test_a_changed_row_is_found(

@@ -15,7 +15,7 @@ import os
 import shlex
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -67,11 +67,15 @@ class FakeRunning:
 
 @dataclass
 class FakeExecutor:
-    """`specs` is everything that was started; `before` is called with each one of them first."""
+    """`specs` is everything that was started; `before` is called with each one of them first.
+
+    `usage` is what every program seems to take: CPU seconds and bytes.
+    """
 
     before: Callable[[SandboxSpec], None] = lambda spec: None
     specs: list[SandboxSpec] = field(default_factory=list)
     closed: int = 0
+    usage: tuple[float, int] = (0.0, 0)
 
     def __call__(self) -> Self:
         """So that the executor itself can be what starts it."""
@@ -87,7 +91,9 @@ class FakeExecutor:
         self.specs.append(spec)
         assert isinstance(spec.root, OverlayRoot)
         actor = _Actor(spec, _Merged(spec.root), stdio)
-        return FakeRunning(actor.run())
+        cpu_s, memory_peak_bytes = self.usage
+        status = actor.run()
+        return FakeRunning(replace(status, cpu_s=cpu_s, memory_peak_bytes=memory_peak_bytes))
 
     def act(self, root: OverlayRoot, script: str) -> ExitStatus:
         """Act out a script on a root, its output thrown away."""

@@ -51,6 +51,10 @@ def no_peer(name: str) -> str | None:
 
 
 @cache
+def no_git() -> str | None:
+    return None if shutil.which("git") else "git is not installed"
+
+
 def no_debian() -> str | None:
     """Ask the first mirror that apt knows for its release file, the way apt asks."""
     if not shutil.which("mmdebstrap"):

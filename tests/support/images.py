@@ -14,6 +14,7 @@ from pathlib import Path
 from builder import BuildRequest, BuildResult, build
 from builder.events import Event, Notice, VertexOutput
 from builder.sandbox import Executor, ForkServer
+from builder.sources import SourceTree
 from grammar import Dockerfile, parse
 from layerstore import (
     Change,
@@ -21,6 +22,7 @@ from layerstore import (
     History,
     Image,
     ImageConfig,
+    Platform,
     Reference,
     Store,
     TocEntry,
@@ -43,17 +45,23 @@ def opened(root: Path) -> Iterator[Store]:
 
 
 def make_image(
-    store: Store, name: str, *layers: Items | Iterable[Change], **config: object
+    store: Store,
+    name: str,
+    *layers: Items | Iterable[Change],
+    platform: Platform | None = None,
+    **config: object,
 ) -> Image:
     """An image of layers made from dictionaries or changes; `config` are ContainerConfig's."""
     made = [
         store.layers.commit(changes_of(each) if isinstance(each, Mapping) else each)
         for each in layers
     ]
+    platform = platform or Platform(os="linux", architecture="amd64")
     image = store.images.seal(
         ImageConfig(
-            architecture="amd64",
-            os="linux",
+            architecture=platform.architecture,
+            os=platform.os,
+            variant=platform.variant,
             created="2020-01-01T00:00:00Z",
             config=ContainerConfig(**config),  # type: ignore[arg-type]  # the test's own business
             history=tuple(History(created_by=f"layer {number}") for number in range(len(made))),
@@ -114,7 +122,9 @@ def run_build(
     store: Store,
     text: str,
     *,
-    context: Path | None = None,
+    context: Path | SourceTree | None = None,
+    contexts: Mapping[str, str] | None = None,
+    platform: Platform | None = None,
     executor: Callable[[], Executor] = ForkServer,
     events: list[Event] | None = None,
     ignore: str = "",
@@ -131,6 +141,8 @@ def run_build(
     request = BuildRequest(
         dockerfile=dockerfile(text),
         context=context,
+        contexts=contexts or {},
+        platform=platform,
         ignore_file=ignore.encode() or None,
         names=(Reference.parse(tag),) if tag else (),
         target=target,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from builder.errors import BuilderError
 from builder.lower import Lowered, Surroundings, lower
+from builder.lower.surroundings import SelectRemote, no_remote
 from builder.sources import SourceTree
 from builder.state import StageState
 from builder.steps import NO_SETTINGS, CopyFiles, ExecStep, FileStep, RunSettings
@@ -27,6 +28,7 @@ class Stage:
     settings: RunSettings = NO_SETTINGS
     no_cache: bool = False
     tree: SourceTree | None = None  # instead of `context`
+    remote: SelectRemote = no_remote
     state: StageState = field(default_factory=StageState)
 
     def run(self, text: str, *, escape: str = "\\") -> Lowered:
@@ -35,6 +37,7 @@ class Stage:
         parsed = parse(f"{directive}FROM scratch\n{text}\n")
         around = Surroundings(
             find_source=self._find_source,
+            select_remote=self.remote,
             build_args=self.build_args,
             global_args=self.global_args,
             escape=escape,

@@ -27,6 +27,15 @@ def test_help_of_a_group_lists_its_commands(capsys: Capture) -> None:
         assert f"\n  {name} " in text
 
 
+def test_a_group_inside_a_group_is_listed_by_its_own_word(capsys: Capture) -> None:
+    text = help_of(capsys, "buildx")
+    assert "\n  history " in text
+    assert "history ls" not in text
+    assert "\n  trace " in help_of(capsys, "buildx", "history")
+    assert "\n  history " in help_of(capsys)  # that of an image
+    assert help_of(capsys).count("\n  buildx ") == 1
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_every_command_shows_its_options(capsys: Capture, name: str) -> None:
     text = help_of(capsys, *name.split(" "))

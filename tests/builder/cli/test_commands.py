@@ -38,6 +38,8 @@ def test_every_group_has_commands() -> None:
         ("ps", "container ls"),
         ("run", "container run"),
         ("load", "image load"),
+        ("builds ls", "buildx history ls"),
+        ("builds show", "buildx history inspect"),
     ],
 )
 def test_both_spellings_are_one_command(short: str, long: str) -> None:
@@ -54,9 +56,13 @@ def test_both_spellings_are_one_command(short: str, long: str) -> None:
         (["nope", "ls"], [], ["nope", "ls"]),
         ([], [], []),
         (["run", "ls"], ["run"], ["ls"]),
+        (["buildx", "history", "ls", "-x"], ["buildx", "history", "ls"], ["-x"]),
+        (["buildx", "history", "nope"], ["buildx", "history"], ["nope"]),
+        (["buildx", "history"], ["buildx", "history"], []),
+        (["builds", "ls", "ls"], ["builds", "ls"], ["ls"]),
     ],
 )
-def test_commands_are_found_by_one_word_or_two(
+def test_commands_are_found_by_one_word_or_several(
     words: list[str], name: list[str], rest: list[str]
 ) -> None:
     assert find(words) == (name, rest)

@@ -183,6 +183,11 @@ class TestSettings:
         limits = settings_of(arguments("--ulimit", f"nofile={value}")).resource_limits
         assert limits == (ResourceLimit(name="nofile", soft=soft, hard=hard),)
 
+    def test_the_last_limit_of_a_name_counts(self) -> None:
+        line = arguments("--ulimit", "nofile=5", "--ulimit", "core=0", "--ulimit", "nofile=7")
+        limits = settings_of(line).resource_limits
+        assert [(limit.name, limit.soft) for limit in limits] == [("nofile", 7), ("core", 0)]
+
     def test_every_resource_of_docker_is_known(self) -> None:
         docker = "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime"
         assert set(RESOURCES) == {*docker.split(), "sigpending", "stack"}

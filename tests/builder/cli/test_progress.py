@@ -189,6 +189,14 @@ def test_the_live_view_leaves_a_line_for_each_finished_step() -> None:
     assert "image sha256:abc" in text
 
 
+def test_the_live_view_says_why_a_step_ran() -> None:
+    events = (
+        started(1, "RUN make"),
+        VertexDone(vertex=1, seconds=1, size_bytes=5, reason="a\x1b changed"),
+    )
+    assert "=> RUN make  1.0s  5B  (a\\x1b changed)" in shown(Terminal, events)
+
+
 def test_the_live_view_shows_the_end_of_what_failed() -> None:
     text = shown(Terminal, FAILED)
     assert "=> [1/1] RUN false  ERROR 0.1s" in text

@@ -114,7 +114,15 @@ def test_local_times_name_their_zone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("10m", 600.0), ("1h30m", 5400.0), ("1.5s", 1.5), ("250ms", 0.25), ("", None), ("10", None)],
+    [
+        ("10m", 600.0),
+        ("7d", 604800.0),
+        ("1h30m", 5400.0),
+        ("1.5s", 1.5),
+        ("250ms", 0.25),
+        ("", None),
+        ("10", None),
+    ],
 )
 def test_durations_are_go_s(text: str, seconds: float | None) -> None:
     assert duration(text) == seconds

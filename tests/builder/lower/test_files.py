@@ -8,14 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.context import ContextTree
-from builder.errors import LoweringError, SourceNotFoundError, UnsupportedFeatureError
+from builder.errors import (
+    BuilderError,
+    LoweringError,
+    SourceNotFoundError,
+    UnsupportedFeatureError,
+)
 from builder.ignorefile import parse_ignore_file
 from builder.lower.files import absolute_path, destination_path
-from builder.sources import SourceLoopError, walk
+from builder.lower.surroundings import SelectRemote, no_remote
+from builder.sources import Selection, SourceLoopError, walk
 from builder.steps import FileStep, InlineFile, MakeDirectory, stands_alone
+from builder.urls import FileUrl, GitUrl
 from grammar import DockerfileError
+from layerstore import Digest, TreePath
 from tests.support.lowering import Stage, copy_files, exec_step
-from tests.support.sources import Dir, Items, Link, write_files
+from tests.support.sources import DictTree, Dir, Items, Link, write_files
 
 CONTEXT: Items = {
     "a.txt": b"a",
@@ -31,8 +39,9 @@ CONTEXT: Items = {
 }
 
 
-def stage() -> Stage:
-    return Stage(context=CONTEXT, stages={"build": {"out/x": b"x", "a.txt": b"stage"}})
+def stage(*, remote: SelectRemote = no_remote) -> Stage:
+    stages: dict[str, Items] = {"build": {"out/x": b"x", "a.txt": b"stage"}}
+    return Stage(context=CONTEXT, stages=stages, remote=remote)
 
 
 def selected(text: str) -> list[str]:
@@ -426,10 +435,8 @@ def test_only_add_unpacks_archives_unless_told_otherwise() -> None:
 @pytest.mark.parametrize(
     ("text", "feature"),
     [
-        ("ADD --keep-git-dir=true a.txt /x", "ADD --keep-git-dir"),
-        ("ADD https://example.org/x /x", "ADD of a remote source"),
-        ("ADD git@example.org:x.git /x", "ADD of a remote source"),
-        ("ADD HTTP://example.org/x /x", "ADD of a remote source"),
+        ("ADD ftp://me:secret@example.org/x /x", "ADD of ftp://xxxxx@example.org/x"),
+        ("ADD file:///etc/passwd /x", "ADD of file:///etc/passwd"),
     ],
 )
 def test_what_is_not_carried_out_is_refused_by_name(text: str, feature: str) -> None:
@@ -504,3 +511,74 @@ def test_a_directory_and_its_empty_twin_are_different_steps() -> None:
     left = Stage(context={"d": Dir()}).run("COPY d /dst").step
     right = Stage(context={"d": Dir(), "d/f": b""}).run("COPY d /dst").step
     assert left != right
+
+
+# Remote sources.
+
+
+class Remote:
+    """Takes the place of what fetches, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[GitUrl | FileUrl, str, bool | None, bool]] = []
+
+    def __call__(
+        self, url: GitUrl | FileUrl, *, checksum: str, keep_git_dir: bool | None, unpack: bool
+    ) -> Selection:
+        self.asked.append((url, checksum, keep_git_dir, unpack))
+        tree = DictTree({"remote": b"x"})
+        return Selection(
+            name="remote", kind="file", digest=Digest.of(b"x"), tree=tree, path=TreePath("remote")
+        )
+
+
+def test_add_takes_urls_and_local_files_in_order() -> None:
+    remote = Remote()
+    action = copy_files(
+        stage(remote=remote).run("ARG HOST=example.org\nADD a.txt http://$HOST/f b.txt /x/")
+    )
+    assert [selection.name for selection in action.selections] == ["a.txt", "remote", "b.txt"]
+    assert remote.asked == [(FileUrl(url="http://example.org/f"), "", None, False)]
+
+
+def test_the_flags_of_add_reach_what_fetches() -> None:
+    remote = Remote()
+    made = stage(remote=remote)
+    checksum = "sha256:" + "0" * 64
+    made.run(f"ARG SUM={checksum}\nADD --checksum=$SUM --unpack=true http://h/f /x")
+    made.run("ADD --keep-git-dir=true git@h:x.git#main /x")
+    assert remote.asked == [
+        (FileUrl(url="http://h/f"), checksum, None, True),
+        (GitUrl(remote="git@h:x.git", ref="main"), "", True, False),
+    ]
+
+
+def test_add_of_urls_alone_needs_no_context() -> None:
+    made = stage(remote=Remote())
+    made.tree = no_tree = DictTree({})
+    made.run("ADD http://h/f /x")
+    assert no_tree.reads == 0
+
+
+def test_user_names_and_passwords_of_urls_are_not_kept() -> None:
+    lowered = stage(remote=Remote()).run("ADD http://me:secret@h/f git@h:x.git /x/")
+    assert lowered.created_by == "ADD http://xxxxx@h/f git@h:x.git /x/"
+    assert lowered.step is not None
+    assert "secret" not in lowered.step.title
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("COPY http://me:secret@h/f /x", "source can't be a URL for COPY: http://xxxxx@h/f"),
+        ("COPY https://h/x.git#main /x", "source can't be a git ref for COPY"),
+        ("COPY git@h:x.git /x", "source can't be a git ref for COPY"),
+        ("ADD --checksum=x http://h/a http://h/b /x/", "for multiple sources"),
+        ("ADD --checksum=x a.txt /x", "checksum requires"),
+        ("ADD --checksum=x a.txt <<EOF /x\nEOF", "for multiple sources"),
+        ("ADD https://h/x.git?nope=1 /x", "unexpected query 'nope'"),
+    ],
+)
+def test_what_makes_no_sense_of_remote_sources_is_an_error(text: str, said: str) -> None:
+    with pytest.raises(BuilderError, match=re.escape(said)):
+        stage(remote=Remote()).run(text)

@@ -529,6 +529,14 @@ class TestMountsAskedFor:
         assert (tmp_path / "own-lower/sub/file").read_text() == "lower\n"
         assert everything_in(bench.upper) == []
 
+    def test_an_overlay_can_be_used_again_with_what_was_written(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        mount = self.overlay(bench, tmp_path)
+        assert mount.overlay.volatile
+        bench.sh("echo new > /mnt/own/new", mounts=(mount,))
+        assert bench.sh("cat /mnt/own/new", mounts=(mount,)).lines == ["new"]
+
     def test_a_part_of_an_overlay(self, bench: Bench, tmp_path: Path) -> None:
         mount = self.overlay(bench, tmp_path)
         part = replace(mount, source_beneath="sub")

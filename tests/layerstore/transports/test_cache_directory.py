@@ -171,7 +171,7 @@ def test_a_step_whose_layer_is_here_costs_nothing(there: Store, here: Store, cac
     assert [step.key for step in here.cache.steps()] == [KEYS[0]]
 
 
-@pytest.mark.parametrize("use", ["toc", "checkout", "tar", "reread", "tree", "file"])
+@pytest.mark.parametrize("use", ["toc", "checkout", "tar", "reread", "changes", "tree", "file"])
 def test_a_layer_can_be_used_as_any_other(there: Store, here: Store, cache: Path, use: str) -> None:
     (made,) = exported(there, cache, {"d/a": b"content"})
     attach(here, cache)
@@ -186,6 +186,8 @@ def test_a_layer_can_be_used_as_any_other(there: Store, here: Store, cache: Path
             assert Digest.of(b"".join(here.layers.tar_pieces(layer))) == made.diff_id
         case "reread":
             assert here.layers.reread(layer)[0] == made
+        case "changes":
+            assert [change.path for change in here.layers.changes(layer)] == ["d", "d/a"]
         case "tree":
             assert here.layers.tree([layer]).get("d/a") is not None
         case _:
@@ -430,6 +432,20 @@ def test_a_damaged_table_is_not_believed(there: Store, here: Store, cache: Path)
     here.cache.get(KEYS[0])
     with pytest.raises(UnusableLayerError):
         here.layers.toc(here.layers.get(made.diff_id))
+
+
+def test_a_damaged_layer_is_not_handed_on(
+    there: Store, here: Store, cache: Path, tmp_path: Path
+) -> None:
+    one, _ = exported(there, cache, {"a": b"1"}, {"b": b"2"})
+    attach(here, cache)
+    for key in KEYS:
+        step = here.cache.get(key)
+        assert step is not None
+        here.cache.put(step, parent=PARENT, variant="None")
+    flip(blob(cache, one.descriptor.digest), 20)
+    assert export_steps(here, KEYS, tmp_path / "next") == 1
+    assert not step_file(tmp_path / "next").exists()
 
 
 def test_the_next_directory_is_asked_when_one_is_damaged(

@@ -22,6 +22,7 @@ from layerstore import (
     host_platform,
     load_images,
     pack,
+    read_layout_image,
     save_images,
 )
 from layerstore import descriptor as media
@@ -428,3 +429,50 @@ def test_what_umoci_changes_in_the_store_is_read(
         assert changed.config.config.user == "nobody"
         assert changed.layers == runnable.layers
         assert findings(fresh) == []
+
+
+# One image of a layout, without a name here.
+
+
+def write_layout(root: Path, files: Mapping[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def test_one_image_is_taken_by_tag_or_digest_and_gets_no_name(
+    store: Store, image: Image, other: Store, tmp_path: Path
+) -> None:
+    second = make_image(store, "app:2", {"f": b"2"})
+    root = write_layout(
+        tmp_path / "layout",
+        layout_of(
+            store,
+            with_annotations(image.descriptor, ref="1"),
+            with_annotations(second.descriptor, ref="example.org/app:2"),
+        ),
+    )
+    wanted = {"1": image, "2": second, second.descriptor.digest: second}
+    for text, expected in wanted.items():
+        found = read_layout_image(other, root, wanted=text, platform=host_platform())
+        assert found.id == expected.id
+    assert other.images.list() == []
+    with pytest.raises(StoreError, match="2 images that fit") as caught:
+        read_layout_image(other, root, wanted="", platform=host_platform())
+    assert "@DIGEST" in caught.value.hint
+    with pytest.raises(NotFoundError, match="'3' for"):
+        read_layout_image(other, root, wanted="3", platform=host_platform())
+
+
+def test_the_only_image_of_a_platform_needs_no_tag(
+    store: Store, image: Image, other: Store, tmp_path: Path
+) -> None:
+    foreign = make_image(store, "app:2", {"f": b"2"})
+    entries = (
+        replace(image.descriptor, platform=host_platform()),
+        replace(foreign.descriptor, platform=OTHER),
+    )
+    root = write_layout(tmp_path / "layout", layout_of(store, *entries))
+    for platform, expected in ((host_platform(), image), (OTHER, foreign)):
+        assert read_layout_image(other, root, wanted="", platform=platform).id == expected.id

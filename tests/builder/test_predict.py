@@ -1,0 +1,145 @@
+"""Prediction and build are one fold: what is predicted is what the next build does."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from builder import BuildRequest
+from builder.engine import predict
+from builder.record import StepRecord
+from layerstore import Store
+from tests.support.executors import FakeExecutor
+from tests.support.images import dockerfile, make_image, run_build
+from tests.support.projects import Edit, Project, any_edits, edits, projects
+
+EXECUTED = ("executed", "reused")
+
+
+class Bench:
+    """A store with a base image, and a context directory that follows a project."""
+
+    def __init__(self, root: Path, store: Store) -> None:
+        self.root = root
+        self.store = store
+        self.context = root / "context"
+        make_image(store, "base", {"etc/base": b"1"})
+
+    def build(self, project: Project) -> tuple[StepRecord, ...]:
+        built = run_build(
+            self.store,
+            project.dockerfile,
+            context=self.context,
+            executor=FakeExecutor(),
+            build_args=project.build_args,
+        )
+        return built.result.record.steps
+
+    def predict(self, project: Project, **more: object) -> tuple[StepRecord, ...]:
+        request = BuildRequest(
+            dockerfile=dockerfile(project.dockerfile),
+            context=self.context,
+            build_args=project.build_args,
+            network="none",
+            **more,  # type: ignore[arg-type]
+        )
+        return predict(request, self.store)
+
+    def edit(self, edit: Edit) -> Project:
+        edit.carry_out(self.context)
+        return edit.after
+
+
+@contextmanager
+def opened_bench() -> Iterator[Bench]:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Store.open(Path(directory) / "store") as store,
+    ):
+        yield Bench(Path(directory), store)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with opened_bench() as bench:
+        yield bench
+
+
+def place(step: StepRecord) -> tuple[str, int, str]:
+    return (step.stage, step.line, step.instruction)
+
+
+def assert_agree(predicted: tuple[StepRecord, ...], built: tuple[StepRecord, ...]) -> None:
+    assert [place(step) for step in predicted] == [place(step) for step in built]
+    for before, after in zip(predicted, built, strict=True):
+        match before.outcome:
+            case "cached" | "metadata":
+                assert after.outcome == before.outcome, (before, after)
+                assert after.layer == before.layer
+            case "miss":
+                assert after.outcome in EXECUTED, (before, after)
+            case _:
+                assert before.outcome == "depends"
+                assert after.outcome in (*EXECUTED, "cached")
+
+
+CAREFUL = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@CAREFUL
+@given(data=st.data())
+def test_a_prediction_agrees_with_the_build_that_follows(data: st.DataObject) -> None:
+    project = data.draw(projects())
+    with opened_bench() as bench:
+        project.write(bench.context)
+        for _ in range(3):
+            assert_agree(bench.predict(project), bench.build(project))
+            assert {step.outcome for step in bench.predict(project)} <= {"cached", "metadata"}
+            project = bench.edit(data.draw(any_edits(project)))
+        assert_agree(bench.predict(project), bench.build(project))
+
+
+@CAREFUL
+@given(data=st.data())
+def test_a_build_names_exactly_the_ingredient_that_was_edited(data: st.DataObject) -> None:
+    project = data.draw(projects())
+    edit = data.draw(edits(project))
+    with opened_bench() as bench:
+        project.write(bench.context)
+        bench.build(project)
+        steps = bench.build(bench.edit(edit))
+    executed = [step for step in steps if step.outcome in EXECUTED]
+    if not edit.kind:
+        assert executed == []
+    for step in executed:
+        assert step.explanation is not None
+        assert step.explanation.cause == "changed"
+        named = {(each.kind, each.name) for each in step.explanation.differences}
+        above = {(kind, name) for kind, name in named if kind == "parent"}
+        if "--from" in step.instruction or (edit.kind, edit.name) not in named:
+            assert above | {("file", name) for kind, name in named if kind == "file"} == named
+            assert named
+        else:
+            assert named - above == {(edit.kind, edit.name)}
+    first: dict[str, StepRecord] = {}
+    for step in executed:
+        first.setdefault(step.stage, step)
+    if executed:
+        told = [
+            step
+            for step in first.values()
+            if step.explanation
+            and all(
+                (each.kind, each.name) == (edit.kind, edit.name)
+                for each in step.explanation.differences
+            )
+        ]
+        assert told, executed

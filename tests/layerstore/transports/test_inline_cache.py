@@ -1,0 +1,136 @@
+"""Steps in the config of an image: found, and believed no further than the image's own layers."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from layerstore import CachedStep, Digest, Image, ImageConfig, InlineCache, Layer, Store
+from layerstore.blobs import get
+from layerstore.transports.inline_cache import inline_steps
+from tests.support.stores import flip_blob, make_layer
+
+DOCUMENTS = (b'{"step":"one"}', b'{"step":"two"}')
+KEYS = tuple(map(Digest.of, DOCUMENTS))
+CREATED = "2024-05-06T07:08:09Z"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Store]:
+    """A store with the same layers that remembers no step."""
+    with Store.open(tmp_path / "other") as store:
+        yield store
+
+
+def layers(store: Store) -> list[Layer]:
+    return [make_layer(store, {"a": b"1"}), make_layer(store, {"b": b"2"})]
+
+
+def steps(store: Store) -> str:
+    """What a config says of two steps that made the layers."""
+    parent = None
+    for key, document, layer in zip(KEYS, DOCUMENTS, layers(store), strict=True):
+        step = CachedStep(
+            key=key,
+            diff_id=layer.diff_id,
+            created=CREATED,
+            created_by="RUN it",
+            seconds=0.25,
+            document=document,
+        )
+        store.cache.put(step, parent=parent, variant="None")
+        parent = layer.diff_id
+    return inline_steps(store, KEYS)
+
+
+def image(store: Store, cache: str) -> Image:
+    config = ImageConfig(architecture="amd64", os="linux", inline_cache=cache)
+    return store.images.seal(config, layers(store))
+
+
+def opened(store: Store, cache: str) -> tuple[InlineCache, list[str]]:
+    notices: list[str] = []
+    return InlineCache(image(store, cache), store, notices.append), notices
+
+
+def test_the_steps_survive_the_config(store: Store) -> None:
+    cache = steps(store)
+    sealed = image(store, cache)
+    parsed = ImageConfig.parse(get(store.blobs, sealed.id))
+    assert parsed.inline_cache == cache
+    assert json.loads(get(store.blobs, sealed.id))["lamina.cache.v1"] == cache
+    assert parsed == replace(sealed.config, diff_ids=parsed.diff_ids)
+
+
+def test_a_step_is_found_and_becomes_the_stores_own(store: Store, other: Store) -> None:
+    source, notices = opened(other, steps(store))
+    assert other.cache.get(KEYS[0]) is None
+    other.cache.add_source(source)
+    assert other.cache.get(KEYS[0]) == store.cache.get(KEYS[0])
+    assert other.cache.get(Digest.of(b"other")) is None
+    assert notices == []
+    other.flush()
+    assert [step.key for step in other.cache.steps()] == [KEYS[0]]
+
+
+def test_a_step_is_found_by_its_content(store: Store, other: Store) -> None:
+    source, _ = opened(other, steps(store))
+    one, two = layers(other)
+    found = source.same_content(one.diff_id, two.content_digest, "None")
+    assert found is not None
+    assert found.key == KEYS[1]
+    assert source.same_content(None, two.content_digest, "None") is None
+    assert source.same_content(one.diff_id, two.content_digest, "5") is None
+
+
+def test_unknown_keys_make_no_cache(store: Store) -> None:
+    assert inline_steps(store, [Digest.of(b"unknown")]) == ""
+    assert inline_steps(store, []) == ""
+
+
+def test_an_image_without_steps_says_so(store: Store) -> None:
+    source, notices = opened(store, "")
+    assert source.find(KEYS[0]) is None
+    assert len(notices) == 1
+    assert "type=inline" in notices[0]
+
+
+HOSTILE: dict[str, Callable[[str], str]] = {
+    "no JSON": lambda _: "{",
+    "not a list": lambda _: '{"a":1}',
+    "no object": lambda _: "[1]",
+    "too deep": lambda _: "[" * 5000 + "]" * 5000,
+    "no document": lambda text: text.replace('"document"', '"x"'),
+    "no layer": lambda text: text.replace('"diffId"', '"x"'),
+    "layer of another": lambda text: text.replace("sha256:", "sha256:0"),
+    "time": lambda text: text.replace(CREATED, "soon"),
+    "number": lambda text: text.replace("250", "-1"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_is_malformed_holds_no_steps(store: Store, other: Store, what: str) -> None:
+    source, notices = opened(other, HOSTILE[what](steps(store)))
+    assert source.find(KEYS[0]) is None
+    assert source.same_content(None, KEYS[0], "None") is None
+    assert len(notices) <= 1
+
+
+def test_a_step_whose_layer_is_damaged_is_a_miss(store: Store, other: Store) -> None:
+    text = steps(store)
+    with Store.open(other.root) as first:
+        sealed = image(first, text)
+        first.images.note_untagged(sealed)
+    flip_blob(other, sealed.layers[0].descriptor.digest, 20)
+    found = other.images.open(sealed.descriptor)
+    source = InlineCache(found, other, lambda _: None)
+    assert source.find(KEYS[0]) is None
+    assert source.find(KEYS[1]) is not None
