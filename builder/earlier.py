@@ -31,6 +31,7 @@ from builder.explain import (
     similarity,
 )
 from builder.record import BaseRecord, StepRecord
+from builder.sources import LayerTree, Selection
 from builder.steps import Step, selections_of
 from layerstore import CacheIndex, Digest
 
@@ -152,7 +153,8 @@ class Earlier:
         return changed(nearest, found)
 
     def _scene(self, missed: Missed) -> Scene:
-        listings = {each.digest: each.listing for each in selections_of(missed.step)}
+        selections = list(selections_of(missed.step))
+        listings = {each.digest: each.listing for each in selections}
 
         def listing(digest: str) -> bytes | None:
             found = listings.get(Digest(digest))
@@ -160,10 +162,17 @@ class Earlier:
 
         return Scene(
             listing=listing,
-            paths={(each.digest, each.name): each.path for each in selections_of(missed.step)},
+            paths={
+                (each.digest, name): _path(each) for each in selections for name in ("", each.name)
+            },
             arguments=missed.arguments,
             shell=missed.shell,
         )
+
+
+def _path(selection: Selection) -> str:
+    """Where a selection lies: relative in a context, absolute in a stage or an image."""
+    return f"/{selection.path}" if isinstance(selection.tree, LayerTree) else selection.path
 
 
 def counterparts(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:

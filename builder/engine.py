@@ -291,6 +291,7 @@ class _Engine:
         self._steps: dict[int, list[record.StepRecord]] = {}  # by stage
         self._bases: dict[int, record.BaseRecord] = {}  # by stage
         self._logs: dict[int, record.StepLog] = {}  # by vertex
+        self._secrets = set(request.grants.secrets.values())  # that no log is to keep
         self._earlier: Earlier | None = None
         self._states: dict[int, StageState] = {}
         self._noted: dict[int, list[tuple[int, StageState]]] = {}  # by stage: line, what it led to
@@ -525,23 +526,7 @@ class _Engine:
             )
             self._note(stage, found)
         else:
-            from builder.earlier import Missed  # nothing of it is loaded when all is cached
-
-            missed = Missed(
-                step=step,
-                key=key,
-                document=document,
-                created_by=lowered.created_by,
-                stage=stage.title,
-                number=len(self._steps.get(stage.index, ())),
-                instructions=tuple(redacted(unparse(each)) for each in instructions),
-                arguments=_arguments(state),
-                shell=state.shell,
-                forced=forced,
-                is_expired=is_expired,
-                bases=tuple(self._bases.values()),
-                steps=self.steps(),
-            )
+            missed = self._missed(lowered, document, state, stage, instructions, forced, is_expired)
             explained = self._explain(missed)
             noted = replace(
                 noted, key=key, vertex=vertex, explanation=explained, reason=explained.reason
@@ -567,6 +552,35 @@ class _Engine:
     def _is_expired(self, cached: CachedStep) -> bool:
         ttl_s = self._request.cache_ttl_s
         return ttl_s is not None and cached.put_s + ttl_s < time.time()
+
+    def _missed(
+        self,
+        lowered: Lowered,
+        document: bytes,
+        state: StageState,
+        stage: PlannedStage,
+        instructions: Sequence[Instruction],
+        forced: str,
+        is_expired: bool,
+    ) -> "Missed":
+        from builder.earlier import Missed  # nothing of it is loaded when all is cached
+
+        assert lowered.step is not None
+        return Missed(
+            step=lowered.step,
+            key=Digest.of(document),
+            document=document,
+            created_by=lowered.created_by,
+            stage=stage.title,
+            number=len(self._steps.get(stage.index, ())),
+            instructions=tuple(redacted(unparse(each)) for each in instructions),
+            arguments=_arguments(state),
+            shell=state.shell,
+            forced=forced,
+            is_expired=is_expired,
+            bases=tuple(self._bases.values()),
+            steps=self.steps(),
+        )
 
     def _explain(self, missed: "Missed") -> "Explanation":
         """Say why a step is carried out, and keep what explains the next one."""
@@ -650,6 +664,9 @@ class _Engine:
                 ),
             )
 
+        if isinstance(missed.step, ExecStep):
+            proxies = (pair.partition("=")[2] for pair in missed.step.secret_env)
+            self._secrets.update(proxy.encode() for proxy in proxies if "@" in proxy)
         for selection in selections_of(missed.step):  # what explains the next miss
             self._store.cache.put_listing(selection.digest, selection.listing)
         try:
@@ -692,7 +709,7 @@ class _Engine:
         )
         kept = made
         if earlier is not None and earlier_layer is not None:
-            kept = replace(earlier, key=missed.key, document=missed.document)
+            kept = replace(earlier, key=missed.key, document=missed.document, seconds=seconds)
             made, layer = earlier, earlier_layer
         if isinstance(missed.step, ExecStep) and not is_as_keyed(missed.step.mounts):
             text = "the build context changed meanwhile: this result is not kept for later builds\n"
@@ -922,7 +939,9 @@ class _Engine:
         for step in self.steps():
             kept = self._logs.get(step.vertex)
             if kept is not None:
-                data = kept.data()
+                from builder.leaks import masked
+
+                data = masked(kept.data(), self._secrets)
                 step = replace(step, log_offset=len(log), log_bytes=len(data))
                 log += data
             steps.append(step)

@@ -7,7 +7,7 @@ of step holds comes out under its own name. Some fields are told better than tha
     argv                    the command, or the SHELL in front of it
     env                     one difference per variable, ARG or ENV
     here-documents          by name
-    selections of files     file by file, from their listings
+    selections of files     file by file, from their listings; their digests wherever they stand
 
 Pure: nothing is read here. What looks like a secret by its name is told to differ, and no more.
 """
@@ -101,8 +101,8 @@ class Scene:
     """What is known of the newer step besides its document.
 
     `listing` gives the listing of a selection by its digest, None where it is not known; `paths`
-    where the newer selections lie in their sources, by digest and name; `arguments` the variables
-    that came from ARG; `shell` what the shell form is given to.
+    where the newer selections lie in their sources, by digest and name (empty: by the digest
+    alone); `arguments` the variables that came from ARG; `shell` what the shell form is given to.
     """
 
     listing: Callable[[str], bytes | None]
@@ -193,7 +193,13 @@ def _walk(path: str, old: Document, new: Document, scene: Scene) -> list[Differe
         return _dictionaries(path, old, new, scene)
     if isinstance(old, list) and isinstance(new, list) and kinds - {""}:
         return _lists(path, old, new, scene)
+    if isinstance(old, str) and isinstance(new, str) and _is_listed(new, scene):
+        return _files({"digest": old}, {"digest": new}, scene)
     return _field(path, old, new)
+
+
+def _is_listed(digest: str, scene: Scene) -> bool:
+    return digest.startswith("sha256:") and scene.listing(digest) is not None
 
 
 def _dictionaries(path: str, old: Fields, new: Fields, scene: Scene) -> list[Difference]:
@@ -396,7 +402,7 @@ def _top(selection: Fields, scene: Scene) -> str:
 
 
 def _join(top: str, path: str) -> str:
-    return "/".join(part for part in (top, path) if part) or "."
+    return f"{top.rstrip('/')}/{path}" if top and path else top or path or "."
 
 
 # Values.

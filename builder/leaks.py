@@ -1,4 +1,7 @@
-"""Secrets in layers: a step that writes a secret it was lent into its layer fails.
+"""Secrets where they do not belong.
+
+    in layers      a step that writes a secret it was lent into its layer fails
+    in kept logs   they are masked; what a program writes while it runs is shown as it comes
 
 What is looked for are the bytes of the secret, without blanks around them, plain and in base64 (as
 part of a longer text, too). Secrets of a few bytes are not looked for: they are found everywhere.
@@ -14,6 +17,7 @@ from builder.errors import SecretLeakError
 from layerstore import Change, PutFile, TreePath
 
 _SECRET_BYTES_MIN = 8
+_MASK = b"***"
 
 
 def without_secrets(changes: Iterable[Change], secrets: Mapping[str, bytes]) -> Iterator[Change]:
@@ -31,6 +35,15 @@ def without_secrets(changes: Iterable[Change], secrets: Mapping[str, bytes]) -> 
             yield change
         else:
             yield replace(change, content=_watched(change.content, needles, change.path))
+
+
+def masked(data: bytes, secrets: Iterable[bytes]) -> bytes:
+    """`data` with stars for secrets, and for whole lines of those that have several."""
+    for value in secrets:
+        for secret in (value, *value.splitlines()):
+            for needle in _needles(secret):
+                data = data.replace(needle, _MASK)
+    return data
 
 
 def _needles(value: bytes) -> Iterator[bytes]:

@@ -191,7 +191,7 @@ def document_of(value: object) -> Document:
 
 
 def selections_of(value: object) -> Iterator[Selection]:
-    """Every selection of files in a step, wherever it is held."""
+    """Every selection of files in a step, wherever it is held: also where it is a locator."""
     if isinstance(value, Selection):
         yield value
     elif isinstance(value, tuple):
@@ -199,5 +199,4 @@ def selections_of(value: object) -> Iterator[Selection]:
             yield from selections_of(item)
     elif is_dataclass(value):
         for each in fields(value):
-            if each.compare:
-                yield from selections_of(getattr(value, each.name))
+            yield from selections_of(getattr(value, each.name))

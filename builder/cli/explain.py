@@ -142,9 +142,10 @@ def _show_why(record: "BuildRecord", steps: "list[StepRecord]") -> None:
 def _told(difference: "Difference") -> list[str]:
     from builder.explain import sentence
 
-    told = [printable(sentence(difference))]
-    has_values = difference.kind != "parent" and (difference.old or difference.new)
-    if difference.change == "changed" and has_values:
+    text = sentence(difference)
+    told = [printable(text)]
+    is_told = difference.kind == "parent" or text.endswith(f"{difference.old} -> {difference.new}")
+    if difference.change == "changed" and not is_told:
         told += [f"  - {_value(difference.old)}", f"  + {_value(difference.new)}"]
     return told
 
@@ -165,8 +166,8 @@ def _plan(steps: "tuple[StepRecord, ...]") -> dict[str, object]:
             {
                 **_step(step),
                 "prediction": _PREDICTIONS.get(step.outcome, step.outcome),
-                "seconds": step.seconds,
-                "bytes": step.size_bytes if step.outcome in ("miss", "depends") else 0,
+                "seconds": step.seconds if _is_known(step) else None,
+                "bytes": _bytes([step]) if _is_known(step) else None,
                 "differences": [
                     asdict(each)
                     for each in (step.explanation.differences if step.explanation else ())
@@ -179,12 +180,19 @@ def _plan(steps: "tuple[StepRecord, ...]") -> dict[str, object]:
     }
 
 
+def _is_known(step: "StepRecord") -> bool:
+    """Whether something is known of what a step would take: a hit takes nothing."""
+    if step.outcome not in ("miss", "depends"):
+        return True
+    return step.explanation is not None and bool(step.explanation.nearest)
+
+
 def _seconds(steps: "list[StepRecord]") -> float:
     return round(sum(step.seconds for step in steps), 6)
 
 
 def _bytes(steps: "list[StepRecord]") -> int:
-    return sum(step.size_bytes for step in steps)
+    return sum(step.size_bytes for step in steps if step.outcome != "cached")
 
 
 def _show_plan(steps: "tuple[StepRecord, ...]") -> None:
@@ -216,14 +224,13 @@ def _range(least: str, most: str) -> str:
 
 def _plan_row(step: "StepRecord") -> tuple[str, ...]:
     would_run = step.outcome != "cached"
-    is_known = would_run and step.explanation is not None and bool(step.explanation.nearest)
     return (
         str(step.line),
         printable(step.stage),
         one_line(step.instruction),
         _PREDICTIONS.get(step.outcome, step.outcome),
-        f"{step.seconds:.2f}" if is_known else "?" if would_run else "",
-        human_size(step.size_bytes) if is_known else "?" if would_run else "",
+        "" if not would_run else f"{step.seconds:.2f}" if _is_known(step) else "?",
+        "" if not would_run else human_size(step.size_bytes) if _is_known(step) else "?",
         printable(step.reason),
     )
 

@@ -103,6 +103,22 @@ def test_a_file_is_named_and_what_is_below_follows(store: Store, context: Path) 
     assert reasons(store, text, context=context) == ["d/f changed", "follows line 2, COPY d /d"]
 
 
+def test_a_file_of_a_mount_is_named(store: Store, context: Path) -> None:
+    text = "FROM scratch\nRUN --mount=type=bind,source=d,target=/m echo a > /a\n"
+    explained(store, text, context=context)
+    (context / "d/f").write_bytes(b"other")
+    (found,) = explained(store, text, context=context).values()
+    assert [(each.kind, each.name, each.what) for each in found.differences] == [
+        ("file", "d/f", "content")
+    ]
+    changed = text.replace("target=/m", "target=/n").replace("type=bind", "type=bind,rw")
+    (found,) = explained(store, changed, context=context).values()
+    assert {(each.name, each.change) for each in found.differences} == {
+        ("mounts[/m]", "removed"),
+        ("mounts[/n]", "added"),
+    }
+
+
 def test_a_stage_is_traced_into_the_stage_it_stands_on(store: Store) -> None:
     text = "FROM scratch AS one\nRUN echo {} > /a\nFROM one\nRUN echo c > /c\n"
     explained(store, text.format("a"))
@@ -114,7 +130,7 @@ def test_what_is_copied_from_a_stage_is_told_by_file(store: Store) -> None:
     text = "FROM scratch AS one\nRUN echo {} > /a\nFROM scratch\nCOPY --from=one /a /b\n"
     explained(store, text.format("a"))
     found = explained(store, text.format("b"))
-    assert found["COPY --from=one /a /b"].reason == "a changed"
+    assert found["COPY --from=one /a /b"].reason == "/a changed"
 
 
 def test_another_base_image_is_named_with_both_digests(store: Store) -> None:

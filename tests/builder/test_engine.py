@@ -42,6 +42,7 @@ from builder.events import (
     VertexOutput,
     VertexStarted,
 )
+from builder.mounting import Grants
 from builder.platforms import name_of
 from builder.sandbox import ForkServer, ProgramNotFoundError, SandboxSpec
 from builder.tartree import TarTree
@@ -1321,6 +1322,19 @@ def test_no_secret_and_no_proxy_setting_gets_into_a_record(
         run_build(store, text.replace("/a", f"/{number}"), executor=fake, build_args=args)
     for path in (store.private / "builds").iterdir():
         assert b"hunter" not in path.read_bytes()
+
+
+def test_the_log_that_is_kept_has_stars_for_secrets(store: Store, fake: FakeExecutor) -> None:
+    built = run_build(
+        store,
+        "FROM scratch\nRUN echo a hunter2hunter2 b; env http_proxy; touch /a\n",
+        executor=fake,
+        build_args={"http_proxy": "http://ada:secret@proxy/"},
+        grants=Grants(secrets={"one": b"hunter2hunter2\n"}),
+    )
+    assert built.output == b"a hunter2hunter2 b\nhttp://ada:secret@proxy/\n"
+    found = built.result.record
+    assert record.log_of(found, found.steps[0], store.private / "builds") == b"a *** b\n***\n"
 
 
 # Steps that are carried out although they are in the cache.

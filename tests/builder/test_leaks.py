@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from builder.errors import SecretLeakError
-from builder.leaks import without_secrets
+from builder.leaks import masked, without_secrets
 from layerstore import Change, Content, Meta, PutDir, PutFile, PutSymlink, TreePath
 
 SECRET = b"hunter2-is-no-password"
@@ -80,3 +80,28 @@ def test_secrets_of_a_few_bytes_are_not_looked_for() -> None:
 def test_every_secret_is_looked_for() -> None:
     with pytest.raises(SecretLeakError, match="'second'"):
         list(without_secrets([put(b"the-second-one")], {"first": SECRET, "second": b"second-one"}))
+
+
+@pytest.mark.parametrize(
+    ("data", "secrets", "expected"),
+    [
+        (b"a " + SECRET + b" b", [SECRET], b"a *** b"),
+        (SECRET + SECRET, [SECRET], b"******"),
+        (b"a " + SECRET + b" b", [b" " + SECRET + b"\n"], b"a *** b"),
+        (b"the second one", [b"the first\nthe second\n"], b"*** one"),
+        (b"a short b", [b"short"], b"a short b"),
+        (b"nothing", [SECRET], b"nothing"),
+        (b"nothing", [], b"nothing"),
+        (b"", [SECRET], b""),
+    ],
+)
+def test_a_log_is_masked(data: bytes, secrets: list[bytes], expected: bytes) -> None:
+    assert masked(data, secrets) == expected
+
+
+@pytest.mark.parametrize("before", [b"", b"a", b"ab", b"user:"])
+def test_a_log_is_masked_in_base64_too(before: bytes) -> None:
+    encoded = base64.b64encode(before + SECRET)
+    found = masked(b"x " + encoded, [SECRET])
+    assert b"***" in found
+    assert len(found) < len(encoded) / 2

@@ -16,6 +16,7 @@ from layerstore import Store
 from tests.support.executors import FakeExecutor
 from tests.support.images import dockerfile, make_image, run_build
 from tests.support.projects import Edit, Project, any_edits, edits, projects
+from tests.support.sources import write_files
 
 EXECUTED = ("executed", "reused")
 
@@ -143,3 +144,88 @@ def test_a_build_names_exactly_the_ingredient_that_was_edited(data: st.DataObjec
             )
         ]
         assert told, executed
+
+
+def prediction(bench: Bench, text: str, **more: object) -> list[tuple[str, str]]:
+    """Line by line what is predicted for a Dockerfile."""
+    request = BuildRequest(
+        dockerfile=dockerfile(text),
+        context=bench.context,
+        network="none",
+        **more,  # type: ignore[arg-type]
+    )
+    steps = predict(request, bench.store)
+    return [(step.outcome, step.reason) for step in steps if step.outcome != "metadata"]
+
+
+def test_what_no_cached_step_is_like_misses_for_sure_also_below_a_miss(bench: Bench) -> None:
+    text = "FROM base\nRUN echo a > /a\nRUN echo b > /b\n"
+    assert prediction(bench, text) == [("miss", "never built before")] * 2
+    run_build(bench.store, text, executor=FakeExecutor())
+    edited = text.replace("echo a", "echo x") + "RUN echo c > /c\n"
+    assert [outcome for outcome, _ in prediction(bench, edited)] == ["miss", "depends", "miss"]
+
+
+def test_the_same_step_twice_may_be_found_the_second_time(bench: Bench) -> None:
+    text = "FROM base AS one\nRUN echo a > /a\nFROM base AS two\nRUN echo a > /a\nFROM one\n"
+    text += "COPY --from=two /a /b\n"
+    assert [outcome for outcome, _ in prediction(bench, text)] == ["miss", "depends", "depends"]
+
+
+def test_a_step_on_nothing_is_known_also_below_a_miss(bench: Bench) -> None:
+    write_files(bench.context, {"a.txt": b"a"})
+    text = "FROM base\nRUN echo a > /a\nCOPY --link a.txt /l/\n"
+    run_build(bench.store, text, context=bench.context, executor=FakeExecutor())
+    edited = text.replace("echo a", "echo x")
+    assert [outcome for outcome, _ in prediction(bench, edited)] == ["miss", "cached"]
+
+
+def test_triggers_are_predicted_too(bench: Bench) -> None:
+    make_image(bench.store, "triggers", {"etc/x": b"1"}, on_build=("RUN echo t > /t",))
+    text = "FROM triggers\nRUN echo a > /a\n"
+    assert [outcome for outcome, _ in prediction(bench, text)] == ["miss", "miss"]
+    run_build(bench.store, text, executor=FakeExecutor())
+    assert [outcome for outcome, _ in prediction(bench, text)] == ["cached", "cached"]
+
+
+def test_stages_that_are_not_needed_are_not_predicted(bench: Bench) -> None:
+    text = "FROM base AS one\nRUN echo a > /a\nFROM base AS two\nRUN echo b > /b\n"
+    assert len(prediction(bench, text)) == 1
+    assert len(prediction(bench, text, target="one")) == 1
+
+
+def test_an_estimate_is_what_the_step_took_before(bench: Bench) -> None:
+    text = "FROM base\nRUN echo aaaa > /a\n"
+    built = run_build(bench.store, text, executor=FakeExecutor())
+    request = BuildRequest(
+        dockerfile=dockerfile(text.replace("aaaa", "b")), context=None, network="none"
+    )
+    (step,) = predict(request, bench.store)
+    assert step.size_bytes == 5
+    assert step.seconds == pytest.approx(built.result.record.steps[0].seconds, abs=1e-5)
+
+
+def test_what_a_cache_elsewhere_may_have_depends(bench: Bench) -> None:
+    from layerstore import CachedStep, Digest
+
+    class Elsewhere:
+        def find(self, key: Digest) -> CachedStep | None:
+            return None
+
+        def same_content(
+            self, parent: Digest | None, content_digest: Digest, variant: str
+        ) -> CachedStep | None:
+            return None
+
+    text = "FROM base\nRUN echo a > /a\nRUN echo b > /b\n"
+    bench.store.cache.add_source(Elsewhere())
+    assert [outcome for outcome, _ in prediction(bench, text)] == ["miss", "depends"]
+
+
+def test_no_executor_is_started_and_nothing_is_pending(bench: Bench) -> None:
+    before = list(bench.store.cache.steps())
+    prediction(bench, "FROM base\nRUN echo a > /a\n")
+    assert list(bench.store.cache.steps()) == before
+    assert not (bench.store.private / "builds").exists() or not list(
+        (bench.store.private / "builds").iterdir()
+    )
