@@ -17,6 +17,8 @@ Invariants (tests/grammar/test_lines.py):
 Differs: the bytes of a text that is not UTF-8 are kept (surrogateescape); BuildKit keeps them in
 some places and turns them into U+FFFD in others.
 
+Differs: `# syntax=` is read and shown, and no frontend is ever fetched.
+
 Source: moby/buildkit frontend/dockerfile/parser: parser.go, directives.go.
 """
 

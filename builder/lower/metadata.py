@@ -198,9 +198,12 @@ def maintainer(node: Maintainer, state: StageState) -> Lowered:
 
 
 def onbuild(node: Onbuild, state: StageState) -> Lowered:
-    """ONBUILD: the trigger is kept as text, for the build that stands on this image."""
+    """ONBUILD: the trigger is kept as text, for the build that stands on this image.
+
+    It leaves no entry in the history, as with BuildKit; the config says it.
+    """
     config = replace(state.config, on_build=(*state.config.on_build, node.text))
-    return _described(replace(state, config=config), f"ONBUILD {node.text}")
+    return Lowered(state=replace(state, config=config), created_by=f"ONBUILD {node.text}")
 
 
 def _argv(command: Command, state: StageState) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ def run(node: Run, state: StageState, around: Surroundings) -> Lowered:
     argv, scripts = _command(node, state)
     mounts = run_mounts(node, state, around)
     environment = _environment(state, mounts)
+    # Differs: the build's own network is the host's, for there is no private one yet
     network = around.network if node.network in (None, "default") else node.network
     proxies = _proxies(around.build_args, environment)
     created_by = "RUN " + " ".join([*_described_args(state), *argv])
@@ -76,7 +77,7 @@ def _check_rights(node: Run, allowed: frozenset[str]) -> None:
                 f"{flag}: {right} is not allowed",
                 hint=f"if the Dockerfile can be trusted with it, build with --allow {right}",
             )
-    if node.devices:
+    if node.devices:  # Differs: an image must not depend on devices of the host that built it
         raise UnsupportedFeatureError(feature="RUN --device")
 
 

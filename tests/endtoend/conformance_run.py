@@ -66,11 +66,6 @@ ALL_AGREE = (
 # and is refused has failed.
 REFUSED: dict[str, str] = {
     "RUN --device": "an image must not depend on devices of the host that built it",
-    # Not carried out by this version: an entry goes when its feature comes.
-    **dict.fromkeys(
-        ("--build-context", "ADD of a remote source", "SOURCE_DATE_EPOCH of the stage"),
-        "not carried out by this version",
-    ),
 }
 
 

@@ -264,6 +264,13 @@ def test_maintainer_is_the_author() -> None:
     assert stage.history == ["MAINTAINER Ann <ann@example.org>"]
 
 
+def test_a_trigger_is_no_line_of_the_history() -> None:
+    stage = Stage()
+    stage.run("ONBUILD RUN a\nLABEL a=b\nONBUILD RUN b")
+    assert stage.history == ["LABEL a=b"]
+    assert stage.config.on_build == ("RUN a", "RUN b")
+
+
 def test_triggers_are_kept_as_text_and_not_expanded() -> None:
     stage = Stage()
     stage.run('ENV A=1\nONBUILD RUN echo $A\nONBUILD COPY ["a b", "/"]')
