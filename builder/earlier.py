@@ -33,7 +33,7 @@ from builder.explain import (
 from builder.record import BaseRecord, StepRecord
 from builder.sources import LayerTree, Selection
 from builder.steps import Step, selections_of
-from layerstore import CacheIndex, Digest
+from layerstore import CachedStep, CacheIndex, Digest
 
 _CANDIDATES_MAX = 32
 
@@ -77,6 +77,17 @@ class Earlier:
         if missed.forced:
             return replace(explained, cause="forced", detail=missed.forced)
         return explained
+
+    def same_result(self, missed: Missed, diff_id: Digest) -> CachedStep | None:
+        """The step that this one replaces, if it gave the layer `diff_id`.
+
+        None for a layer that another place of this Dockerfile, or another Dockerfile, has made:
+        what its history says is not this one's.
+        """
+        counterpart = self._counterpart(missed)
+        if counterpart is None or counterpart.layer != diff_id:
+            return None
+        return self._cache.find(Digest(counterpart.key))
 
     def nearest_key(self, missed: Missed) -> str:
         """The key of the nearest earlier step, empty when there is none."""

@@ -10,8 +10,8 @@
                                below stays cached and the image does not change
     seal the target's state
 
-What is kept of a step is how its layer was made: an image that reuses an earlier layer says in its
-history what made that layer, and when.
+A step that gives what the step at its place gave in the last build of this Dockerfile keeps that
+one's history entry too, so that the image does not change.
 
 Invariants (tests/builder/test_engine.py):
   1. A second build of the same inputs executes nothing and gives the same image digest.
@@ -712,15 +712,22 @@ class _Engine:
             seconds=seconds,
             document=missed.document,
         )
-        kept = made
-        if earlier is not None and earlier_layer is not None:
-            kept = replace(earlier, key=missed.key, document=missed.document, seconds=seconds)
-            made, layer = earlier, earlier_layer
+        is_reused = earlier_layer is not None
+        if earlier_layer is not None:
+            layer = earlier_layer
+            assert self._earlier is not None, "the miss was explained"
+            replaced = self._earlier.same_result(missed, layer.diff_id)
+            made = replace(
+                made,
+                diff_id=layer.diff_id,
+                created=made.created if replaced is None else replaced.created,
+                created_by=made.created_by if replaced is None else replaced.created_by,
+            )
         if isinstance(missed.step, ExecStep) and not is_as_keyed(missed.step.mounts):
             text = "the build context changed meanwhile: this result is not kept for later builds\n"
             self._report(VertexOutput(vertex=vertex, stream="stderr", data=text.encode()))
         elif is_stable:
-            self._store.cache.put(kept, parent=below.chain_id, variant=variant)
+            self._store.cache.put(made, parent=below.chain_id, variant=variant)
         self._report(
             VertexDone(
                 vertex=vertex,
@@ -728,10 +735,10 @@ class _Engine:
                 layer=layer.diff_id,
                 size_bytes=layer.size_bytes,
                 reason=noted.reason,
-                reused=made is earlier,
+                reused=is_reused,
             )
         )
-        note("reused" if made is earlier else "executed", seconds, layer)
+        note("reused" if is_reused else "executed", seconds, layer)
         self._flush_when_due()
         return made, layer
 

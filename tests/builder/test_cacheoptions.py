@@ -198,7 +198,9 @@ def test_an_equal_result_of_another_program_is_taken_from_it(
     rewritten = text.replace("echo hi", "printf 'hi\\n'")
     again = run_build(other, rewritten, executor=FakeExecutor(), cache_from=(tmp_path / "cache",))
     assert again.outcomes == ["reused", "cached"]
-    assert again.digest == built.digest
+    assert again.image.layers == built.image.layers
+    # this store has no build of the Dockerfile whose history could be kept
+    assert "printf" in again.image.config.history[-2].created_by
 
 
 def test_a_directory_that_is_not_there_is_a_notice(store: Store, tmp_path: Path) -> None:
