@@ -526,23 +526,7 @@ class _Engine:
             )
             self._note(stage, found)
         else:
-            from builder.earlier import Missed  # nothing of it is loaded when all is cached
-
-            missed = Missed(
-                step=step,
-                key=key,
-                document=document,
-                created_by=lowered.created_by,
-                stage=stage.title,
-                number=len(self._steps.get(stage.index, ())),
-                instructions=tuple(redacted(unparse(each)) for each in instructions),
-                arguments=_arguments(state),
-                shell=state.shell,
-                forced=forced,
-                is_expired=is_expired,
-                bases=tuple(self._bases.values()),
-                steps=self.steps(),
-            )
+            missed = self._missed(lowered, document, state, stage, instructions, forced, is_expired)
             explained = self._explain(missed)
             noted = replace(
                 noted, key=key, vertex=vertex, explanation=explained, reason=explained.reason
@@ -568,6 +552,35 @@ class _Engine:
     def _is_expired(self, cached: CachedStep) -> bool:
         ttl_s = self._request.cache_ttl_s
         return ttl_s is not None and cached.put_s + ttl_s < time.time()
+
+    def _missed(
+        self,
+        lowered: Lowered,
+        document: bytes,
+        state: StageState,
+        stage: PlannedStage,
+        instructions: Sequence[Instruction],
+        forced: str,
+        is_expired: bool,
+    ) -> "Missed":
+        from builder.earlier import Missed  # nothing of it is loaded when all is cached
+
+        assert lowered.step is not None
+        return Missed(
+            step=lowered.step,
+            key=Digest.of(document),
+            document=document,
+            created_by=lowered.created_by,
+            stage=stage.title,
+            number=len(self._steps.get(stage.index, ())),
+            instructions=tuple(redacted(unparse(each)) for each in instructions),
+            arguments=_arguments(state),
+            shell=state.shell,
+            forced=forced,
+            is_expired=is_expired,
+            bases=tuple(self._bases.values()),
+            steps=self.steps(),
+        )
 
     def _explain(self, missed: "Missed") -> "Explanation":
         """Say why a step is carried out, and keep what explains the next one."""

@@ -33,13 +33,13 @@ class Predictor:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._imaginary: set[Digest | None] = set()  # chain ids
+        self._imaginary: set[Digest] = set()  # diff_ids
         self._cached: set[str] | None = None
         self._missed: set[str] = set()
 
     def is_known(self, state: StageState) -> bool:
         """Whether the file system of `state` is one that there is."""
-        return state.chain_id not in self._imaginary
+        return self._imaginary.isdisjoint(layer.diff_id for layer in state.layers)
 
     def judge(self, missed: Missed, state: StageState) -> Judgement:
         """Say whether a step must be carried out, or might be found in the cache by then."""
@@ -53,9 +53,8 @@ class Predictor:
     def with_imaginary_layer(self, state: StageState, created_by: str) -> StageState:
         """The state after a step that was not performed."""
         layer = _imaginary_layer(len(self._imaginary))
-        after = state.with_layer(layer, created=state.created, created_by=created_by)
-        self._imaginary.add(after.chain_id)
-        return after
+        self._imaginary.add(layer.diff_id)
+        return state.with_layer(layer, created=state.created, created_by=created_by)
 
     def estimate(self, step: StepRecord) -> tuple[float, int]:
         """Seconds and bytes of the nearest earlier step; nothing when there is none."""
