@@ -1,8 +1,8 @@
 """What was built before: the step that one which missed is compared with, and why it missed.
 
-The step at the same place is asked first: the last build of the same Dockerfile and target, the
-same stage, the counterpart of the same instruction. Where there is none, the most similar of the
-newest steps that have the same parent or the same instruction.
+The step at the same place is asked first: the last build of the same Dockerfile and target that
+came so far, the same stage, the counterpart of the same instruction. Where there is none, the most
+similar of the newest steps that have the same parent or the same instruction.
 
 A parent that differs is traced to the instruction above that gave another layer, through the stages
 it stands on, down to the base image.
@@ -11,7 +11,7 @@ Nothing is read until the first step misses; a fully cached build does not even 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -30,11 +30,12 @@ from builder.explain import (
     core,
     similarity,
 )
-from builder.record import BaseRecord, StepRecord
+from builder.record import BaseRecord, BuildRecord, StepRecord
 from builder.sources import LayerTree, Selection
 from builder.steps import Step, selections_of
 from layerstore import CachedStep, CacheIndex, Digest
 
+_BUILDS_MAX = 8
 _CANDIDATES_MAX = 32
 
 
@@ -69,7 +70,8 @@ class Earlier:
         self, cache: CacheIndex, builds: Path, *, place: str, context: str, target: str
     ) -> None:
         self._cache = cache
-        self._before = record.of_place(place, context, target, builds)
+        self._unread = record.of_place(place, context, target, builds)
+        self._read: list[BuildRecord] = []
 
     def explain(self, missed: Missed) -> Explanation:
         """Say why `missed` has to be carried out, compared with the nearest earlier step."""
@@ -94,15 +96,15 @@ class Earlier:
         return self._compared(missed).nearest
 
     def _compared(self, missed: Missed) -> Explanation:
-        counterpart = self._counterpart(missed)
+        before, counterpart = self._counterpart(missed) or (None, None)
         same = self._same_key(missed, counterpart)
         if same is not None:
             return Explanation(cause=same, nearest=missed.key)
         new: Fields = json.loads(missed.document)
-        if counterpart is not None and self._before is not None:
+        if before is not None and counterpart is not None:
             document = self._document(counterpart)
             if document is not None:
-                above = self._above(missed, counterpart)
+                above = _above(missed, before, counterpart)
                 return self._differences(missed, counterpart.key, json.loads(document), new, above)
         return self._of_neighbours(missed, new)
 
@@ -116,25 +118,27 @@ class Earlier:
             return None
         return "failed" if counterpart.outcome in ("failed", "canceled") else "pruned"
 
-    def _counterpart(self, missed: Missed) -> StepRecord | None:
-        if self._before is None:
-            return None
-        steps = [step for step in self._before.steps if step.stage == missed.stage]
-        pairs = counterparts([step.instruction for step in steps], missed.instructions)
-        number = pairs.get(missed.number)
-        return steps[number] if number is not None and steps[number].key else None
+    def _counterpart(self, missed: Missed) -> tuple[BuildRecord, StepRecord] | None:
+        for before in self._builds():
+            steps = [step for step in before.steps if step.stage == missed.stage]
+            pairs = counterparts([step.instruction for step in steps], missed.instructions)
+            number = pairs.get(missed.number)
+            if number is not None and steps[number].key:
+                return before, steps[number]
+        return None
+
+    def _builds(self) -> Iterator[BuildRecord]:
+        """The last builds at this place, newest first; each is read once."""
+        yield from self._read
+        while len(self._read) < _BUILDS_MAX and (found := next(self._unread, None)) is not None:
+            self._read.append(found)
+            yield found
 
     def _document(self, step: StepRecord) -> str | bytes | None:
         if step.document:
             return step.document
         found = self._cache.find(Digest(step.key))
         return None if found is None else found.document
-
-    def _above(self, missed: Missed, counterpart: StepRecord) -> Difference | None:
-        assert self._before is not None
-        place = next(at for at, step in enumerate(self._before.steps) if step is counterpart)
-        old = lineage(self._before.bases, self._before.steps[:place], missed.stage)
-        return first_difference(old, lineage(missed.bases, missed.steps, missed.stage))
 
     def _of_neighbours(self, missed: Missed, new: Fields) -> Explanation:
         """By the most similar step with the same parent or instruction."""
@@ -179,6 +183,12 @@ class Earlier:
             arguments=missed.arguments,
             shell=missed.shell,
         )
+
+
+def _above(missed: Missed, before: BuildRecord, counterpart: StepRecord) -> Difference | None:
+    place = next(at for at, step in enumerate(before.steps) if step is counterpart)
+    old = lineage(before.bases, before.steps[:place], missed.stage)
+    return first_difference(old, lineage(missed.bases, missed.steps, missed.stage))
 
 
 def _path(selection: Selection) -> str:

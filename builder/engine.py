@@ -420,7 +420,7 @@ class _Engine:
             network=self._request.network,
             allowed=self._request.allowed,
             settings=self._request.run_settings,
-            no_cache=self._request.no_cache,
+            no_cache=self._request.no_cache or stage.is_one_of(self._request.no_cache_stages),
         )
         self._note_moment(stage, stage.from_node.span, state)
         instructions = [*triggers, *stage.instructions]

@@ -152,15 +152,17 @@ def of_image(image_id: str, directory: Path) -> BuildRecord | None:
     return next((record for record in records if record.image_id == image_id), None)
 
 
-def of_place(place: str, context: str, target: str, directory: Path) -> BuildRecord | None:
-    """The newest record of the same Dockerfile and target; of one from standard input, context."""
+def of_place(place: str, context: str, target: str, directory: Path) -> Iterator[BuildRecord]:
+    """The records of one Dockerfile and target, newest first.
+
+    Dockerfiles that are no files, those of standard input say, are told apart by their contexts.
+    """
     wanted = json.dumps(place).encode()
     for record in _records(directory, lambda data: wanted in data):
         if (record.place, record.target) == (place, target) and (
             place != "-" or record.context == context
         ):
-            return record
-    return None
+            yield record
 
 
 def of_name(name: str, directory: Path) -> BuildRecord:

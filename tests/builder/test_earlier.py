@@ -217,6 +217,17 @@ def test_a_step_that_failed_is_what_its_repair_is_compared_with(store: Store) ->
     assert reasons(store, "FROM scratch\nRUN echo a > /a\n") == ["command changed"]
 
 
+def test_what_a_failed_build_did_not_reach_is_compared_with_the_build_before(store: Store) -> None:
+    text = "FROM scratch\nRUN {}\nRUN echo c > /c\n"
+    explained(store, text.format("echo a > /a"))
+    with pytest.raises(StepFailedError):
+        run_build(store, text.format("exit 3"), executor=FakeExecutor())
+    found = explained(store, text.format("echo b > /a"))
+    first, second = found.values()
+    assert (first.reason, first.differences[0].old) == ("command changed", "exit 3")
+    assert second.reason == "follows line 2, RUN echo b > /a"
+
+
 # Neighbours.
 
 

@@ -16,6 +16,7 @@ from layerstore import Store
 from tests.support.executors import FakeExecutor
 from tests.support.images import dockerfile, make_image, run_build
 from tests.support.projects import Edit, Project, any_edits, edits, projects
+from tests.support.servers import Page, serve
 from tests.support.sources import write_files
 
 EXECUTED = ("executed", "reused")
@@ -229,3 +230,30 @@ def test_no_executor_is_started_and_nothing_is_pending(bench: Bench) -> None:
     assert not (bench.store.private / "builds").exists() or not list(
         (bench.store.private / "builds").iterdir()
     )
+
+
+def test_what_is_fetched_is_asked_for_and_nothing_is_kept(bench: Bench) -> None:
+    with serve({"/f": Page(b"one", {"ETag": '"1"'})}) as server:
+        text = f"FROM scratch\nADD {server.url}/f /f\nRUN echo a > /a\n"
+        assert [outcome for outcome, _ in prediction(bench, text)] == ["miss", "miss"]
+        run_build(bench.store, text, executor=FakeExecutor())
+        assert [outcome for outcome, _ in prediction(bench, text)] == ["cached", "cached"]
+        server.pages["/f"] = Page(b"two", {"ETag": '"2"'})
+        first, second = prediction(bench, text)
+        assert first == ("miss", "f changed")
+        assert second[0] == "depends"
+        assert second[1].startswith("follows line 2, ADD http")
+    assert not list(bench.store.tmp.glob("*/dir*"))
+
+
+def test_a_named_context_as_a_base_is_predicted_too(bench: Bench) -> None:
+    tree = write_files(bench.root / "named", {"a": b"1"})
+    text = "FROM named\nRUN echo a > /a\n"
+    contexts = {"named": str(tree)}
+    assert [outcome for outcome, _ in prediction(bench, text, contexts=contexts)][-1] == "miss"
+    run_build(bench.store, text, executor=FakeExecutor(), contexts=contexts)
+    found = prediction(bench, text, contexts=contexts)
+    assert {outcome for outcome, _ in found} == {"cached"}
+    write_files(tree, {"a": b"2"})
+    found = prediction(bench, text, contexts=contexts)
+    assert [outcome for outcome, _ in found] == ["miss", "depends"]

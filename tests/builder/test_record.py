@@ -261,7 +261,7 @@ def test_a_record_that_is_damaged_is_told_when_it_is_asked_for(tmp_path: Path) -
         of_name("^0", tmp_path)
 
 
-def test_the_last_build_of_a_dockerfile_and_target_is_found(tmp_path: Path) -> None:
+def test_the_builds_of_a_dockerfile_and_target_are_found(tmp_path: Path) -> None:
     for number, (place, context, target) in enumerate(
         [("/a", "/c", ""), ("/b", "/c", ""), ("/a", "/c", "t"), ("-", "/c", ""), ("-", "/d", "")]
     ):
@@ -269,8 +269,8 @@ def test_the_last_build_of_a_dockerfile_and_target_is_found(tmp_path: Path) -> N
         write(record, tmp_path)
 
     def found(place: str, context: str, target: str) -> str:
-        record = of_place(place, context, target, tmp_path)
-        return "" if record is None else record.image_id
+        records = of_place(place, context, target, tmp_path)
+        return next((record.image_id for record in records), "")
 
     assert found("/a", "/other", "") == "image-0"
     assert found("/a", "/c", "t") == "image-2"
@@ -278,7 +278,12 @@ def test_the_last_build_of_a_dockerfile_and_target_is_found(tmp_path: Path) -> N
     assert found("-", "/d", "") == "image-4"
     assert found("-", "/x", "") == ""
     assert found("/a", "/c", "x") == ""
-    assert of_place("/a", "/c", "", tmp_path / "absent") is None
+    assert list(of_place("/a", "/c", "", tmp_path / "absent")) == []
+    write(replace(numbered(9), place="/a"), tmp_path)
+    assert [record.image_id for record in of_place("/a", "", "", tmp_path)] == [
+        "image-9",
+        "image-0",
+    ]
 
 
 def test_what_is_as_usual_takes_no_room(tmp_path: Path) -> None:
