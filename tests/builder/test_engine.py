@@ -265,6 +265,23 @@ def test_a_rewritten_step_with_an_equal_result_runs_alone(store: Store, fake: Fa
     assert (ran, third.digest) == ([], first.digest)
 
 
+def test_the_same_bytes_of_another_place_keep_their_own_words(
+    store: Store, fake: FakeExecutor
+) -> None:
+    """Nothing that stands in no line of this Dockerfile is in its history."""
+    rebuilt(store, "FROM scratch AS other\nRUN echo hi > /a\nRUN touch /b\n", fake)
+    text = "FROM scratch AS one\nRUN printf 'hi\\n' > /a\nRUN touch /b\n"
+    built, ran = rebuilt(store, text, fake, target="one")
+    assert ran == ["printf 'hi\\n' > /a"]
+    assert built.outcomes == ["reused", "cached"]
+    assert [entry.created_by for entry in built.image.config.history] == [
+        "RUN /bin/sh -c printf 'hi\\n' > /a",
+        "RUN /bin/sh -c touch /b",
+    ]
+    again, _ = rebuilt(store, text, fake, target="one")
+    assert again.digest == built.digest
+
+
 def test_a_reused_result_is_told_as_one(store: Store, fake: FakeExecutor) -> None:
     run_build(store, "FROM scratch\nRUN echo hi > /a\n", executor=fake)
     again = run_build(store, "FROM scratch\nRUN printf 'hi\\n' > /a\n", executor=fake)
