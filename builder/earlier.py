@@ -86,7 +86,7 @@ class Earlier:
         None for a layer that another place of this Dockerfile, or another Dockerfile, has made:
         what its history says is not this one's.
         """
-        counterpart = self._counterpart(missed)
+        _, counterpart = self._counterpart(missed) or (None, None)
         if counterpart is None or counterpart.layer != diff_id:
             return None
         return self._cache.find(Digest(counterpart.key))
