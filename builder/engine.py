@@ -673,7 +673,8 @@ class _Engine:
             proxies = (pair.partition("=")[2] for pair in missed.step.secret_env)
             self._secrets.update(proxy.encode() for proxy in proxies if "@" in proxy)
         for selection in selections_of(missed.step):  # what explains the next miss
-            self._store.cache.put_listing(selection.digest, selection.listing)
+            if selection.listing:  # what is fetched has none: its digest is another's
+                self._store.cache.put_listing(selection.digest, selection.listing)
         conditions = Conditions(
             store=self._store,
             executor=self._get_executor,
