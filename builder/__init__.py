@@ -7,12 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from builder.engine import BuildRequest, BuildResult, build
+    from builder.engine import build
     from builder.inputs import Inputs, parse_remembered, read_inputs
+    from builder.request import BuildRequest, BuildResult
 
 _HOMES = {
-    "BuildRequest": "builder.engine",
-    "BuildResult": "builder.engine",
+    "BuildRequest": "builder.request",
+    "BuildResult": "builder.request",
     "build": "builder.engine",
     "Inputs": "builder.inputs",
     "parse_remembered": "builder.inputs",

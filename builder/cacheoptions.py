@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Literal
 
 from builder.attributes import Attributes, parse_attributes, split_fields
-from builder.engine import BuildResult
 from builder.errors import OutputError, UnsupportedFeatureError
 from builder.events import Event, Notice, VertexDone, VertexStarted
+from builder.request import BuildResult
 from layerstore import Digest, Reference, Store, StoreError, export_steps
 
 _HINT = "type=local,dest=DIRECTORY writes a directory that can be cached or copied anywhere"

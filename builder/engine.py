@@ -22,13 +22,12 @@ Invariants (tests/builder/test_engine.py):
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import grammar
 from builder import record, timetravel
@@ -37,7 +36,6 @@ from builder.check import check_build
 from builder.epoch import NAME as EPOCH_ARG
 from builder.epoch import written_epoch
 from builder.errors import (
-    BuilderError,
     NotReproducibleError,
     PlanError,
     UnsupportedFeatureError,
@@ -51,12 +49,12 @@ from builder.events import (
     VertexDone,
     VertexFailed,
     VertexOutput,
-    VertexStarted,
 )
+from builder.journal import Journal, first_line, record_of, rounded
+from builder.located import Located
 from builder.lower import Lowered, Surroundings, check, lower
-from builder.lower.metadata import with_labels
-from builder.mounting import NO_GRANTS, Grants, is_as_keyed
-from builder.perform import Conditions, OnFailure, perform
+from builder.mounting import is_as_keyed
+from builder.perform import Conditions, perform
 from builder.plan import (
     BuildPlan,
     ContextBase,
@@ -69,32 +67,29 @@ from builder.plan import (
 )
 from builder.platforms import check_runnable, name_of
 from builder.provide import Provider
+from builder.request import BuildRequest, BuildResult
 from builder.sandbox import Executor, ExitStatus, ForkServer
 from builder.schedule import PAUSE, Needs, Work, run_all
+from builder.sealing import Sealer
 from builder.sources import Selection, SourceTree, select
-from builder.state import StageState
+from builder.state import StageState, empty_state, state_of_image
 from builder.steps import (
-    NO_SETTINGS,
     CopyFiles,
     ExecStep,
     FileStep,
-    RunSettings,
     Step,
     selections_of,
     stands_alone,
 )
 from builder.urls import FileUrl, GitUrl, redacted
-from grammar import Dockerfile, DockerfileError, Instruction, Span, unparse
+from grammar import Instruction, Span, unparse
 from layerstore import (
     CachedStep,
-    ContainerConfig,
     Digest,
     Image,
     ImageConfig,
     Layer,
     NotFoundError,
-    Platform,
-    Reference,
     Store,
     StoreError,
     UnusableLayerError,
@@ -105,63 +100,9 @@ if TYPE_CHECKING:
     from builder.earlier import Earlier, Missed
     from builder.explain import Explanation
     from builder.predict import Predictor
-    from builder.squash import Squash
-    from layerstore import Encoding
 
-DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FLUSH_AFTER_S = 0.5
 _WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildRequest:
-    """What to build. `context` None: there is none, and COPY from it is an error.
-
-    `contexts` are the named ones as written on a command line, see provide.py. `platform` None is
-    this machine's; a base for another one then gives an image for that.
-    """
-
-    dockerfile: Dockerfile
-    context: Path | SourceTree | None
-    contexts: Mapping[str, str] = field(default_factory=dict)
-    platform: Platform | None = None
-    ignore_file: bytes | None = None
-    names: tuple[Reference, ...] = ()
-    target: str = ""
-    build_args: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    no_cache: bool = False
-    no_cache_stages: tuple[str, ...] = ()  # names or numbers, all of whose steps are carried out
-    no_cache_from: int | None = None  # the line from which on all steps are carried out
-    cache_ttl_s: float | None = None  # what was carried out longer ago counts as not cached
-    jobs: int = 0  # stages that are built at the same time; 0: as many as there are cores
-    network: Literal["host", "none"] = "host"
-    source_date_epoch: int | None = None
-    allowed: frozenset[str] = frozenset()  # rights RUN may ask for: network.host, security.insecure
-    run_settings: RunSettings = NO_SETTINGS
-    grants: Grants = NO_GRANTS
-    verify: bool = False  # run each program that has to run twice, and compare
-    on_failure: OnFailure | None = None  # what to do where a RUN has failed, before the build ends
-    keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
-    squash: "Squash | None" = None
-    encoding: "Encoding | None" = None  # of the image in the store
-    inline_cache: bool = False  # the image says which steps made its layers
-    cache_from: tuple[Path | str, ...] = ()  # directories of cached steps, names of such images
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildResult:
-    """What a build made. `base` and `own`: the layers the image stands on, and those made here.
-
-    They are diff_ids; `own` are the layers before they were squashed.
-    """
-
-    image: Image
-    record: record.BuildRecord
-    base: frozenset[Digest] = frozenset()
-    own: frozenset[Digest] = frozenset()
-    epoch: int | None = None
-    vertices: int = 0  # how many pieces of work were numbered
 
 
 def build(
@@ -230,7 +171,7 @@ def _build(
         except UnusableLayerError:  # begun anew by `build`: no build of its own
             raise
         except BaseException as error:
-            engine.write_record(started, None, _first_line(error))
+            engine.journal.write(started, None, first_line(error))
             raise
         if request.keep:
             for name in request.names:
@@ -241,7 +182,7 @@ def _build(
             for digest in (image.descriptor.digest, image.id):
                 store.blobs.discard(digest)  # unless another build has left it
         store.flush()
-    written = engine.write_record(started, image, "")
+    written = engine.journal.write(started, image, "")
     if request.keep:
         names = tuple(name.familiar for name in request.names)
         report(ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names))
@@ -266,7 +207,7 @@ def predict(request: BuildRequest, store: Store) -> tuple[record.StepRecord, ...
             request, store, ignore, cleanup, start_executor=ForkServer, predictor=Predictor(store)
         )
         engine.fold()
-        return engine.steps()
+        return engine.journal.steps()
 
 
 class _Engine:
@@ -285,15 +226,9 @@ class _Engine:
         self._predictor = predictor
         self._request = request
         self._store = store
-        self._report = report
         self._cleanup = cleanup
         self._platform = request.platform or host_platform()
-        self._vertex = 0
-        self._began = time.monotonic()
-        self._steps: dict[int, list[record.StepRecord]] = {}  # by stage
-        self._bases: dict[int, record.BaseRecord] = {}  # by stage
-        self._logs: dict[int, record.StepLog] = {}  # by vertex
-        self._secrets = set(request.grants.secrets.values())  # that no log is to keep
+        self.journal = Journal(request, store, report)
         self._earlier: Earlier | None = None
         self._states: dict[int, StageState] = {}
         self._unstable: list[str] = []  # paths that differ between two runs of a step
@@ -302,6 +237,7 @@ class _Engine:
         self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
+        self._sealer = Sealer(request, store, self._epoch)
         self._args = dict(request.build_args)
         self._last_flush = time.monotonic()
 
@@ -312,17 +248,18 @@ class _Engine:
         if self._unstable:
             raise NotReproducibleError(paths=tuple(dict.fromkeys(self._unstable)))
         self._provider.remember()
-        image = self._seal(self._squash(target))
+        steps = self.journal.steps()
+        image = self._sealer.seal(self._sealer.squash(target), steps)
         assert self._plan is not None, "folded before"
         noted = self._noted[self._plan.target]
         lines = [line for line, _ in noted]
-        configs = (self._image_config(state) for _, state in noted)
+        configs = (self._sealer.image_config(state) for _, state in noted)
         timetravel.remember(self._store.cache, image, lines, configs)
         return image
 
     def fold(self) -> StageState:
         """Build all stages that are needed; returns what the target has become."""
-        with _Located(self._request.dockerfile, None):
+        with Located(self._request.dockerfile, None):
             self._plan = plan(
                 self._request.dockerfile,
                 target=self._request.target,
@@ -337,7 +274,7 @@ class _Engine:
         stages = self._plan.stages
         for index in sorted(self._plan.needed):
             for instruction in stages[index].instructions:
-                with _Located(self._request.dockerfile, instruction.span):
+                with Located(self._request.dockerfile, instruction.span):
                     check(
                         instruction,
                         allowed=self._request.allowed,
@@ -360,6 +297,7 @@ class _Engine:
             provider=self._provider,
         )
         self._epoch = epoch
+        self._sealer = Sealer(self._request, self._store, epoch)
         value = {EPOCH_ARG: "" if epoch is None else str(epoch)}
         if EPOCH_ARG in self._args:
             self._args |= value
@@ -376,7 +314,7 @@ class _Engine:
             platform=self._platform,
             bases=dict(self._known_bases(plan)),
             cache=self._store.cache,
-            report=self._report,
+            report=self.journal.report,
         )
 
     def _known_bases(self, plan: BuildPlan) -> Iterator[tuple[str, tuple[str, ImageConfig]]]:
@@ -398,13 +336,13 @@ class _Engine:
             base=state.base,
             own=frozenset(layer.diff_id for layer in state.layers) - state.base,
             epoch=self._epoch,
-            vertices=self._vertex,
+            vertices=self.journal.vertices,
         )
 
     def _build_stage(self, stage: PlannedStage) -> Work[None]:
         for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us
             yield Needs(needed)
-        with _Located(self._request.dockerfile, stage.from_node.span):
+        with Located(self._request.dockerfile, stage.from_node.span):
             state = yield from self._open_base(stage)
         triggers = tuple(
             grammar.parse_instruction(text, escape="\\", name="ONBUILD")
@@ -432,7 +370,7 @@ class _Engine:
             label = f"[{stage.title} {position}/{total}]"
             in_trigger = number < len(triggers)
             span = stage.from_node.span if in_trigger else instruction.span
-            with _Located(self._request.dockerfile, span, in_trigger=in_trigger):
+            with Located(self._request.dockerfile, span, in_trigger=in_trigger):
                 needs = stages_of(instruction, stage.visible, self._provider.context_names)
                 for needed in needs:  # a trigger's, by now
                     yield Needs(needed)
@@ -454,13 +392,13 @@ class _Engine:
     ) -> Selection:
         """Ask what is at a URL, which may take its time: work of its own for whoever watches."""
         shown = redacted(url.remote if isinstance(url, GitUrl) else url.url)
-        vertex = self._begin(f"[{stage.title}] load {shown}", stage.title, None)
+        vertex = self.journal.begin(f"[{stage.title}] load {shown}", stage.title, None)
         started = time.monotonic()
-        with self._failing(vertex, started):
+        with self.journal.failing(vertex, started):
             selection = self._provider.remotes().select(
                 url, checksum=checksum, keep_git_dir=keep_git_dir, unpack=unpack
             )
-        self._report(VertexDone(vertex=vertex, seconds=time.monotonic() - started))
+        self.journal.report(VertexDone(vertex=vertex, seconds=time.monotonic() - started))
         return selection
 
     def _build_instruction(
@@ -475,17 +413,17 @@ class _Engine:
     ) -> Work[StageState]:
         if self._predictor is not None and not self._is_knowable(instruction, stage):
             noted = replace(
-                _record_of(redacted(unparse(instruction)), span, stage),
+                record_of(redacted(unparse(instruction)), span, stage),
                 outcome="miss" if (forced := self._forced(stage, span.start_line)) else "depends",
                 reason=forced or "what it copies from is not built yet",
             )
             return self._imagine(stage, noted, state, "")
         lowered = lower(instruction, state, around)
         for message in lowered.notices:
-            self._report(Notice(message=message, line=span.start_line))
-        noted = _record_of(redacted(unparse(instruction)), span, stage)
+            self.journal.report(Notice(message=message, line=span.start_line))
+        noted = record_of(redacted(unparse(instruction)), span, stage)
         if lowered.step is None:
-            self._note(stage, noted)
+            self.journal.note(stage, noted)
             return lowered.state
         return (
             yield from self._carry_out(
@@ -505,7 +443,7 @@ class _Engine:
     ) -> Work[StageState]:
         """Find the step in the cache, else do it."""
         line = noted.line
-        vertex = self._begin(f"{label} {step.title}", stage.title, line)
+        vertex = self.journal.begin(f"{label} {step.title}", stage.title, line)
         below = StageState(platform=state.platform) if stands_alone(step) else state
         document = key_document(
             step,
@@ -519,17 +457,17 @@ class _Engine:
         is_expired = cached is not None and self._is_expired(cached)
         layer = None if cached is None or is_expired else self._known_layer(cached)
         if cached is not None and layer is not None:
-            self._report(VertexCached(vertex=vertex, layer=layer.diff_id))
+            self.journal.report(VertexCached(vertex=vertex, layer=layer.diff_id))
             found = replace(
                 noted,
                 outcome="cached",
                 key=key,
                 layer=layer.diff_id,
                 vertex=vertex,
-                started=_rounded(time.monotonic() - self._began),
+                started=self.journal.now(),
                 size_bytes=layer.size_bytes,
             )
-            self._note(stage, found)
+            self.journal.note(stage, found)
         else:
             missed = self._missed(lowered, document, state, stage, instructions, forced, is_expired)
             explained = self._explain(missed)
@@ -577,14 +515,14 @@ class _Engine:
             document=document,
             created_by=lowered.created_by,
             stage=stage.title,
-            number=len(self._steps.get(stage.index, ())),
+            number=self.journal.steps_of(stage),
             instructions=tuple(redacted(unparse(each)) for each in instructions),
             arguments=_arguments(state),
             shell=state.shell,
             forced=forced,
             is_expired=is_expired,
-            bases=tuple(self._bases.values()),
-            steps=self.steps(),
+            bases=tuple(self.journal.bases.values()),
+            steps=self.journal.steps(),
         )
 
     def _explain(self, missed: "Missed") -> "Explanation":
@@ -595,8 +533,8 @@ class _Engine:
             self._earlier = Earlier(
                 self._store.cache,
                 self._store.private / "builds",
-                place=self._place(),
-                context=self._context(),
+                place=self.journal.place,
+                context=self.journal.context,
                 target=self._request.target,
             )
         return self._earlier.explain(missed)
@@ -629,7 +567,7 @@ class _Engine:
         """Go on as if the step had been carried out, on a layer that is none."""
         assert self._predictor is not None
         after = self._predictor.with_imaginary_layer(state, created_by)
-        self._note(stage, replace(noted, layer=after.layers[-1].diff_id))
+        self.journal.note(stage, replace(noted, layer=after.layers[-1].diff_id))
         return after
 
     # ---- performing
@@ -639,29 +577,21 @@ class _Engine:
     ) -> Work[tuple[CachedStep, Layer]]:
         """Perform a step; the result is an earlier one where the content is the same."""
         started = time.monotonic()
-        noted = replace(noted, started=_rounded(started - self._began))
+        noted = replace(noted, started=self.journal.now())
         vertex, status = noted.vertex, ExitStatus()
-
-        def output(stream: str, data: bytes) -> None:
-            self._logs.setdefault(vertex, record.StepLog()).add(data)
-            self._report(
-                VertexOutput(
-                    vertex=vertex, stream="stdout" if stream == "stdout" else "stderr", data=data
-                )
-            )
 
         def ended(how: ExitStatus) -> None:
             nonlocal status
             status = how
 
         def note(outcome: str, seconds: float, layer: Layer | None = None) -> None:
-            self._note(
+            self.journal.note(
                 stage,
                 replace(
                     noted,
                     outcome=outcome,
-                    seconds=_rounded(seconds),
-                    cpu_s=_rounded(status.cpu_s),
+                    seconds=rounded(seconds),
+                    cpu_s=rounded(status.cpu_s),
                     memory_peak_bytes=status.memory_peak_bytes,
                     layer="" if layer is None else layer.diff_id,
                     size_bytes=0 if layer is None else layer.size_bytes,
@@ -671,14 +601,16 @@ class _Engine:
 
         if isinstance(missed.step, ExecStep):
             proxies = (pair.partition("=")[2] for pair in missed.step.secret_env)
-            self._secrets.update(proxy.encode() for proxy in proxies if "@" in proxy)
+            for proxy in proxies:
+                if "@" in proxy:
+                    self.journal.hide(proxy.encode())
         for selection in selections_of(missed.step):  # what explains the next miss
             if selection.listing:  # what is fetched has none: its digest is another's
                 self._store.cache.put_listing(selection.digest, selection.listing)
         conditions = Conditions(
             store=self._store,
             executor=self._get_executor,
-            output=output,
+            output=partial(self.journal.output, vertex),
             epoch=self._epoch,
             ended=ended,
             grants=self._request.grants,
@@ -692,12 +624,14 @@ class _Engine:
         except (GeneratorExit, KeyboardInterrupt):
             seconds = time.monotonic() - started
             note("canceled", seconds)
-            self._report(VertexCanceled(vertex=vertex, seconds=seconds))
+            self.journal.report(VertexCanceled(vertex=vertex, seconds=seconds))
             raise
         except BaseException as error:
             seconds = time.monotonic() - started
             note("failed", seconds)
-            self._report(VertexFailed(vertex=vertex, seconds=seconds, message=_first_line(error)))
+            self.journal.report(
+                VertexFailed(vertex=vertex, seconds=seconds, message=first_line(error))
+            )
             raise
         seconds = time.monotonic() - started
         variant = str(self._epoch)
@@ -708,7 +642,7 @@ class _Engine:
         made = CachedStep(
             key=missed.key,
             diff_id=layer.diff_id,
-            created=self._created_now(),
+            created=self._sealer.created_now(),
             created_by=missed.created_by,
             seconds=seconds,
             document=missed.document,
@@ -726,10 +660,10 @@ class _Engine:
             )
         if isinstance(missed.step, ExecStep) and not is_as_keyed(missed.step.mounts):
             text = "the build context changed meanwhile: this result is not kept for later builds\n"
-            self._report(VertexOutput(vertex=vertex, stream="stderr", data=text.encode()))
+            self.journal.report(VertexOutput(vertex=vertex, stream="stderr", data=text.encode()))
         elif is_stable:
             self._store.cache.put(made, parent=below.chain_id, variant=variant)
-        self._report(
+        self.journal.report(
             VertexDone(
                 vertex=vertex,
                 seconds=seconds,
@@ -756,14 +690,14 @@ class _Engine:
             return True
         from builder.rehearse import run_again
 
-        took_s = time.monotonic() - self._began - noted.started
+        took_s = self.journal.now() - noted.started
         conditions = replace(conditions, output=lambda stream, data: None, on_failure=None)
         differences = yield from run_again(
             missed.step, below.layers, layer, conditions, took_s=took_s
         )
         for each in differences:
             hint = f"; try: {each.hint}" if each.hint else ""
-            self._report(Notice(message=f"not reproducible: {each}{hint}", line=noted.line))
+            self.journal.report(Notice(message=f"not reproducible: {each}{hint}", line=noted.line))
         self._unstable += [each.path for each in differences]
         return not differences
 
@@ -774,11 +708,11 @@ class _Engine:
             raise UnsupportedFeatureError(feature=f"the platform {stage.platform}")
         match stage.base:
             case ScratchBase():
-                self._note_base(stage, "scratch", "")
-                return _empty_state(self._platform)
+                self.journal.note_base(stage, "scratch", "")
+                return empty_state(self._platform)
             case StageBase(index=index):
                 assert self._plan is not None
-                self._note_base(stage, self._plan.stages[index].title, "")
+                self.journal.note_base(stage, self._plan.stages[index].title, "")
                 state = self._states[index]
                 return state.inherited()
             case ImageBase(name=name):
@@ -787,18 +721,18 @@ class _Engine:
                 found = self._provider.context(name, stage.platform)
                 if isinstance(found, Image):
                     return self._open_image(name, found, stage)
-                self._note_base(stage, name, "")
-                state = _empty_state(stage.platform)
+                self.journal.note_base(stage, name, "")
+                state = empty_state(stage.platform)
                 if found is not None:
                     state = yield from self._open_tree(name, found, state, stage)
                 return state
 
     def _open_image(self, name: str, image: Image, stage: PlannedStage) -> StageState:
-        self._note_base(stage, name, image.descriptor.digest)
+        self.journal.note_base(stage, name, image.descriptor.digest)
         line = stage.from_node.span.start_line
-        vertex = self._begin(f"[{stage.title} 1/1] FROM {name}", stage.title, line)
-        self._report(VertexCached(vertex=vertex))
-        return _state_of_image(image)
+        vertex = self.journal.begin(f"[{stage.title} 1/1] FROM {name}", stage.title, line)
+        self.journal.report(VertexCached(vertex=vertex))
+        return state_of_image(image)
 
     def _open_tree(
         self, name: str, tree: SourceTree, state: StageState, stage: PlannedStage
@@ -817,7 +751,7 @@ class _Engine:
         title = f"FROM {name}"
         step = FileStep(action=action, title=title)
         lowered = Lowered(state=state, created_by=title, step=step)
-        noted = _record_of(title, stage.from_node.span, stage)
+        noted = record_of(title, stage.from_node.span, stage)
         label = f"[{stage.title} 1/1]"
         return (
             yield from self._carry_out(
@@ -840,67 +774,6 @@ class _Engine:
 
     # ---- the result
 
-    def _squash(self, state: StageState) -> StageState:
-        wish = self._request.squash
-        if wish is None:
-            return state
-        from builder.squash import squashed
-
-        return squashed(state, wish, self._store)
-
-    def _seal(self, state: StageState) -> Image:
-        config = self._image_config(state)
-        if self._request.inline_cache:
-            config = replace(config, inline_cache=self._inline_cache(state))
-        image = self._store.images.seal(config, state.layers)
-        return image if self._request.encoding is None else self._encoded(image, state)
-
-    def _image_config(self, state: StageState) -> ImageConfig:
-        config = state.config
-        platform = self._request.platform or state.platform
-        if self._request.labels:
-            added = list(self._request.labels.items())
-            config = replace(config, labels=with_labels(config.labels, added))
-        created = state.created
-        if self._epoch is not None:
-            created = rfc3339(self._epoch)
-        return ImageConfig(
-            architecture=platform.architecture,
-            os=platform.os,
-            variant=platform.variant,
-            author=state.author,
-            created=created,
-            config=config,
-            diff_ids=tuple(layer.diff_id for layer in state.layers),
-            history=state.history,
-        )
-
-    def _inline_cache(self, state: StageState) -> str:
-        from layerstore import inline_steps
-
-        own = {self._store.layers.fetch(layer).diff_id for layer in state.layers} - state.base
-        records = (step for steps in self._steps.values() for step in steps)
-        keys = [Digest(step.key) for step in records if step.key and step.layer in own]
-        return inline_steps(self._store, keys)
-
-    def _encoded(self, image: Image, state: StageState) -> Image:
-        from layerstore import encode_image
-
-        assert self._request.encoding is not None, "asked before"
-        encoded = encode_image(
-            self._store,
-            image,
-            self._request.encoding,
-            is_own=lambda layer: layer.diff_id not in state.base,
-        )
-        if encoded is not image:
-            self._store.blobs.discard(image.descriptor.digest)  # the manifest nobody will name
-        return encoded
-
-    def _created_now(self) -> str:
-        epoch = self._epoch
-        return rfc3339(time.time() if epoch is None else epoch)
-
     def _flush_when_due(self) -> None:
         """Make finished steps durable now and then: a killed build loses little, cheaply."""
         if time.monotonic() - self._last_flush > _FLUSH_AFTER_S:
@@ -919,94 +792,6 @@ class _Engine:
             self._noted[stage.index] = []
         self._noted[stage.index].append((span.start_line, state))
 
-    @contextmanager
-    def _failing(self, vertex: int, started: float) -> Iterator[None]:
-        """Tell that the work of a vertex was canceled, or has failed, when it does."""
-        try:
-            yield
-        except (GeneratorExit, KeyboardInterrupt):
-            self._report(VertexCanceled(vertex=vertex, seconds=time.monotonic() - started))
-            raise
-        except BaseException as error:
-            seconds = time.monotonic() - started
-            self._report(VertexFailed(vertex=vertex, seconds=seconds, message=_first_line(error)))
-            raise
-
-    def _begin(self, title: str, stage: str, line: int | None) -> int:
-        self._vertex += 1
-        self._report(VertexStarted(vertex=self._vertex, title=title, stage=stage, line=line))
-        return self._vertex
-
-    def _note(self, stage: PlannedStage, step: record.StepRecord) -> None:
-        self._steps.setdefault(stage.index, []).append(step)
-
-    def _note_base(self, stage: PlannedStage, name: str, digest: str) -> None:
-        self._bases[stage.index] = record.BaseRecord(
-            stage.title, stage.from_node.span.start_line, name, digest
-        )
-
-    def steps(self) -> tuple[record.StepRecord, ...]:
-        """What has been done so far, stage after stage."""
-        return tuple(step for _, steps in sorted(self._steps.items()) for step in steps)
-
-    def write_record(self, started: float, image: Image | None, error: str) -> record.BuildRecord:
-        steps, log = self._with_logs()
-        written = record.BuildRecord(
-            id=f"{int(started * 1000):013d}-{os.getpid()}",
-            started=round(started, 3),
-            seconds=round(time.time() - started, 6),
-            dockerfile=self._request.dockerfile.source.name,
-            target=self._request.target,
-            names=tuple(name.familiar for name in self._request.names),
-            image_id="" if image is None else image.id,
-            manifest_digest="" if image is None else image.descriptor.digest,
-            error=error,
-            steps=steps,
-            place=self._place(),
-            context=self._context(),
-            bases=tuple(base for _, base in sorted(self._bases.items())),
-        )
-        record.write(written, self._store.private / "builds", log)
-        return written
-
-    def _with_logs(self) -> tuple[tuple[record.StepRecord, ...], bytes]:
-        """The steps, each with the place of its output in the log, and the log."""
-        steps: list[record.StepRecord] = []
-        log = bytearray()
-        for step in self.steps():
-            kept = self._logs.get(step.vertex)
-            if kept is not None:
-                from builder.leaks import masked
-
-                data = masked(kept.data(), self._secrets)
-                step = replace(step, log_offset=len(log), log_bytes=len(data))
-                log += data
-            steps.append(step)
-        return tuple(steps), bytes(log)
-
-    def _place(self) -> str:
-        name, context = self._request.dockerfile.source.name, self._request.context
-        is_file = name != "-" and "://" not in name and (context is None or self._context())
-        return os.path.realpath(name) if is_file else "-"
-
-    def _context(self) -> str:
-        context = self._request.context
-        return os.path.realpath(context) if isinstance(context, Path) else ""
-
-
-def _record_of(instruction: str, span: Span, stage: PlannedStage) -> record.StepRecord:
-    """The record of an instruction that does no work."""
-    return record.StepRecord(
-        instruction=instruction,
-        line=span.start_line,
-        stage=stage.title,
-        outcome="metadata",
-        reason="",
-        key="",
-        layer="",
-        seconds=0.0,
-    )
-
 
 def _arguments(state: StageState) -> frozenset[str]:
     """The variables that a RUN sees because of ARG."""
@@ -1022,82 +807,3 @@ def _check_filters(request: BuildRequest, plan: BuildPlan) -> None:
                 f"--no-cache-filter={name}: no such stage",
                 hint=f"stages with a name: {known}" if known else "number them from 0",
             )
-
-
-def _rounded(seconds: float) -> float:
-    return round(seconds, 6)
-
-
-class _Located:
-    """Adds the Dockerfile's lines to an error that passes, once."""
-
-    def __init__(
-        self, dockerfile: Dockerfile, span: Span | None, *, in_trigger: bool = False
-    ) -> None:
-        self._dockerfile = dockerfile
-        self._span = span
-        self._in_trigger = in_trigger
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DockerfileError):
-            if self._in_trigger and error.source is None:
-                error.span = None  # a place in the trigger's text, which is no line of the file
-            error.place(span=self._span, source=self._dockerfile.source)
-            return
-        if isinstance(error, BuilderError) and error.span is not None and not error.excerpt:
-            error.excerpt = excerpt(self._dockerfile, error.span)
-        if error is None or self._span is None:
-            return
-        if isinstance(error, BuilderError) and not error.excerpt:
-            error.excerpt = excerpt(self._dockerfile, self._span)
-        elif isinstance(error, Exception) and not hasattr(error, "__notes__"):
-            error.add_note(excerpt(self._dockerfile, self._span))
-
-
-def excerpt(dockerfile: Dockerfile, span: Span) -> str:
-    """`Dockerfile:3` and the lines of an instruction, marked."""
-    lines = dockerfile.source.lines
-    first, last = max(1, span.start_line - 2), min(len(lines), span.end_line + 2)
-    shown = [f"{dockerfile.source.name}:{span.start_line}"]
-    for number in range(first, last + 1):
-        mark = ">>>" if span.start_line <= number <= span.end_line else "   "
-        shown.append(f"{number:4} | {mark} {lines[number - 1]}".rstrip())
-    return redacted("\n".join(shown))
-
-
-def _empty_state(platform: Platform) -> StageState:
-    config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
-    return StageState(config=config, platform=platform)
-
-
-def _state_of_image(image: Image) -> StageState:
-    from layerstore import chain_ids
-
-    config = image.config
-    diff_ids = [layer.diff_id for layer in image.layers]
-    container = config.config
-    if not any(pair.startswith("PATH=") for pair in container.env):
-        container = replace(container, env=(*container.env, DEFAULT_PATH_ENV))
-    return StageState(
-        config=container,
-        layers=image.layers,
-        chain_id=chain_ids(diff_ids)[-1] if diff_ids else None,
-        platform=Platform(os=config.os, architecture=config.architecture, variant=config.variant),
-        history=tuple(entry for entry, _ in image.history()),  # also where it had none
-        author=config.author,
-        created=config.created or StageState().created,
-    )
-
-
-def rfc3339(seconds: float) -> str:
-    """A moment as image configs have it, RFC 3339 in UTC."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    text = moment.strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{moment.microsecond:06d}Z" if moment.microsecond else text + "Z"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

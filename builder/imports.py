@@ -102,6 +102,6 @@ class _Newest:
             yield change
 
     def created(self) -> str:
-        from builder.engine import rfc3339
+        from builder.sealing import rfc3339
 
         return rfc3339(self._mtime_ns // 1_000_000_000)

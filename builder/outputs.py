@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import BinaryIO, Literal, assert_never
 
 from builder.attributes import Attributes, parse_attributes, split_fields
-from builder.engine import BuildResult
 from builder.errors import OutputError, UnsupportedFeatureError
 from builder.events import Event, Notice, VertexDone, VertexFailed, VertexStarted
+from builder.request import BuildResult
 from layerstore import (
     Compression,
     Encoding,

@@ -31,8 +31,8 @@ from builder.urls import FileUrl, GitUrl, other_scheme, parse_url, redacted
 from layerstore import Image, InvalidReferenceError, Layer, NotFoundError, Platform, Store
 
 if TYPE_CHECKING:
-    from builder.engine import BuildRequest
     from builder.remote import Remotes
+    from builder.request import BuildRequest
 
 
 class Provider:

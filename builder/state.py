@@ -23,6 +23,7 @@ from layerstore import (
     ContainerConfig,
     Digest,
     History,
+    Image,
     Layer,
     Platform,
     chain_ids,
@@ -132,3 +133,30 @@ def set_env(env: tuple[str, ...], values: Mapping[str, str]) -> tuple[str, ...]:
     kept = tuple([pairs.get(name, pair) for name, pair in zip(names, env, strict=True)])
     there = set(names)
     return (*kept, *(pairs[name] for name in pairs if name not in there))
+
+
+DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def empty_state(platform: Platform) -> StageState:
+    """FROM scratch."""
+    config = ContainerConfig(env=(DEFAULT_PATH_ENV,), working_dir="/")
+    return StageState(config=config, platform=platform)
+
+
+def state_of_image(image: Image) -> StageState:
+    """FROM an image. Its ONBUILD triggers are still in the config."""
+    config = image.config
+    diff_ids = [layer.diff_id for layer in image.layers]
+    container = config.config
+    if not any(pair.startswith("PATH=") for pair in container.env):
+        container = replace(container, env=(*container.env, DEFAULT_PATH_ENV))
+    return StageState(
+        config=container,
+        layers=image.layers,
+        chain_id=chain_ids(diff_ids)[-1] if diff_ids else None,
+        platform=Platform(os=config.os, architecture=config.architecture, variant=config.variant),
+        history=tuple(entry for entry, _ in image.history()),  # also where it had none
+        author=config.author,
+        created=config.created or StageState().created,
+    )

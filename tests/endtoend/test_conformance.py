@@ -5,7 +5,7 @@ Those that are not here are in test_differential.py, where buildah builds them t
 
 import pytest
 
-from builder.engine import DEFAULT_PATH_ENV
+from builder.state import DEFAULT_PATH_ENV
 from tests.endtoend.conformance_run import (
     ALL_AGREE,
     EXCEPTIONS,
