@@ -91,10 +91,6 @@ class Earlier:
             return None
         return self._cache.find(Digest(counterpart.key))
 
-    def nearest_key(self, missed: Missed) -> str:
-        """The key of the nearest earlier step, empty when there is none."""
-        return self._compared(missed).nearest
-
     def _compared(self, missed: Missed) -> Explanation:
         before, counterpart = self._counterpart(missed) or (None, None)
         same = self._same_key(missed, counterpart)

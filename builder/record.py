@@ -3,9 +3,10 @@
     builds/<id>.json    the record, written by rename when the build has ended (also when it failed)
     builds/<id>.log     what its programs wrote, step after step, where they wrote anything
 
-`layers`, `history` and later questions ("why did this run?") read it. The engine reads no record
-but to explain a miss: what is in one never decides what a build does. Records are numbered by time,
-newest last. Records of earlier versions are read as far as they go.
+`layers`, `history` and later questions ("why did this run?") read it. The engine reads records to
+explain a miss, and to know whether a step that gave the same layer again is the one that gave it
+before, whose words the history keeps. They never decide what is executed. Records are numbered by
+time, newest last. Records of earlier versions are read as far as they go.
 """
 
 import json
