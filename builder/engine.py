@@ -53,8 +53,6 @@ from builder.events import (
 from builder.journal import Journal, first_line, record_of, rounded
 from builder.located import Located
 from builder.lower import Lowered, Surroundings, check, lower
-from builder.mounting import is_as_keyed
-from builder.perform import Conditions, perform
 from builder.plan import (
     BuildPlan,
     ContextBase,
@@ -68,7 +66,7 @@ from builder.plan import (
 from builder.platforms import check_runnable, name_of
 from builder.provide import Provider
 from builder.request import BuildRequest, BuildResult
-from builder.sandbox import Executor, ExitStatus, ForkServer
+from builder.sandbox import Executor, ExitStatus
 from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.sealing import Sealer
 from builder.sources import Selection, SourceTree, select
@@ -99,6 +97,7 @@ from layerstore import (
 if TYPE_CHECKING:
     from builder.earlier import Earlier, Missed
     from builder.explain import Explanation
+    from builder.perform import Conditions
     from builder.predict import Predictor
 
 _FLUSH_AFTER_S = 0.5
@@ -110,7 +109,7 @@ def build(
     store: Store,
     report: Callable[[Event], None],
     *,
-    start_executor: Callable[[], Executor] = ForkServer,
+    start_executor: Callable[[], Executor] | None = None,
 ) -> BuildResult:
     """Build `request` into `store`.
 
@@ -128,7 +127,7 @@ def build(
 
         def executor() -> Executor:  # one, however often it is begun anew
             if not executors:
-                executors.append(start_executor())
+                executors.append((start_executor or _fork_server)())
                 cleanup.callback(executors[0].close)
             return executors[0]
 
@@ -137,6 +136,12 @@ def build(
                 return _build(request, store, report, executor)
             except UnusableLayerError as error:  # what stands on it is built again without it
                 report(Notice(message=error.message))
+
+
+def _fork_server() -> Executor:
+    from builder.sandbox import ForkServer
+
+    return ForkServer()
 
 
 def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], None]) -> None:
@@ -204,7 +209,7 @@ def predict(request: BuildRequest, store: Store) -> tuple[record.StepRecord, ...
     _add_caches(request, store, ignore)
     with ExitStack() as cleanup:
         engine = _Engine(
-            request, store, ignore, cleanup, start_executor=ForkServer, predictor=Predictor(store)
+            request, store, ignore, cleanup, start_executor=_fork_server, predictor=Predictor(store)
         )
         engine.fold()
         return engine.journal.steps()
@@ -576,6 +581,9 @@ class _Engine:
         self, missed: "Missed", below: StageState, stage: PlannedStage, noted: record.StepRecord
     ) -> Work[tuple[CachedStep, Layer]]:
         """Perform a step; the result is an earlier one where the content is the same."""
+        from builder.mounting import is_as_keyed  # nothing of it is loaded when all is cached
+        from builder.perform import Conditions, perform
+
         started = time.monotonic()
         noted = replace(noted, started=self.journal.now())
         vertex, status = noted.vertex, ExitStatus()
@@ -682,7 +690,7 @@ class _Engine:
         missed: "Missed",
         below: StageState,
         layer: Layer,
-        conditions: Conditions,
+        conditions: "Conditions",
         noted: record.StepRecord,
     ) -> Work[bool]:
         """Whether a second run gives the same, where that was asked for."""

@@ -13,7 +13,7 @@ What is opened here is closed by the caller's `cleanup`, once the program has en
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, assert_never
 from builder.context import ContextTree
 from builder.errors import LoweringError, MissingGrantError
 from builder.fileops import KEEP, FileChanges
+from builder.grants import Grants
 from builder.sandbox import (
     BindMount,
     FileMount,
@@ -49,17 +50,6 @@ if TYPE_CHECKING:
 _STRENGTH = ("shared", "private", "locked")
 _COPIED = "copied"
 _ASK_AGAIN_S = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grants:
-    """What the caller lends to the programs of a build. Never keyed, recorded or printed."""
-
-    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    agents: Mapping[str, Path] = field(default_factory=dict)  # id -> socket
-
-
-NO_GRANTS = Grants()
 
 
 @dataclass(slots=True, kw_only=True)

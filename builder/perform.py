@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, assert_never
 from builder import archives
 from builder.errors import LoweringError, StepFailedError
 from builder.fileops import FileChanges, Ownership
+from builder.grants import NO_GRANTS, Grants
 from builder.modes import parse_mode
-from builder.mounting import NO_GRANTS, Grants, OpenedMounts, open_mounts
+from builder.mounting import OpenedMounts, open_mounts
 from builder.reproduce import HOSTNAMES
 from builder.sandbox import (
     ALL_CAPABILITIES,

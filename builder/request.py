@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builder import record
-from builder.mounting import NO_GRANTS, Grants
-from builder.perform import OnFailure
+from builder.grants import NO_GRANTS, Grants
 from builder.sources import SourceTree
 from builder.steps import NO_SETTINGS, RunSettings
 from grammar import Dockerfile
 from layerstore import Digest, Image, Platform, Reference
 
 if TYPE_CHECKING:
+    from builder.perform import OnFailure
     from builder.squash import Squash
     from layerstore import Encoding
 
@@ -46,7 +46,7 @@ class BuildRequest:
     run_settings: RunSettings = NO_SETTINGS
     grants: Grants = NO_GRANTS
     verify: bool = False  # run each program that has to run twice, and compare
-    on_failure: OnFailure | None = None  # what to do where a RUN has failed, before the build ends
+    on_failure: "OnFailure | None" = None  # where a RUN has failed, before the build ends
     keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
     squash: "Squash | None" = None
     encoding: "Encoding | None" = None  # of the image in the store

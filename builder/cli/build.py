@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from builder.cli.session import Session
     from builder.outputs import Outputs
     from builder.remote import Remotes
+    from builder.sandbox import Executor
     from builder.squash import Squash
     from layerstore import Image, Platform, Reference, Store
 
@@ -48,7 +49,6 @@ def build(
     from builder.cli.grants import grants_of, rights_of, settings_of
     from builder.cli.progress import Shown, choose
     from builder.cli.rescue import rescuer
-    from builder.sandbox import ForkServer
     from layerstore import Reference
 
     names = tuple(Reference.parse(name) for name in arguments.values("tag"))
@@ -123,11 +123,14 @@ def build(
         if on_failure is not None and style in ("auto", "tty"):
             style = "plain"  # the terminal is the shell's
         # The live view draws from a thread, and after the first thread nothing is forked any more.
-        is_live = style in ("auto", "tty") and sys.stderr.isatty()
-        server = ForkServer() if is_live else None
+        server: Executor | None = None
+        if style in ("auto", "tty") and sys.stderr.isatty():
+            from builder.sandbox import ForkServer
+
+            server = ForkServer()
         with Shown(choose(style, sys.stderr, dict(os.environ))) as report:
             result = build_image(
-                request, store, report, start_executor=lambda: server or ForkServer()
+                request, store, report, start_executor=(lambda: server) if server else None
             )
             image: Image | None = result.image
             if outputs is not None:

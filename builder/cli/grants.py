@@ -15,7 +15,7 @@ from pathlib import Path
 
 from builder.cli.arguments import Arguments, UsageError
 from builder.errors import BuilderError, UnsupportedFeatureError
-from builder.mounting import Grants
+from builder.grants import Grants
 from builder.sandbox import RESOURCES, ResourceLimit
 from builder.sizes import parse_size
 from builder.steps import RunSettings

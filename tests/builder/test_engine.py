@@ -42,7 +42,7 @@ from builder.events import (
     VertexOutput,
     VertexStarted,
 )
-from builder.mounting import Grants
+from builder.grants import Grants
 from builder.platforms import name_of
 from builder.sandbox import ForkServer, ProgramNotFoundError, SandboxSpec
 from builder.tartree import TarTree

@@ -8,8 +8,8 @@ import pytest
 
 from builder import BuildRequest, record
 from builder.events import Event, VertexCanceled, VertexFailed, VertexOutput, VertexStarted
+from builder.grants import Grants
 from builder.journal import Journal, first_line, record_of
-from builder.mounting import Grants
 from builder.plan import PlannedStage, plan
 from grammar import parse
 from layerstore import Store, host_platform

@@ -11,8 +11,9 @@ import pytest
 
 from builder.context import ContextTree
 from builder.errors import LoweringError, MissingGrantError
+from builder.grants import Grants
 from builder.ignorefile import NO_RULES, IgnoreRules, parse_ignore_file
-from builder.mounting import Grants, OpenedMounts, is_as_keyed, open_mounts
+from builder.mounting import OpenedMounts, is_as_keyed, open_mounts
 from builder.sandbox import BindMount, FileMount, OverlayMount, TmpfsMount
 from builder.schedule import Later, run_one
 from builder.sources import LayerTree, SourceTree, select

@@ -19,7 +19,7 @@ from builder.errors import (
     SecretLeakError,
     StepFailedError,
 )
-from builder.mounting import NO_GRANTS, Grants
+from builder.grants import NO_GRANTS, Grants
 from builder.perform import RUN_PIDS_MAX, Conditions, network_files, perform, run_program
 from builder.sandbox import (
     ALL_CAPABILITIES,

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from builder import BuildRequest
-from builder.mounting import NO_GRANTS, Grants
+from builder.grants import NO_GRANTS, Grants
 from builder.steps import NO_SETTINGS
 from tests.support.images import dockerfile
 
