@@ -5,7 +5,8 @@ contents read for a digest are kept for the packer, within a budget.
 
 Digests are remembered between builds by (device, inode, size, mtime, ctime): an unchanged file is
 only stat'ed. As in git, a stamp taken while the file could still change within the clock's grain
-is not remembered ("racy" entries), so a remembered digest is never stale.
+is not remembered ("racy" entries), so a remembered digest is never stale. Nor is a file that has
+extended attributes, so that those of the others need not be asked for.
 
 As Docker does, everything in the context belongs to 0:0 in the image.
 
@@ -270,9 +271,12 @@ class ContextTree:
 
     def _entry(self, path: str, status: os.stat_result, name: str, dir_fd: int) -> SourceEntry:
         kind = _KINDS[stat.S_IFMT(status.st_mode)]
-        meta = Meta(
-            stat.S_IMODE(status.st_mode), 0, 0, self._mtime(status), _xattrs(name, dir_fd, kind)
-        )
+        remembered = self._stamps.get(path)
+        if remembered is not None and remembered[:-1] == _stamp(status):
+            xattrs: tuple[tuple[str, bytes], ...] = ()  # else it would not be remembered
+        else:
+            xattrs = _xattrs(name, dir_fd, kind)
+        meta = Meta(stat.S_IMODE(status.st_mode), 0, 0, self._mtime(status), xattrs)
         tree_path = TreePath(path)
         if kind == "file":
             group = (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
@@ -337,7 +341,8 @@ class ContextTree:
             for piece in self._pieces(entry, verify=True):
                 hasher.update(piece)
             digest = Digest("sha256:" + hasher.hexdigest())
-        if max(status.st_mtime_ns, status.st_ctime_ns) < started_ns - _CLOCK_GRAIN_NS:
+        is_old = max(status.st_mtime_ns, status.st_ctime_ns) < started_ns - _CLOCK_GRAIN_NS
+        if is_old and not entry.meta.xattrs:
             self._fresh[entry.path] = FileStamp(*stamp, digest)
         return digest
 

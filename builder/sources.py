@@ -18,6 +18,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Literal, Protocol
 
 from builder import patterns
@@ -243,6 +244,9 @@ def _identity(
     tree: SourceTree, relative: str, entry: SourceEntry, kind: str, group: int | None
 ) -> bytes:
     meta = entry.meta
+    if entry.kind == "file" and group is None and not meta.xattrs:  # most; the same, much faster
+        head = f"[{_quoted(relative)}, {_quoted(kind)}, {meta.mode}, {meta.uid}, {meta.gid}, [], "
+        return f'{head}"{tree.digest(entry)}", {entry.major}, {entry.minor}, null]\n'.encode()
     fields = (
         relative,
         kind,

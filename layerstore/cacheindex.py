@@ -29,7 +29,7 @@ from layerstore.layers import Layer
 _STEP = (
     "key, diff_id, created, created_by, seconds, document, put_s, parent, variant, content_digest"
 )
-_FILE_DIGESTS = "file-digests"
+_FILE_DIGESTS = "digests-of-files-without-xattrs"
 _HEX = 64
 _NEIGHBOURS_MAX = 500  # of the newest steps, so that asking costs the same in any store
 _LISTING_MAX_BYTES = 32 << 20

@@ -687,3 +687,32 @@ def test_a_new_file_at_the_top_is_noticed(tmp_path: Path) -> None:
         (root / "new").touch()
         assert not tree.is_unchanged(TreePath(""))
         assert tree.is_unchanged(TreePath("d"))
+
+
+def test_files_with_extended_attributes_are_not_remembered(tmp_path: Path) -> None:
+    """So that those of the others need not be asked for."""
+    for name in ("plain", "noted"):
+        (tmp_path / name).write_text(name)
+    try:
+        os.setxattr(tmp_path / "noted", "user.note", b"1")
+    except OSError:
+        pytest.skip("this file system has no extended attributes")
+    time.sleep(0.05)
+
+    def looked(stamps: dict[str, FileStamp]) -> tuple[ContextTree, dict[str, bytes]]:
+        tree = ContextTree(tmp_path, stamps=stamps)
+        found = {}
+        for name in ("plain", "noted"):
+            entry = entry_of(tree, name)
+            tree.digest(entry)
+            found[name] = dict(entry.meta.xattrs).get("user.note", b"")
+        tree.close()
+        return tree, found
+
+    first, found = looked({})
+    stamps = first.fresh_stamps()
+    assert stamps is not None
+    assert found == {"plain": b"", "noted": b"1"}
+    assert set(stamps) == {"plain"}
+    os.setxattr(tmp_path / "plain", "user.note", b"2")  # which changes its ctime
+    assert looked(stamps)[1] == {"plain": b"2", "noted": b"1"}
