@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from builder.explain import Explanation
     from builder.perform import Conditions
     from builder.predict import Predictor
+    from builder.trial import Trial
 
 _FLUSH_AFTER_S = 0.5
 _WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
@@ -236,6 +237,8 @@ class _Engine:
         self.journal = Journal(request, store, report)
         self._earlier: Earlier | None = None
         self._states: dict[int, StageState] = {}
+        self._begun: set[int] = set()  # stages
+        self._trial: Trial | None = None
         self._unstable: list[str] = []  # paths that differ between two runs of a step
         self._noted: dict[int, list[tuple[int, StageState]]] = {}  # by stage: line, what it led to
         self._provider = Provider(request, store, cleanup, self._states.__getitem__)
@@ -354,17 +357,8 @@ class _Engine:
             for text in state.config.on_build
         )
         state = replace(state, config=replace(state.config, on_build=()))
-        around = Surroundings(
-            find_source=lambda name: self._provider.tree(name, stage),
-            select_remote=partial(self._select_remote, stage),
-            build_args=self._args,
-            global_args=self._plan.global_args if self._plan else {},
-            escape=self._request.dockerfile.directives.escape,
-            network=self._request.network,
-            allowed=self._request.allowed,
-            settings=self._request.run_settings,
-            no_cache=self._request.no_cache or stage.is_one_of(self._request.no_cache_stages),
-        )
+        around = self._surroundings(stage)
+        self._begun.add(stage.index)
         self._note_moment(stage, stage.from_node.span, state)
         instructions = [*triggers, *stage.instructions]
         total = 1 + sum(each.written.keyword in _WORKING for each in instructions)
@@ -385,6 +379,40 @@ class _Engine:
             self._note_moment(stage, span, state)
             yield PAUSE
         self._states[stage.index] = state
+
+    def _surroundings(self, stage: PlannedStage) -> Surroundings:
+        request = self._request
+        return Surroundings(
+            find_source=lambda name: self._provider.tree(name, stage),
+            select_remote=partial(self._select_remote, stage),
+            build_args=self._args,
+            global_args=self._plan.global_args if self._plan else {},
+            escape=request.dockerfile.directives.escape,
+            network=request.network,
+            allowed=request.allowed,
+            settings=request.run_settings,
+            no_cache=request.no_cache or stage.is_one_of(request.no_cache_stages),
+        )
+
+    def _try_what_is_to_come(
+        self, stage: PlannedStage, after: StageState, instructions: Sequence[Instruction]
+    ) -> None:
+        """Find the errors of what has not been begun, before a step is carried out."""
+        is_first = self._trial is None
+        if self._trial is None:
+            from builder.trial import Trial  # nothing of it is loaded when all is cached
+
+            assert self._plan is not None
+            self._trial = Trial(
+                self._request.dockerfile,
+                self._plan,
+                self._provider,
+                self._states,
+                self._surroundings,
+            )
+        self._trial.rest(stage, after, instructions, self.journal.steps_of(stage) + 1)
+        if is_first:
+            self._trial.others(self._begun)
 
     def _select_remote(
         self,
@@ -481,6 +509,11 @@ class _Engine:
             )
             if self._predictor is not None:
                 return self._predict(missed, below, lowered, stage, noted)
+            try:
+                self._try_what_is_to_come(stage, lowered.state, instructions)
+            except BaseException:
+                self.journal.report(VertexCanceled(vertex=vertex, seconds=0.0))
+                raise
             cached, layer = yield from self._execute(missed, below, stage, noted)
         return lowered.state.with_layer(
             layer, created=cached.created, created_by=cached.created_by, line=line

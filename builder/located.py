@@ -28,8 +28,8 @@ class Located:
             error.excerpt = excerpt(self._dockerfile, error.span)
         if error is None or self._span is None:
             return
-        if isinstance(error, BuilderError) and not error.excerpt:
-            error.excerpt = excerpt(self._dockerfile, self._span)
+        if isinstance(error, BuilderError):
+            error.excerpt = error.excerpt or excerpt(self._dockerfile, self._span)
         elif isinstance(error, Exception) and not hasattr(error, "__notes__"):
             error.add_note(excerpt(self._dockerfile, self._span))
 

@@ -52,9 +52,9 @@ class Predictor:
 
     def with_imaginary_layer(self, state: StageState, created_by: str) -> StageState:
         """The state after a step that was not performed."""
-        layer = _imaginary_layer(len(self._imaginary))
-        self._imaginary.add(layer.diff_id)
-        return state.with_layer(layer, created=state.created, created_by=created_by)
+        after = with_imaginary_layer(state, created_by, number=len(self._imaginary))
+        self._imaginary.add(after.layers[-1].diff_id)
+        return after
 
     def estimate(self, step: StepRecord) -> tuple[float, int]:
         """Seconds and bytes of the nearest earlier step; nothing when there is none."""
@@ -73,6 +73,12 @@ class Predictor:
         if self._cached is None:
             self._cached = {_without_parent(step.document) for step in self._store.cache.steps()}
         return self._cached
+
+
+def with_imaginary_layer(state: StageState, created_by: str, *, number: int = 0) -> StageState:
+    """A state with one more layer, that is none; another `number` gives another one."""
+    layer = _imaginary_layer(number)
+    return state.with_layer(layer, created=state.created, created_by=created_by)
 
 
 def _without_parent(document: bytes) -> str:

@@ -34,6 +34,7 @@ def test_the_innermost_place_stays() -> None:
     with pytest.raises(LoweringError) as caught, Located(file, two), Located(file, one):
         raise LoweringError("no")
     assert caught.value.excerpt.startswith("Dockerfile:2")
+    assert not hasattr(caught.value, "__notes__")
 
 
 def test_other_errors_get_a_note() -> None:
