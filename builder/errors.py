@@ -127,10 +127,11 @@ class SourceNotFoundError(ContextError):
 
 
 class OutsideContextError(ContextError):
-    def __init__(self, *, path: str) -> None:
+    def __init__(self, *, path: str, where: str, taken: str) -> None:
         super().__init__(
-            f"{path!r} leads outside of the build context",
-            hint="copy the file into the context, or use another context directory",
+            f"{path!r} leads outside of {where}, and {taken!r} is not in it",
+            hint="give a directory above as the context (-f names the Dockerfile), or another one "
+            "by --build-context",
         )
         self.path = path
 

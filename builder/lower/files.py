@@ -12,7 +12,13 @@ from dataclasses import replace
 
 from builder import patterns
 from builder.context import ContextTree
-from builder.errors import LoweringError, SourceNotFoundError, UnsupportedFeatureError
+from builder.errors import (
+    ContextError,
+    LoweringError,
+    OutsideContextError,
+    SourceNotFoundError,
+    UnsupportedFeatureError,
+)
 from builder.filters import Filter, exclusion, inclusion
 from builder.ignorefile import IgnoreRules
 from builder.lower.heredocs import chomped
@@ -259,8 +265,10 @@ def _climbs_out(word: str) -> bool:
     return posixpath.normpath(word.lstrip("/")).startswith("..")
 
 
-def not_found(tree: SourceTree, word: str, path: str) -> SourceNotFoundError:
+def not_found(tree: SourceTree, word: str, path: str) -> ContextError:
     """The error for a source word, `path` in `tree`, that stands for nothing."""
+    if _climbs_out(word):
+        return OutsideContextError(path=word, where=tree.description, taken=path)
     if isinstance(tree, ContextTree) and tree.exists_ignored(path):
         return SourceNotFoundError(
             pattern=word,

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import BuilderError, LoweringError, SourceNotFoundError
+from builder.errors import (
+    BuilderError,
+    LoweringError,
+    OutsideContextError,
+    SourceNotFoundError,
+)
 from builder.events import Event, VertexCanceled, VertexDone, VertexFailed, VertexStarted
 from grammar import DockerfileError
 from layerstore import NotFoundError, Store
@@ -34,6 +39,7 @@ def context(tmp_path: Path) -> Path:
     ("below", "line", "kind"),
     [
         ("COPY missing /x", 3, SourceNotFoundError),
+        ("COPY ../missing /x", 3, OutsideContextError),
         ("COPY --from=nobody/has-it /a /b", 3, NotFoundError),
         ("LABEL a=${UNSET?it must be set}", 3, DockerfileError),
         ("WORKDIR ${UNSET}", 3, LoweringError),
