@@ -60,9 +60,10 @@ def execute(arguments: Arguments, session: "Session") -> int:
         user=arguments.value("user") or "",
         terminal=terminal,
     )
-    containers = opened(session)
+    record = runner.running(runner.ContainerStore(session.private), container)
+    session.enter(of_pid=record.pid)
     if is_detached:
-        runner.exec_detached(session.root, containers.find(container), options)
+        runner.exec_detached(session.root, record, options)
         return 0
     streams = runner.Streams(stdin=0 if interactive else None, stdout=1, stderr=2)
     if not terminal:

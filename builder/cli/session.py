@@ -24,13 +24,16 @@ class Session:
         """Where the store keeps what is not for other tools, containers among it."""
         return self.root / "lamina"
 
-    def enter(self) -> None:
-        """For an ordinary user: become root of a user namespace, once, before the store is used."""
+    def enter(self, *, of_pid: int | None = None) -> None:
+        """For an ordinary user: become root of a user namespace, once, before the store is used.
+
+        `of_pid` names a process whose user namespace it is to be: that of a sandbox to join.
+        """
         if self._user_id == 0 or self._entered:
             return
         from builder.sandbox import enter_user_namespace
 
-        enter_user_namespace()
+        enter_user_namespace(of_pid=of_pid)
         self._entered = True
 
     def open_store(self) -> "Store":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         kill,
         remove,
         restored,
+        running,
         stop,
         wait,
     )
@@ -66,6 +67,7 @@ _HOMES = {
     "remove_volume": "volumes:remove",
     "run": "start",
     "run_detached": "monitor",
+    "running": "verbs",
     "signal_name": "options",
     "signal_number": "options",
     "stop": "verbs",
@@ -103,6 +105,7 @@ __all__ = [
     "restored",
     "run",
     "run_detached",
+    "running",
     "signal_name",
     "signal_number",
     "stop",

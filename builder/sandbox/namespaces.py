@@ -648,13 +648,27 @@ def _bring_loopback_up() -> None:
 
 
 def _enter_namespaces(init_pidfd: int) -> None:
-    flags = _NAMESPACES | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWCGROUP
+    flags = _NAMESPACES | syscalls.CLONE_NEWCGROUP
+    if not _shares_network(init_pidfd):  # else it may be the host's, which an ordinary user cannot
+        flags |= syscalls.CLONE_NEWNET
     try:
         syscalls.setns(init_pidfd, flags)
     except OSError as error:
         if error.errno != errno.EPERM:
             raise
         syscalls.setns(init_pidfd, flags | syscalls.CLONE_NEWUSER)
+
+
+def _shares_network(init_pidfd: int) -> bool:
+    """Whether a process is in our own network namespace."""
+    with open(f"/proc/self/fdinfo/{init_pidfd}", "rb", buffering=0) as file:
+        rows = file.read().splitlines()
+    pid = next(int(row.split()[1]) for row in rows if row[:4] == b"Pid:")
+    try:
+        theirs = os.readlink(f"/proc/{pid}/ns/net")  # noqa: PTH115 - nothing is imported here
+    except OSError:  # it has ended: so will what wants to join it
+        return False
+    return theirs == os.readlink("/proc/self/ns/net")  # noqa: PTH115
 
 
 def _become(ids: Ids) -> None:

@@ -7,6 +7,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -242,7 +243,12 @@ echo 1 > /proc/sys/kernel/panic; ls /proc | grep -c '^[0-9]'"""
         (upper,) = ordinary.home.glob("upper*")
         assert list(upper.iterdir()) == []
 
-    def test_joining_from_the_same_and_from_another_command(self, ordinary: Ordinary) -> None:
+    @pytest.mark.parametrize("network", ["none", "host"])
+    def test_joining_from_the_same_and_from_another_command(
+        self, ordinary: Ordinary, network: Literal["none", "host"]
+    ) -> None:
+        """The host's network belongs to a user namespace that nobody of us may join."""
+
         def play() -> None:
             outside_reader, tell = os.pipe()
             done_reader, done = os.pipe()
@@ -252,7 +258,7 @@ echo 1 > /proc/sys/kernel/panic; ls /proc | grep -c '^[0-9]'"""
                     os.close(done)
                     enter_user_namespace()
                     with LocalExecutor() as executor:
-                        self.hold(ordinary, executor, tell, done_reader)
+                        self.hold(ordinary, executor, network, tell, done_reader)
                 finally:
                     os._exit(0)
             os.close(tell)
@@ -269,13 +275,21 @@ echo 1 > /proc/sys/kernel/panic; ls /proc | grep -c '^[0-9]'"""
 
         ordinary.act(play)
 
-    def hold(self, ordinary: Ordinary, executor: Executor, tell: int, done: int) -> None:
+    def hold(
+        self,
+        ordinary: Ordinary,
+        executor: Executor,
+        network: Literal["none", "host"],
+        tell: int,
+        done: int,
+    ) -> None:
         upper, work = ordinary.home / "held", ordinary.home / "heldwork"
         upper.mkdir()
         work.mkdir()
         spec = SandboxSpec(
             root=OverlayRoot(lowerdirs=(ordinary.root,), upperdir=upper, workdir=work),
             program=Program(argv=("/bin/sleep", "60")),
+            network=network,
         )
         running = executor.start(spec, Stdio(stdin=0, stdout=1, stderr=2))
         os.write(tell, str(running.init_pid).encode())
