@@ -186,6 +186,20 @@ class LayerStore:
             reader.drain()
         return self._add(layer, entries)
 
+    def read_foreign(
+        self, stream: "Reader", descriptor: Descriptor, expected_diff_id: Digest
+    ) -> "Iterator[Change]":
+        """Read a blob of a layer's form that stays outside: the changes that it means.
+
+        The last one is followed by an error when `stream` is not what was announced.
+
+        Raises as `adopt`.
+        """
+        tar = self._tar_reader(stream, descriptor)
+        yield from _unpack(tar)
+        tar.drain()
+        tar.check(expected_diff_id, descriptor)
+
     def get(self, diff_id: Digest) -> Layer:
         """The layer.
 

@@ -62,10 +62,11 @@ def steps(cache: Path) -> int:
 
 
 def test_what_a_local_export_says() -> None:
-    assert parse_cache_to(["type=local,dest=a", "type=local,dest=b,mode=max,ignore-error=1"]) == (
+    texts = ["type=local,dest=a", "type=local,dest=b,mode=max,mounts=true,ignore-error=1"]
+    assert parse_cache_to(texts) == (
         (
-            CacheExport(dest=Path("a"), mode="min", ignore_error=False),
-            CacheExport(dest=Path("b"), mode="max", ignore_error=True),
+            CacheExport(dest=Path("a"), mode="min", mounts=False, ignore_error=False),
+            CacheExport(dest=Path("b"), mode="max", mounts=True, ignore_error=True),
         ),
         False,
     )
@@ -111,7 +112,6 @@ def test_what_makes_no_sense_to_export(text: str, message: str) -> None:
         ("type=gha", "type=gha"),
         ("type=s3,bucket=b", "type=s3"),
         ("type=azblob", "type=azblob"),
-        ("type=local,PLACE=a,mounts=true", "mounts="),
         ("type=local,PLACE=a,compression=zstd", "compression="),
     ],
 )
@@ -120,6 +120,15 @@ def test_what_is_not_there_yet_is_refused_by_name(text: str, feature: str) -> No
         parse_cache_to([text.replace("PLACE", "dest")])
     with pytest.raises(UnsupportedFeatureError, match=f"{feature}.*not supported|{feature} of"):
         parse_cache_from([text.replace("PLACE", "src")])
+
+
+def test_mounts_come_with_the_directory_they_are_in() -> None:
+    with pytest.raises(UnsupportedFeatureError, match="mounts= of --cache-from"):
+        parse_cache_from(["type=local,src=a,mounts=true"])
+    with pytest.raises(UnsupportedFeatureError, match="mounts= of --cache-to type=inline"):
+        parse_cache_to(["type=inline,mounts=true"])
+    with pytest.raises(OutputError, match="mounts"):
+        parse_cache_to(["type=local,dest=a,mounts=maybe"])
 
 
 def test_an_import_needs_a_source() -> None:
