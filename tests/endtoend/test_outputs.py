@@ -349,6 +349,48 @@ def test_cache_mounts_of_two_projects_are_merged_and_warm_elsewhere(
     assert list((other.root / "lamina/cachemounts").iterdir()) == []
 
 
+@pytest.mark.needs_userns
+def test_an_ordinary_user_gets_the_owners_that_can_be_set(busybox: Lamina, context: Path) -> None:
+    """Those of root's store, or root's alone where the user has no subordinate ids."""
+    home = Path("/tmp") / f"lamina-mounts-{os.getpid()}"
+    home.mkdir()
+    try:
+        target = f"type=local,dest={home}/cache,mounts=true"
+        busybox("build", "--cache-to", target, write(context, MOUNTED, "one"))
+        subprocess.run(["cp", "-r", str(context), str(home / "context")], check=True)
+        write(home / "context", LISTED, "one")
+        for path in (home, *home.rglob("*")):
+            os.chown(path, 1000, 1000, follow_symlinks=False)
+        said = ""
+        for words in (
+            ["bootstrap", "busybox"],
+            ["build", "--progress=plain", "--cache-from", f"type=local,src={home}/cache"],
+        ):
+            done = subprocess.run(
+                [
+                    *("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"),
+                    *(
+                        *command(),
+                        *words,
+                        *([str(home / "context")] if words[0] == "build" else ()),
+                    ),
+                ],
+                env={**Lamina(root=home / "store").environment(), "HOME": str(home)},
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            said = done.stderr
+        assert "WARNING" not in said
+        assert "deep\n" in said
+        assert "linked\n" in said
+        kept = "of 7:8 755 /one/d\n" in said and "of 7:8 4750 /one/d/f\n" in said
+        own = "of 0:0 755 /one/d\n" in said and "of 0:0 750 /one/d/f\n" in said
+        assert kept != own
+    finally:
+        subprocess.run(["rm", "-rf", str(home)], check=False)
+
+
 @pytest.mark.needs_peers("skopeo")
 def test_skopeo_reads_a_directory_with_cache_mounts(
     busybox: Lamina, context: Path, tmp_path: Path
