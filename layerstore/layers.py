@@ -189,11 +189,14 @@ class LayerStore:
     def read_foreign(
         self, stream: "Reader", descriptor: Descriptor, expected_diff_id: Digest
     ) -> "Iterator[Change]":
-        """Read a blob of a layer's form that stays outside: the changes that it means.
+        """Read a blob of a layer's form that stays outside, as the changes it stands for.
 
-        The last one is followed by an error when `stream` is not what was announced.
+        Whether they were the right ones is known when the last has come. `stream` is one that
+        verifies itself, to be drained after that.
 
-        Raises as `adopt`.
+        Raises:
+            CorruptBlobError: the diff_id is not the announced one.
+            MalformedDocumentError, UnsafePathError, UnsupportedMediaTypeError: as `adopt`.
         """
         tar = self._tar_reader(stream, descriptor)
         yield from _unpack(tar)

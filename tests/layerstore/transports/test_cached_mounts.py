@@ -24,6 +24,7 @@ from layerstore import (
     StoreError,
     TreePath,
     export_mount,
+    layers,
 )
 from layerstore.errors import StoreBusyError
 from layerstore.transports.cached_mounts import Owners, id_ranges
@@ -385,6 +386,20 @@ class TestHostileDirectories:
         notices = attach(here, cache)
         assert is_cold(begun(here))
         assert len(notices) == 1
+        assert f"an entry of {1 << 50} bytes" in notices[0]
+
+    def test_a_blob_that_unpacks_to_more_than_is_free(
+        self, here: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forge(cache, ROOT_ENTRY + entry("f", bytes(3 << 20)) + END)
+        free = os.statvfs(here.private)
+        monkeypatch.setattr(layers, "_TAR_BYTES_MIN", 1 << 20)
+        monkeypatch.setattr(
+            os, "statvfs", lambda _: os.statvfs_result((*free[:3], 0, 0, *free[5:]))
+        )
+        notices = attach(here, cache)
+        assert is_cold(begun(here))
+        assert "all that is free" in notices[0]
 
     @pytest.mark.parametrize("where", [20, -1])
     def test_a_blob_that_is_damaged(
