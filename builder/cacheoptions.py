@@ -1,13 +1,15 @@
 """--cache-to and --cache-from: the cached steps of a build, to and from other places.
 
-    type=local,dest=DIR[,mode=min|max][,ignore-error=true]      --cache-to
-    type=local,src=DIR                                          --cache-from
-    type=inline                                                 --cache-to: into the image's config
-    NAME                                                        --cache-from: such an image
+    type=local,dest=DIR[,mode=min|max][,mounts=true][,ignore-error=true]    --cache-to
+    type=local,src=DIR              --cache-from
+    type=inline                     --cache-to: into the image's config
+    NAME                            --cache-from: such an image
 
 mode=min, the default, exports the steps that made the layers of the result; mode=max those of all
-stages. A bare NAME means an image of the store. Other kinds (registry, gha, s3 ...) are refused by
-name.
+stages. mounts=true adds what is in the cache mounts of all stages, whatever the mode. A bare NAME
+means an image of the store. Other kinds (registry, gha, s3 ...) are refused by name.
+
+Differs: docker has no mounts=.
 
 Differs: a directory to import from that is not there, or is damaged, never stops a build, as with
 docker; here it is also never the reason of an error later on.
@@ -16,16 +18,18 @@ Source: docker buildx, "--cache-to", "--cache-from"; BuildKit, cache/remotecache
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from builder.attributes import Attributes, parse_attributes, split_fields
-from builder.errors import OutputError, UnsupportedFeatureError
+from builder.errors import OutputError, SecretLeakError, UnsupportedFeatureError
 from builder.events import Event, Notice, VertexDone, VertexStarted
+from builder.grants import NO_GRANTS
+from builder.leaks import without_secrets
 from builder.request import BuildResult
-from layerstore import Digest, Reference, Store, StoreError, export_steps
+from layerstore import Digest, Reference, Store, StoreError, export_mount, export_steps
 
 _HINT = "type=local,dest=DIRECTORY writes a directory that can be cached or copied anywhere"
 
@@ -36,6 +40,7 @@ class CacheExport:
 
     dest: Path
     mode: Literal["min", "max"]
+    mounts: bool
     ignore_error: bool
 
 
@@ -64,19 +69,57 @@ def write_caches(
     store: Store,
     report: Callable[[Event], None],
     *,
+    secrets: Mapping[str, bytes] = NO_GRANTS.secrets,
     done: int = 0,
 ) -> None:
-    """Carry out every --cache-to. `done`: pieces of work that came after those of the build."""
+    """Carry out every --cache-to.
+
+    Args:
+        secrets: what no cache mount may carry outside.
+        done: pieces of work that came after those of the build.
+    """
+
+    def notice(message: str) -> None:
+        report(Notice(message=message))
+
     for vertex, export in enumerate(exports, result.vertices + done + 1):
         started = time.monotonic()
         report(VertexStarted(vertex=vertex, title=f"exporting cache to {export.dest}"))
         try:
             export_steps(store, _keys(result, export.mode), export.dest)
+            if export.mounts:
+                _write_mounts(result, store, export.dest, secrets, notice)
         except (StoreError, OSError) as error:
             if not export.ignore_error:
                 raise
-            report(Notice(message=f"cache not exported to {export.dest}: {error}"))
+            notice(f"cache not exported to {export.dest}: {error}")
         report(VertexDone(vertex=vertex, seconds=time.monotonic() - started))
+
+
+def _write_mounts(
+    result: BuildResult,
+    store: Store,
+    dest: Path,
+    secrets: Mapping[str, bytes],
+    notice: Callable[[str], None],
+) -> None:
+    """Export what is in the cache mounts of the build. One that cannot be stops no other."""
+    for key, target in sorted(result.cache_mounts.items()):
+        try:
+            sockets = export_mount(
+                store, key, dest, filtered=lambda changes: without_secrets(changes, secrets)
+            )
+        except SecretLeakError as error:
+            notice(
+                f"cache mount {target} is not exported: the secret {error.id!r} is in it,"
+                f" at {error.path!r}"
+            )
+        except StoreError as error:
+            notice(f"cache mount {target} is not exported: {error}")
+        else:
+            if sockets:
+                rest = f" and {len(sockets) - 1} more" if len(sockets) > 1 else ""
+                notice(f"cache mount {target} is exported without the socket {sockets[0]!r}{rest}")
 
 
 def _keys(result: BuildResult, mode: str) -> list[Digest]:
@@ -103,6 +146,7 @@ def _parse_export(text: str) -> CacheExport | None:
     export = CacheExport(
         dest=Path(dest),
         mode="max" if mode == "max" else "min",
+        mounts=attributes.boolean("mounts", default=False),
         ignore_error=attributes.boolean("ignore-error", default=False),
     )
     attributes.end()

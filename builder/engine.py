@@ -146,7 +146,7 @@ def _fork_server() -> Executor:
 
 
 def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], None]) -> None:
-    from layerstore import CacheDirectory, InlineCache
+    from layerstore import CacheDirectory, CachedMounts, InlineCache
 
     def notice(message: str) -> None:
         report(Notice(message=message))
@@ -154,6 +154,7 @@ def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], N
     for source in request.cache_from:
         if isinstance(source, Path):
             store.cache.add_source(CacheDirectory(source, store, notice))
+            store.cache_mounts.add_source(CachedMounts(source, store, notice))
             continue
         try:
             store.cache.add_source(InlineCache(store.images.resolve(source), store, notice))
@@ -239,6 +240,7 @@ class _Engine:
         self._states: dict[int, StageState] = {}
         self._begun: set[int] = set()  # stages
         self._trial: Trial | None = None
+        self._cache_mounts: dict[str, str] = {}  # by key: where it is shown
         self._unstable: list[str] = []  # paths that differ between two runs of a step
         self._noted: dict[int, list[tuple[int, StageState]]] = {}  # by stage: line, what it led to
         self._provider = Provider(request, store, cleanup, self._states.__getitem__)
@@ -344,6 +346,7 @@ class _Engine:
             base=state.base,
             own=frozenset(layer.diff_id for layer in state.layers) - state.base,
             epoch=self._epoch,
+            cache_mounts=self._cache_mounts,
             vertices=self.journal.vertices,
         )
 
@@ -477,6 +480,10 @@ class _Engine:
         """Find the step in the cache, else do it."""
         line = noted.line
         vertex = self.journal.begin(f"{label} {step.title}", stage.title, line)
+        if isinstance(step, ExecStep) and step.mounts:
+            from builder.mounting import caches_of
+
+            self._cache_mounts |= caches_of(step)
         below = StageState(platform=state.platform) if stands_alone(step) else state
         document = key_document(
             step,

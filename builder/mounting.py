@@ -37,9 +37,11 @@ from builder.sources import LayerTree, Selection
 from builder.steps import (
     AgentMount,
     CacheMount,
+    ExecStep,
     MemoryMount,
     SecretMount,
     SourceMount,
+    Step,
     StepMount,
 )
 from layerstore import Digest, HeldCache, Node, Store, TreeIndex, write_overlay
@@ -107,6 +109,12 @@ def open_mounts(
             case _:
                 assert_never(mount)
     return opened
+
+
+def caches_of(step: Step) -> dict[str, str]:
+    """The cache mounts of a step: the key of each, and where it is shown."""
+    mounts = step.mounts if isinstance(step, ExecStep) else ()
+    return {_cache_key(mount): mount.target for mount in mounts if isinstance(mount, CacheMount)}
 
 
 def is_as_keyed(mounts: Sequence[StepMount]) -> bool:
@@ -215,7 +223,9 @@ def _hold_cache(
 ) -> Work[HeldCache]:
     is_told = False
     while True:
-        held = store.cache_mounts.hold(key, mount.sharing, lambda path: _fill(mount, path))
+        held = store.cache_mounts.hold(
+            key, mount.sharing, lambda path: _fill(mount, path), is_anew=mount.is_renewed
+        )
         if held is not None:
             return held
         if not is_told:

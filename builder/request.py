@@ -58,7 +58,8 @@ class BuildRequest:
 class BuildResult:
     """What a build made. `base` and `own`: the layers the image stands on, and those made here.
 
-    They are diff_ids; `own` are the layers before they were squashed.
+    They are diff_ids; `own` are the layers before they were squashed. `cache_mounts`: those of all
+    steps, whether carried out or cached, by their keys; the values say where they are shown.
     """
 
     image: Image
@@ -66,4 +67,5 @@ class BuildResult:
     base: frozenset[Digest] = frozenset()
     own: frozenset[Digest] = frozenset()
     epoch: int | None = None
+    cache_mounts: Mapping[str, str] = field(default_factory=dict)
     vertices: int = 0  # how many pieces of work were numbered

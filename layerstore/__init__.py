@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from layerstore.toc import Summary, TocEntry, summarise
     from layerstore.transports import Export, Format, load_images, read_layout_image, save_images
     from layerstore.transports.cache_directory import CacheDirectory, export_steps
+    from layerstore.transports.cached_mounts import CachedMounts, export_mount
     from layerstore.transports.inline_cache import InlineCache, inline_steps
     from layerstore.transports.oci_layout import add as add_to_layout
     from layerstore.transports.rootfs import write_rootfs, write_rootfs_tar
@@ -103,6 +104,7 @@ _HOMES = {
     "CacheDirectory": "transports.cache_directory",
     "CacheIndex": "cacheindex",
     "CacheMounts": "cachemounts",
+    "CachedMounts": "transports.cached_mounts",
     "CachedStep": "cacheindex",
     "Change": "changeset",
     "Compression": "compression",
@@ -174,6 +176,7 @@ _HOMES = {
     "detect": "compression",
     "disk_bytes": "collect",
     "encode_image": "encoding",
+    "export_mount": "transports.cached_mounts",
     "export_steps": "transports.cache_directory",
     "host_platform": "images",
     "in_user_namespace": "layers",
@@ -212,6 +215,7 @@ __all__ = [
     "CacheDirectory",
     "CacheIndex",
     "CacheMounts",
+    "CachedMounts",
     "CachedStep",
     "Change",
     "Compression",
@@ -283,6 +287,7 @@ __all__ = [
     "detect",
     "disk_bytes",
     "encode_image",
+    "export_mount",
     "export_steps",
     "host_platform",
     "in_user_namespace",

@@ -186,6 +186,23 @@ class LayerStore:
             reader.drain()
         return self._add(layer, entries)
 
+    def read_foreign(
+        self, stream: "Reader", descriptor: Descriptor, expected_diff_id: Digest
+    ) -> "Iterator[Change]":
+        """Read a blob of a layer's form that stays outside, as the changes it stands for.
+
+        Whether they were the right ones is known when the last has come. `stream` is one that
+        verifies itself, to be drained after that.
+
+        Raises:
+            CorruptBlobError: the diff_id is not the announced one.
+            MalformedDocumentError, UnsafePathError, UnsupportedMediaTypeError: as `adopt`.
+        """
+        tar = self._tar_reader(stream, descriptor)
+        yield from _unpack(tar)
+        tar.drain()
+        tar.check(expected_diff_id, descriptor)
+
     def get(self, diff_id: Digest) -> Layer:
         """The layer.
 

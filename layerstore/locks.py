@@ -11,8 +11,8 @@ Lease, a directory `lamina/tmp/ID`, is held by its process until that has finish
     `uses` in it lists the digests that its process needs and prune must leave.
 A cache mount, a directory below `lamina/cachemounts`, is locked by those who use it.
 
-Lock order: StoreLock before SQLite's. Nothing waits for a lease or for a cache
-mount.
+Lock order: StoreLock before SQLite's. Nothing waits for a lease; for a cache mount only an export
+does, and not for long.
 """
 
 import fcntl

@@ -141,7 +141,8 @@ def build(
                 from builder.cacheoptions import write_caches
 
                 done = 0 if outputs is None else len(outputs.all)
-                write_caches(exports, result, store, report, done=done)
+                secrets = request.grants.secrets
+                write_caches(exports, result, store, report, secrets=secrets, done=done)
     image_id = result.image.id
     iidfile = arguments.value("iidfile")
     if iidfile is not None:
@@ -377,7 +378,7 @@ BUILD = Command(
         value("--squash-from", metavar="LINE", about="Make one layer from that line on"),
         many(
             "--cache-to",
-            metavar="type=local,dest=DIRECTORY[,mode=max]|type=inline",
+            metavar="type=local,dest=DIRECTORY[,mode=max][,mounts=true]|type=inline",
             about="Export the cached steps of this build",
         ),
         many(

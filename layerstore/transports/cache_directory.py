@@ -5,9 +5,10 @@
     DIR/blobs/sha256/HEX          the layers, byte for byte, and their tables of contents
     DIR/lamina/steps/HEX          one step, under its key
     DIR/lamina/results/HEX        the key of a step, under parent, content and variant
+    DIR/lamina/mounts/HEX         the content of a cache mount (cached_mounts.py)
 
-Import relies on the last three alone. A step's file names its blobs by digest and depends on no
-other file, so directories are merged by copying one over the other, in any order.
+Import relies on the blobs and `lamina` alone. A step's file names its blobs by digest and depends
+on no other file, so directories are merged by copying one over the other, in any order.
 
 Nothing is believed. A step whose file is malformed or does not fit its name is a miss, with a
 notice. A layer is offered by what the step's file says of it, and fetched when its bytes matter:
@@ -242,7 +243,7 @@ class CacheDirectory:
         if key in self._refused:
             return None
         try:
-            data = _read(self.root / _STEPS / key.hex)
+            data = read_small(self.root / _STEPS / key.hex)
             entry = None if data is None else _decode(data, key)
             if entry is not None and entry.row.step.diff_id not in self._refused:
                 self._check_blobs(entry)
@@ -258,7 +259,7 @@ class CacheDirectory:
     ) -> CachedStep | None:
         """A step on `parent` whose layer has this content, offered to the store."""
         try:
-            data = _read(self.root / _result_name(parent, content_digest, variant))
+            data = read_small(self.root / _result_name(parent, content_digest, variant))
             if data is None:
                 return None
             key = _digest(Reader.of(data, context="result"), "key")
@@ -361,7 +362,7 @@ class _Offer:
         return layer
 
 
-def _read(path: Path) -> bytes | None:
+def read_small(path: Path) -> bytes | None:
     """A small file of a stranger's directory; None when it is not there."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

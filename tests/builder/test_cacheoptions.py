@@ -1,7 +1,10 @@
 """--cache-to and --cache-from: what is read, what is written, and what of a build is exported."""
 
 import json
-from collections.abc import Iterator
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ import pytest
 from builder.cacheoptions import CacheExport, parse_cache_from, parse_cache_to, write_caches
 from builder.errors import OutputError, UnsupportedFeatureError
 from builder.events import Event, Notice, VertexDone, VertexStarted
+from builder.grants import NO_GRANTS
+from builder.sandbox import BindMount, SandboxSpec
 from builder.squash import Squash
 from layerstore import (
     Export,
@@ -17,6 +22,7 @@ from layerstore import (
     Store,
     StoreError,
     load_images,
+    prune,
     save_images,
 )
 from tests.support.executors import FakeExecutor, no_executor
@@ -49,12 +55,60 @@ def other(tmp_path: Path) -> Iterator[Store]:
 
 
 def export(
-    store: Store, built: Built, dest: Path, mode: str = "min", ignore_error: bool = False
+    store: Store,
+    built: Built,
+    dest: Path,
+    mode: str = "min",
+    ignore_error: bool = False,
+    more: str = "",
+    secrets: Mapping[str, bytes] = NO_GRANTS.secrets,
 ) -> list[Event]:
     events: list[Event] = []
-    text = f"type=local,dest={dest},mode={mode},ignore-error={str(ignore_error).lower()}"
-    write_caches(parse_cache_to([text])[0], built.result, store, events.append)
+    text = f"type=local,dest={dest},mode={mode},ignore-error={str(ignore_error).lower()}{more}"
+    write_caches(parse_cache_to([text])[0], built.result, store, events.append, secrets=secrets)
     return events
+
+
+MOUNTED = """\
+FROM base AS build
+RUN --mount=type=cache,target=/one echo made > /made
+FROM base
+COPY --from=build /made /copied
+RUN --mount=type=cache,target=/two,sharing=locked touch /own
+"""
+
+
+class Appending(FakeExecutor):
+    """Before a program runs, it leaves a line in `log` of every cache mount, and sees it all."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(before=self._append)
+        self.line = line
+        self.seen: dict[str, str] = {}
+
+    def _append(self, spec: SandboxSpec) -> None:
+        for mount in spec.mounts:
+            if isinstance(mount, BindMount):
+                log = mount.source / "log"
+                with log.open("a") as file:
+                    file.write(f"{self.line}\n")
+                self.seen[mount.target] = log.read_text()
+
+
+def mounts_in(cache: Path) -> int:
+    folder = cache / "lamina/mounts"
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
+def notices_of(events: list[Event]) -> list[str]:
+    return [event.message for event in events if isinstance(event, Notice)]
+
+
+def data_of(store: Store, target: str, built: Built) -> Path:
+    """What is in one of the cache mounts of a build."""
+    (key,) = (key for key, shown in built.result.cache_mounts.items() if shown == target)
+    (path,) = (path for path in store.cache_mounts.paths() if path.name == f"{key[:32]}-0")
+    return path / "data"
 
 
 def steps(cache: Path) -> int:
@@ -62,10 +116,11 @@ def steps(cache: Path) -> int:
 
 
 def test_what_a_local_export_says() -> None:
-    assert parse_cache_to(["type=local,dest=a", "type=local,dest=b,mode=max,ignore-error=1"]) == (
+    texts = ["type=local,dest=a", "type=local,dest=b,mode=max,mounts=true,ignore-error=1"]
+    assert parse_cache_to(texts) == (
         (
-            CacheExport(dest=Path("a"), mode="min", ignore_error=False),
-            CacheExport(dest=Path("b"), mode="max", ignore_error=True),
+            CacheExport(dest=Path("a"), mode="min", mounts=False, ignore_error=False),
+            CacheExport(dest=Path("b"), mode="max", mounts=True, ignore_error=True),
         ),
         False,
     )
@@ -111,7 +166,6 @@ def test_what_makes_no_sense_to_export(text: str, message: str) -> None:
         ("type=gha", "type=gha"),
         ("type=s3,bucket=b", "type=s3"),
         ("type=azblob", "type=azblob"),
-        ("type=local,PLACE=a,mounts=true", "mounts="),
         ("type=local,PLACE=a,compression=zstd", "compression="),
     ],
 )
@@ -120,6 +174,15 @@ def test_what_is_not_there_yet_is_refused_by_name(text: str, feature: str) -> No
         parse_cache_to([text.replace("PLACE", "dest")])
     with pytest.raises(UnsupportedFeatureError, match=f"{feature}.*not supported|{feature} of"):
         parse_cache_from([text.replace("PLACE", "src")])
+
+
+def test_mounts_come_with_the_directory_they_are_in() -> None:
+    with pytest.raises(UnsupportedFeatureError, match="mounts= of --cache-from"):
+        parse_cache_from(["type=local,src=a,mounts=true"])
+    with pytest.raises(UnsupportedFeatureError, match="mounts= of --cache-to type=inline"):
+        parse_cache_to(["type=inline,mounts=true"])
+    with pytest.raises(OutputError, match="mounts"):
+        parse_cache_to(["type=local,dest=a,mounts=maybe"])
 
 
 def test_an_import_needs_a_source() -> None:
@@ -309,3 +372,134 @@ def test_an_image_without_a_cache_or_no_image_is_a_notice(store: Store) -> None:
     first, second = built.notices
     assert "build it with type=inline" in first
     assert second == "no build cache in missing: no such image: missing"
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_mounts_of_all_stages_are_exported_and_only_when_asked_for(
+    store: Store, tmp_path: Path, mode: str
+) -> None:
+    built = run_build(store, MOUNTED, executor=Appending("first"))
+    assert sorted(built.result.cache_mounts.values()) == ["/one", "/two"]
+    for more, count in (("", 0), (",mounts=false", 0), (",mounts=true", 2)):
+        events = export(store, built, tmp_path / "cache", mode, more=more)
+        assert mounts_in(tmp_path / "cache") == count
+        assert notices_of(events) == []
+
+
+def test_elsewhere_mounts_are_warm_when_a_program_needs_them(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    export(
+        store, run_build(store, MOUNTED, executor=Appending("1")), cache, "max", more=",mounts=true"
+    )
+    again = run_build(other, MOUNTED, executor=no_executor, cache_from=(cache,))
+    assert again.outcomes == ["cached"] * 3
+    assert other.cache_mounts.paths() == []
+    fake = Appending("2")
+    changed = MOUNTED.replace("touch /own", "touch /others")
+    built = run_build(other, changed, executor=fake, cache_from=(cache,))
+    assert built.outcomes == ["cached", "cached", "executed"]
+    assert fake.seen == {"/two": "1\n2\n"}
+    assert len(other.cache_mounts.paths()) == 1
+    fake = Appending("3")
+    run_build(other, MOUNTED, executor=fake, cache_from=(cache,), no_cache=True)
+    assert fake.seen == {"/one": "1\n3\n", "/two": "1\n2\n3\n"}, "what is there stays"
+
+
+def test_mounts_change_no_key_and_no_layer(store: Store, other: Store, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    built = run_build(store, MOUNTED, executor=Appending("1"), epoch=0)
+    export(store, built, cache, more=",mounts=true")
+    shutil.rmtree(cache / "lamina/steps")
+    shutil.rmtree(cache / "lamina/results")
+    again = run_build(other, MOUNTED, executor=Appending("2"), cache_from=(cache,), epoch=0)
+    assert again.outcomes == ["executed"] * 3
+    keys = [[step.key for step in each.result.record.steps] for each in (built, again)]
+    assert keys[0] == keys[1]
+    assert again.digest == built.digest
+
+
+def test_a_cached_build_exports_mounts_as_well(store: Store, tmp_path: Path) -> None:
+    run_build(store, MOUNTED, executor=Appending("1"))
+    built = run_build(store, MOUNTED, executor=no_executor)
+    export(store, built, tmp_path / "cache", more=",mounts=true")
+    assert mounts_in(tmp_path / "cache") == 2
+
+
+def test_a_directory_can_be_handed_on_without_a_mount_in_use(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    """`--cache-from old --cache-to new`, everything cached."""
+    built = run_build(store, MOUNTED, executor=Appending("1"))
+    export(store, built, tmp_path / "old", "max", more=",mounts=true")
+    again = run_build(other, MOUNTED, executor=no_executor, cache_from=(tmp_path / "old",))
+    events = export(other, again, tmp_path / "new", "max", more=",mounts=true")
+    assert (mounts_in(tmp_path / "new"), notices_of(events)) == (2, [])
+    assert other.cache_mounts.paths() == []
+
+
+def test_a_mount_that_cannot_be_exported_is_a_notice(store: Store, tmp_path: Path) -> None:
+    built = run_build(store, MOUNTED, executor=Appending("1"))
+    (data_of(store, "/one", built) / ".wh.name").touch()
+    os.mknod(data_of(store, "/two", built) / "agent", stat.S_IFSOCK | 0o600)
+    events = export(store, built, tmp_path / "cache", more=",mounts=true")
+    messages = sorted(notices_of(events))
+    assert messages[0].startswith("cache mount /one is not exported: unsafe path '.wh.name'")
+    assert messages[1] == "cache mount /two is exported without the socket 'agent'"
+    assert mounts_in(tmp_path / "cache") == 1
+
+
+def test_so_is_one_that_was_removed_meanwhile(store: Store, tmp_path: Path) -> None:
+    built = run_build(store, MOUNTED, executor=Appending("1"))
+    assert prune(store, cache="unused").cache_mounts == 2
+    events = export(store, built, tmp_path / "cache", more=",mounts=true")
+    assert sorted(notices_of(events)) == [
+        f"cache mount {target} is not exported: there is none in this store"
+        for target in ("/one", "/two")
+    ]
+
+
+def test_a_secret_of_the_build_leaves_with_no_mount(store: Store, tmp_path: Path) -> None:
+    built = run_build(store, MOUNTED, executor=Appending("1"))
+    (data_of(store, "/one", built) / "npmrc").write_text("token=hunter2hunter2\n")
+    events = export(
+        store,
+        built,
+        tmp_path / "cache",
+        more=",mounts=true",
+        secrets={"npm": b"hunter2hunter2"},
+    )
+    assert notices_of(events) == [
+        "cache mount /one is not exported: the secret 'npm' is in it, at 'npmrc'"
+    ]
+    assert mounts_in(tmp_path / "cache") == 1
+
+
+def test_with_no_cache_a_mount_that_begins_with_something_begins_anew(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    text = "FROM base\nRUN --mount=type=cache,target=/c,from=base touch /a\n"
+    cache = tmp_path / "cache"
+    export(store, run_build(store, text, executor=Appending("1")), cache, more=",mounts=true")
+    for no_cache, seen in ((True, "2\n"), (False, "1\n2\n")):
+        prune(other, cache="all")
+        fake = Appending("2")
+        rewritten = text.replace("touch /a", "touch /b")
+        run_build(other, rewritten, executor=fake, cache_from=(cache,), no_cache=no_cache)
+        assert fake.seen == {"/c": seen}
+
+
+def test_a_damaged_mount_costs_its_content_alone(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    export(store, run_build(store, MOUNTED, executor=Appending("1")), cache, more=",mounts=true")
+    entries = [json.loads(path.read_bytes()) for path in (cache / "lamina/mounts").iterdir()]
+    for digest in {entry["blob"]["digest"] for entry in entries}:
+        flip(cache / "blobs/sha256" / digest.removeprefix("sha256:"), 15)
+    fake = Appending("2")
+    built = run_build(other, MOUNTED, executor=fake, cache_from=(cache,), no_cache=True)
+    assert fake.seen == {"/one": "2\n", "/two": "2\n"}
+    assert len(built.notices) == 2
+    assert all(text.startswith("not used of the build cache in") for text in built.notices)

@@ -13,13 +13,16 @@ from builder.context import ContextTree
 from builder.errors import LoweringError, MissingGrantError
 from builder.grants import Grants
 from builder.ignorefile import NO_RULES, IgnoreRules, parse_ignore_file
-from builder.mounting import OpenedMounts, is_as_keyed, open_mounts
+from builder.mounting import OpenedMounts, caches_of, is_as_keyed, open_mounts
 from builder.sandbox import BindMount, FileMount, OverlayMount, TmpfsMount
 from builder.schedule import Later, run_one
 from builder.sources import LayerTree, SourceTree, select
 from builder.steps import (
     AgentMount,
     CacheMount,
+    ExecStep,
+    FileStep,
+    MakeDirectory,
     MemoryMount,
     SecretMount,
     SourceMount,
@@ -254,6 +257,39 @@ class TestCaches:
             (path / "old").touch()
         (again,) = self.source(bench, cache(mode=0o700, is_renewed=True))
         assert list(again.iterdir()) == []
+
+    def test_a_renewed_one_is_not_filled_from_elsewhere(self, bench: Bench, store: Store) -> None:
+        class Source:
+            def fill(self, key: str, directory: Path) -> bool:
+                (directory / "elsewhere").touch()
+                return True
+
+            def copy(self, key: str, layout: object) -> bytes | None:
+                return None
+
+        store.cache_mounts.add_source(Source())
+        (warm,) = self.source(bench, cache())
+        assert [path.name for path in warm.iterdir()] == ["elsewhere"]
+        (renewed,) = self.source(bench, cache(id="/other", is_renewed=True))
+        assert list(renewed.iterdir()) == []
+
+    def test_a_step_says_which_ones_it_uses(self, bench: Bench, store: Store) -> None:
+        one, two = cache(sharing="locked"), cache(target="/d", id="/d", mode=0o700)
+        tree = LayerTree((make_layer(store, ITEMS),), store.layers, description="base")
+        step = ExecStep(
+            argv=("true",),
+            env=(),
+            cwd="/",
+            user="",
+            network="none",
+            mounts=(one, mount_of(tree, "d"), two),
+        )
+        found = caches_of(step)
+        assert list(found.values()) == ["/c", "/d"]
+        self.source(bench, one, two)
+        made = {path.name for path in store.cache_mounts.paths()}
+        assert {f"{key[:32]}-0" for key in found} == made
+        assert caches_of(FileStep(action=MakeDirectory(path="/d"))) == {}
 
     def test_locks_are_given_up_with_the_rest(self, bench: Bench, store: Store) -> None:
         with bench.cleanup:

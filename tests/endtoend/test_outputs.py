@@ -287,6 +287,125 @@ def test_merged_cache_directories_serve_both_builds(
         assert "WARNING" not in done.stderr
 
 
+MOUNTED = """\
+FROM busybox
+RUN --mount=type=cache,target=/{name} echo {name} >> /{name}/log; chmod 751 /{name}; \
+    mkdir -p /{name}/d; echo deep > /{name}/d/f; chown -R 7:8 /{name}/d; chmod 4750 /{name}/d/f; \
+    ln /{name}/d/f /{name}/same; ln -s /etc/passwd /{name}/link
+"""
+LISTED = """\
+FROM busybox
+RUN --mount=type=cache,target=/{name} echo changed; cat /{name}/log /{name}/same; \
+    stat -c 'of %u:%g %a %n' /{name} /{name}/d /{name}/d/f; readlink /{name}/link; \
+    test /{name}/d/f -ef /{name}/same && echo linked
+"""
+
+
+def write(context: Path, text: str, name: str) -> Path:
+    (context / "Dockerfile").write_text(text.format(name=name))
+    return context
+
+
+def test_cache_mounts_of_two_projects_are_merged_and_warm_elsewhere(
+    context: Path, tmp_path: Path
+) -> None:
+    names = ("one", "two")
+    for name in names:
+        store = Lamina(root=tmp_path / f"store-{name}")
+        store("bootstrap", "busybox")
+        target = f"type=local,dest={tmp_path}/{name},mounts=true"
+        done = store("build", "--cache-to", target, write(context, MOUNTED, name))
+        assert "WARNING" not in done.stderr
+    subprocess.run(["cp", "-rn", f"{tmp_path}/two/.", str(tmp_path / "one")], check=False)
+
+    other = Lamina(root=tmp_path / "other")
+    other("bootstrap", "busybox")
+    source = f"type=local,src={tmp_path}/one"
+    for name in names:
+        project = write(context, MOUNTED, name)
+        done = other("build", "--progress=plain", "-t", name, "--cache-from", source, project)
+        assert executed(done.stderr) == []
+        assert "WARNING" not in done.stderr
+    assert not (other.root / "lamina/cachemounts").exists(), "nothing has needed one yet"
+    for name in names:
+        project = write(context, LISTED, name)
+        done = other("build", "--progress=plain", "--cache-from", source, project)
+        assert len(executed(done.stderr)) == 1
+        said = [line.split(maxsplit=2)[-1] for line in done.stderr.splitlines() if "#" in line]
+        for line in (
+            name,
+            "deep",
+            f"of 0:0 751 /{name}",
+            f"of 7:8 755 /{name}/d",
+            f"of 7:8 4750 /{name}/d/f",
+            "/etc/passwd",
+            "linked",
+        ):
+            assert line in said
+    assert other("fsck").stdout.strip() == "0 problems"
+    rows = other("system", "df", "--format", "{{.Type}} {{.Size}}").stdout
+    assert "Build Cache 0B" not in rows
+    assert "2 cache mounts" in other("builder", "prune", "-f").stdout
+    assert list((other.root / "lamina/cachemounts").iterdir()) == []
+
+
+@pytest.mark.needs_userns
+def test_an_ordinary_user_gets_the_owners_that_can_be_set(busybox: Lamina, context: Path) -> None:
+    """Those of root's store, or root's alone where the user has no subordinate ids."""
+    home = Path("/tmp") / f"lamina-mounts-{os.getpid()}"
+    home.mkdir()
+    try:
+        target = f"type=local,dest={home}/cache,mounts=true"
+        busybox("build", "--cache-to", target, write(context, MOUNTED, "one"))
+        subprocess.run(["cp", "-r", str(context), str(home / "context")], check=True)
+        write(home / "context", LISTED, "one")
+        for path in (home, *home.rglob("*")):
+            os.chown(path, 1000, 1000, follow_symlinks=False)
+        said = ""
+        for words in (
+            ["bootstrap", "busybox"],
+            ["build", "--progress=plain", "--cache-from", f"type=local,src={home}/cache"],
+        ):
+            done = subprocess.run(
+                [
+                    *("setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"),
+                    *(
+                        *command(),
+                        *words,
+                        *([str(home / "context")] if words[0] == "build" else ()),
+                    ),
+                ],
+                env={**Lamina(root=home / "store").environment(), "HOME": str(home)},
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            said = done.stderr
+        assert "WARNING" not in said
+        assert "deep\n" in said
+        assert "linked\n" in said
+        kept = "of 7:8 755 /one/d\n" in said and "of 7:8 4750 /one/d/f\n" in said
+        own = "of 0:0 755 /one/d\n" in said and "of 0:0 750 /one/d/f\n" in said
+        assert kept != own
+    finally:
+        subprocess.run(["rm", "-rf", str(home)], check=False)
+
+
+@pytest.mark.needs_peers("skopeo")
+def test_skopeo_reads_a_directory_with_cache_mounts(
+    busybox: Lamina, context: Path, tmp_path: Path
+) -> None:
+    target = f"type=local,dest={tmp_path}/cache,mounts=true"
+    busybox("build", "--cache-to", target, write(context, MOUNTED, "one"))
+    (mount,) = (tmp_path / "cache/lamina/mounts").iterdir()
+    blob = json.loads(mount.read_bytes())["blob"]["digest"]
+    inspected = json.loads(run("skopeo", "inspect", f"oci:{tmp_path}/cache:latest"))
+    assert len(inspected["Layers"]) == 1
+    assert blob not in inspected["Layers"]
+    names = run("tar", "-tzf", f"{tmp_path}/cache/blobs/sha256/{blob[7:]}").split()
+    assert names == ["./", "d/", "d/f", "link", "log", "same"]
+
+
 # What a script reads, and what it is told.
 
 
@@ -326,7 +445,7 @@ def test_annotations_stand_in_the_manifest(busybox: Lamina, project: Path) -> No
         (["-o", "type=local"], 1, "dest is required"),
         (["--cache-to", "type=gha"], 1, "type=gha is not supported"),
         (["--cache-from", "type=registry,ref=a"], 1, "type=registry is not supported"),
-        (["--cache-to", "type=local,dest=x,mounts=true"], 1, "mounts= of --cache-to"),
+        (["--cache-from", "type=local,src=x,mounts=true"], 1, "mounts= of --cache-from"),
         (["--squash", "--squash-all"], 125, "exclude each other"),
         (["--squash-from", "0"], 125, "not a whole number of at least 1"),
         (["--squash-from", "99"], 1, "no layer of the result is made from that line on"),

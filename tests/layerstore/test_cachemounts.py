@@ -1,5 +1,9 @@
 """Cache mounts: who excludes whom, who gets a directory of their own, what prune may take."""
 
+import os
+import signal
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,6 +12,7 @@ import pytest
 
 from layerstore import CacheMounts, Store, prune, usage
 from layerstore.cachemounts import Sharing
+from layerstore.errors import StoreBusyError
 from tests.support.stores import kill, start, wait_for
 
 KEY = "0123456789abcdef" * 4
@@ -195,6 +200,97 @@ def test_they_are_measured_as_build_cache(
     assert busy.cache_bytes - before.cache_bytes > 100_000
     assert busy.cache_reclaimable_bytes == before.cache_reclaimable_bytes
     assert free.cache_reclaimable_bytes == free.cache_bytes
+
+
+class Source:
+    """A MountSource that leaves a file in what it is to fill, and may then have failed."""
+
+    def __init__(self, name: str, *, succeeds: bool = True) -> None:
+        self.name = name
+        self.succeeds = succeeds
+        self.asked: list[str] = []
+
+    def fill(self, key: str, directory: Path) -> bool:
+        assert list(directory.iterdir()) == []
+        self.asked.append(key)
+        (directory / self.name).touch()
+        directory.chmod(0o700)
+        return self.succeeds
+
+    def copy(self, key: str, layout: object) -> bytes | None:
+        raise AssertionError("nothing is exported here")
+
+
+def names(mounts: CacheMounts, *, is_anew: bool = False) -> list[str]:
+    """What is in the mount when its user gets it."""
+    found = mounts.hold(KEY, "shared", lambda path: (path / "own").touch(), is_anew=is_anew)
+    assert found is not None
+    with found:
+        return [path.name for path in found.path.iterdir()]
+
+
+def test_a_new_one_has_what_the_first_source_knows(mounts: CacheMounts, store: Store) -> None:
+    sources = [Source("bad", succeeds=False), Source("good"), Source("late")]
+    for source in sources:
+        mounts.add_source(source)
+    assert names(mounts) == ["good"]
+    assert names(mounts) == ["good"]
+    assert [source.asked for source in sources] == [[KEY], [KEY], []]
+    assert not list(store.lease().path.glob("cachemount*"))
+
+
+def test_a_source_that_fails_leaves_nothing(mounts: CacheMounts) -> None:
+    mounts.add_source(Source("bad", succeeds=False))
+    assert names(mounts) == ["own"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in mounts.paths()[0].iterdir()] == [0o755]
+
+
+def test_one_that_is_made_anew_asks_no_source(mounts: CacheMounts) -> None:
+    source = Source("old")
+    mounts.add_source(source)
+    assert names(mounts, is_anew=True) == ["own"]
+    mounts.discard(KEY)
+    assert names(mounts) == ["old"]
+
+
+def test_who_borrows_one_is_alone_with_it(mounts: CacheMounts, held: ExitStack) -> None:
+    with held:
+        path = take(mounts, held)
+    borrowed = mounts.borrow(KEY, wait_s=0)
+    assert borrowed is not None
+    with borrowed:
+        assert borrowed.path == path
+        assert mounts.hold(KEY, "shared", nothing) is None
+    assert take(mounts, held) == path
+
+
+def test_one_that_is_not_there_is_not_made_to_be_borrowed(mounts: CacheMounts) -> None:
+    assert mounts.borrow(KEY, wait_s=60) is None
+    assert mounts.paths() == []
+
+
+@pytest.mark.parametrize("sharing", ["shared", "locked", "private"])
+def test_who_borrows_waits_a_while(mounts: CacheMounts, held: ExitStack, sharing: Sharing) -> None:
+    take(mounts, held, sharing)
+    started = time.monotonic()
+    with pytest.raises(StoreBusyError):
+        mounts.borrow(KEY, wait_s=0.1)
+    assert 0.1 <= time.monotonic() - started < 5
+
+
+def test_who_borrows_gets_what_becomes_free(
+    mounts: CacheMounts, store: Store, tmp_path: Path
+) -> None:
+    holder = start(HOLDER, store.root, KEY, "locked", tmp_path / "holds")
+    wait_for(lambda: (tmp_path / "holds").exists() and (tmp_path / "holds").read_text() != "")
+    os.kill(holder.pid, signal.SIGSTOP)  # the kernel keeps the lock of one that is stopped
+    with pytest.raises(StoreBusyError):
+        mounts.borrow(KEY, wait_s=0)
+    kill(holder)
+    borrowed = mounts.borrow(KEY, wait_s=30)
+    assert borrowed is not None
+    with borrowed:
+        assert str(borrowed.path) == (tmp_path / "holds").read_text()
 
 
 def test_a_store_from_before_there_were_any_has_none(mounts: CacheMounts) -> None:

@@ -254,6 +254,24 @@ def test_bytes_after_the_end_of_the_tar_belong_to_the_diff_id(store: Store) -> N
     assert b"".join(store.layers.tar_pieces(layer)) == padded
 
 
+def test_a_foreign_blob_is_read_and_not_kept(store: Store) -> None:
+    data, descriptor, diff_id = blob_of(puts(FILES))
+    found = list(store.layers.read_foreign(io.BytesIO(data), descriptor, diff_id))
+    assert [change.path for change in found] == sorted(change.path for change in puts(FILES))
+    store.flush()
+    assert list(store.blobs.digests()) == []
+    assert list(store.layers.all()) == []
+
+
+def test_a_foreign_blob_with_another_tar_ends_in_an_error(store: Store) -> None:
+    data, descriptor, _ = blob_of(puts(FILES))
+    changes = store.layers.read_foreign(io.BytesIO(data), descriptor, Digest.of(b"other"))
+    for _ in puts(FILES):
+        next(changes)
+    with pytest.raises(CorruptBlobError, match="diff_id"):
+        next(changes)
+
+
 def adopt_error(store: Store, data: bytes, descriptor: Descriptor, diff_id: Digest) -> StoreError:
     with pytest.raises(StoreError) as caught:
         store.layers.adopt(io.BytesIO(data), descriptor, diff_id)

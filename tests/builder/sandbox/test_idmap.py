@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import resource
 import shutil
 import tempfile
 import traceback
@@ -113,7 +114,7 @@ def test_a_new_user_namespace_is_seen() -> None:
 
 
 USER = 54321
-PRELOADED = pwd  # an ordinary user may not be able to read the interpreter's library
+PRELOADED = (pwd, resource)  # an ordinary user may not be able to read the library of Python
 
 
 class Ordinary:

@@ -1,0 +1,298 @@
+"""Contents of cache mounts in a directory of cached steps, for builds elsewhere to begin with.
+
+    DIR/blobs/sha256/HEX      what was in a cache mount: a tar, compressed, as a layer is
+    DIR/lamina/mounts/HEX     which blob that is, under the key of the mount
+
+As with steps, each file stands by itself, and directories are merged by copying one over the
+other. The blobs are content for a mount and for nothing else: no layer, image or key knows them.
+
+Nothing is believed. The tar must be just what `export_mount` writes: every parent before what is
+in it, directories, files, links and fifos, nothing beneath a link, no removal, no device. What is
+anything else is not used, with a notice: the mount then begins as it would have without.
+
+Owners that cannot be set (a user without subordinate ids) become the caller's own, and such files
+lose their set-id bits. Sockets stay behind.
+
+Invariants (tests/layerstore/transports/test_cached_mounts.py):
+  1. A blob is read only when a program is about to use the mount, and there is none yet.
+  2. Whatever bytes lie in the directory: a mount has all of a verified content, or none of it.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+from layerstore.backends.directory import open_blob
+from layerstore.changeset import Change, PutDir, PutFile, PutHardlink, PutNode, PutSymlink
+from layerstore.descriptor import Descriptor
+from layerstore.digest import Digest
+from layerstore.documents import Reader, canonical_json, descriptor_json, parse_descriptor
+from layerstore.errors import MalformedDocumentError, StoreError
+from layerstore.layers import in_user_namespace
+from layerstore.toc import order
+from layerstore.transports.cache_directory import read_small
+from layerstore.transports.exports import blob_name
+from layerstore.transports.layout_directory import LayoutDirectory
+from layerstore.treepath import ROOT
+
+if TYPE_CHECKING:
+    from layerstore.store import Store
+
+Filter = Callable[[Iterator[Change]], Iterator[Change]]
+
+_SCHEMA = 1
+_MOUNTS = "lamina/mounts"
+_WAIT_S = 10.0
+_PIECE_BYTES = 1 << 20
+_SET_IDS = 0o6000
+
+
+def export_mount(
+    store: "Store",
+    key: str,
+    root: Path,
+    *,
+    filtered: Filter = iter,
+    wait_s: float = _WAIT_S,
+) -> tuple[str, ...]:
+    """Write what is in a cache mount into `root`, in place of what is there under the same key.
+
+    Nobody else uses the mount while it is read. One that is not here, but in a directory that this
+    store looks into, is copied from there.
+
+    Args:
+        filtered: what the content goes through; an error that it raises ends the export.
+        wait_s: how long to wait for others to end their use.
+
+    Returns:
+        The sockets in it, which stay behind.
+
+    Raises:
+        StoreBusyError: others have used it all the time.
+        StoreError: there is none; or it holds what cannot be exported.
+    """
+    layout = LayoutDirectory(root)
+    sockets: list[str] = []
+    held = store.cache_mounts.borrow(key, wait_s=wait_s)
+    if held is None:
+        found = (source.copy(key, layout) for source in store.cache_mounts.sources)
+        data = next((data for data in found if data is not None), None)
+        if data is None:
+            raise StoreError("there is none in this store")
+    else:
+        with store.layers.temporary_file() as file:
+            with held:
+                entry = _pack(key, held.path, file, filtered, sockets)
+            layout.put(entry.blob.digest, entry.blob.size_bytes, lambda: _pieces(file))
+        data = entry.encode()
+    layout.write(f"{_MOUNTS}/{key}", data)
+    return tuple(sockets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """The file of a mount: its key, and the blob with its content."""
+
+    key: str
+    blob: Descriptor
+    diff_id: Digest
+
+    @classmethod
+    def decode(cls, data: bytes, key: str) -> Self:
+        reader = Reader.of(data, context=f"cache mount {key[:12]}")
+        blob = reader.child("blob")
+        if reader.integer("schema") != _SCHEMA or blob is None:
+            raise reader.error("schema", f"is not {_SCHEMA}, or there is no blob")
+        if reader.text("key") != key:
+            raise reader.error("key", "is not that of the file's name")
+        diff_id = Digest.parse(reader.text("diffId", required=True))
+        return cls(key=key, blob=parse_descriptor(blob), diff_id=diff_id)
+
+    def encode(self) -> bytes:
+        return canonical_json(
+            {
+                "schema": _SCHEMA,
+                "key": self.key,
+                "blob": descriptor_json(self.blob),
+                "diffId": self.diff_id,
+            }
+        )
+
+
+def _pack(
+    key: str, directory: Path, file: BinaryIO, filtered: Filter, sockets: list[str]
+) -> _Entry:
+    from layerstore import compression, tarcodec, treediff
+
+    digest = hashlib.sha256()
+
+    def write(data: bytes) -> None:
+        digest.update(data)
+        file.write(data)
+
+    def skip(path: str, reason: str) -> None:
+        sockets.append(path)
+
+    changes = treediff.changes(None, directory, with_root=True, on_skip=skip)
+    compressor = compression.compressor(compression.DEFAULT, write)
+    packed = tarcodec.pack(tarcodec.InOrder(_checked(filtered(changes))), compressor.write)
+    compressor.close()
+    blob = Descriptor(
+        media_type=compression.media_type(compression.DEFAULT),
+        digest=Digest("sha256:" + digest.hexdigest()),
+        size_bytes=file.tell(),
+    )
+    return _Entry(key=key, blob=blob, diff_id=packed.diff_id)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    file.seek(0)
+    while piece := file.read(_PIECE_BYTES):
+        yield piece
+
+
+def _checked(changes: Iterable[Change]) -> Iterator[Change]:
+    """The same changes, if they are the whole of a tree: see the rules above."""
+    directories: set[str] = set()
+    last: bytes | None = None
+    for change in changes:
+        path = change.path
+        match change:
+            case PutDir() | PutFile() | PutSymlink() | PutHardlink() | PutNode(kind="fifo"):
+                place = order(path, "file")
+            case PutNode():
+                raise _unfit(path, "is a device")
+            case _:
+                raise _unfit(path, "is removed, but nothing was there")
+        if last is not None and place <= last:
+            raise _unfit(path, "is out of order")
+        if path != ROOT and path.rpartition("/")[0] not in directories:
+            raise _unfit(path, "is in no directory of the cache mount")
+        if isinstance(change, PutDir):
+            directories.add(path)
+        elif path == ROOT:
+            raise _unfit(path, "is the top, but no directory")
+        last = place
+        yield change
+
+
+def _unfit(path: str, problem: str) -> MalformedDocumentError:
+    return MalformedDocumentError(context="content of a cache mount", problem=f"{path!r} {problem}")
+
+
+class CachedMounts:
+    """The cache mounts of a directory: a MountSource for `CacheMounts.add_source`.
+
+    Args:
+        notice: told, in a sentence, of everything that could not be used.
+    """
+
+    def __init__(self, root: Path, store: "Store", notice: Callable[[str], None]) -> None:
+        self._root = root
+        self._store = store
+        self._notice = notice
+
+    def fill(self, key: str, directory: Path) -> bool:
+        """Unpack what the mount had into `directory`, which is empty.
+
+        False when there is nothing of it, or nothing that can be used; what then is in
+        `directory` means nothing.
+        """
+        try:
+            entry = self._find(key)
+            if entry is None:
+                return False
+            self._unpack(entry, directory)
+        except (StoreError, OSError) as error:
+            self._tell(error)
+            return False
+        return True
+
+    def copy(self, key: str, layout: LayoutDirectory) -> bytes | None:
+        """Put what the mount had into another directory; returns the mount's file."""
+        try:
+            entry = self._find(key)
+        except (StoreError, OSError) as error:
+            self._tell(error)
+            return None
+        if entry is None:
+            return None
+        blob = entry.blob
+        path = self._root / blob_name(blob.digest)
+
+        def pieces() -> Iterator[bytes]:
+            return open_blob(path, blob.digest, size_bytes=blob.size_bytes).pieces()
+
+        layout.put(blob.digest, blob.size_bytes, pieces)
+        return entry.encode()
+
+    def _find(self, key: str) -> _Entry | None:
+        data = read_small(self._root / _MOUNTS / key)
+        return None if data is None else _Entry.decode(data, key)
+
+    def _unpack(self, entry: _Entry, directory: Path) -> None:
+        from layerstore import overlaydir
+
+        blob, owners = entry.blob, Owners.here()
+        path = self._root / blob_name(blob.digest)
+        with open_blob(path, blob.digest, size_bytes=blob.size_bytes) as reader:
+            changes = self._store.layers.read_foreign(reader, blob, entry.diff_id)
+            overlaydir.write(
+                (owners.settable(change) for change in _checked(changes)),
+                directory,
+                userxattr=in_user_namespace(),
+            )
+            reader.drain()
+
+    def _tell(self, error: Exception) -> None:
+        self._notice(f"not used of the build cache in {self._root}: {error}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owners:
+    """Whom this process can give files to: ranges of ids, and its own for all others."""
+
+    uids: tuple[range, ...]
+    gids: tuple[range, ...]
+    uid: int
+    gid: int
+
+    @classmethod
+    def here(cls) -> Self:
+        """Those of this process."""
+        uid, gid = os.geteuid(), os.getegid()
+        if uid != 0:
+            return cls(uids=(range(uid, uid + 1),), gids=(range(gid, gid + 1),), uid=uid, gid=gid)
+        uids, gids = (
+            id_ranges(Path(f"/proc/self/{name}").read_text()) for name in ("uid_map", "gid_map")
+        )
+        return cls(uids=uids, gids=gids, uid=uid, gid=gid)
+
+    def settable(self, change: Change) -> Change:
+        """The change with an owner that can be set."""
+        if not isinstance(change, PutFile | PutDir | PutSymlink | PutNode):
+            return change
+        meta = change.meta
+        has_uid = any(meta.uid in ids for ids in self.uids)
+        has_gid = any(meta.gid in ids for ids in self.gids)
+        if has_uid and has_gid:
+            return change
+        meta = replace(
+            meta,
+            uid=meta.uid if has_uid else self.uid,
+            gid=meta.gid if has_gid else self.gid,
+            mode=meta.mode & ~_SET_IDS,
+        )
+        return replace(change, meta=meta)
+
+
+def id_ranges(text: str) -> tuple[range, ...]:
+    """The ids of a uid_map or gid_map as seen from inside.
+
+    Spec: user_namespaces(7), "User and group ID mappings".
+    """
+    rows = [[int(word) for word in line.split()] for line in text.splitlines()]
+    return tuple(range(first, first + count) for first, _, count in rows)
