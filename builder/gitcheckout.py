@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builder.errors import ChecksumError, FetchError
-from builder.urls import GitUrl, is_commit, is_commit_prefix, redacted
+from builder.urls import GitUrl, is_commit, is_commit_prefix, is_ssh, redacted
 from layerstore import remove_tree
 
 _PROTOCOLS = "http:https:ssh:git"
@@ -41,16 +41,27 @@ _CONFIG = (
     "http.lowSpeedLimit=1",
     "http.lowSpeedTime=60",
 )
-# Of the environment only what says where programs, proxies and the agent of ssh are.
-_PASSED = ("PATH", "SSH_AUTH_SOCK")
+# Keys are the agent's alone: those in files of the host are nobody's to use.
+_SSH = (
+    "ssh -F /dev/null -o BatchMode=yes -o IdentityFile=/dev/null"
+    " -o ConnectTimeout=30 -o ServerAliveInterval=20"
+)
+_NO_AGENT = "no SSH agent was lent: start one, and build with --ssh default"
+# Of the environment only what says where programs and proxies are.
+_PASSED = ("PATH",)
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY")
 
 
 class Git:
-    """One remote repository, fetched beneath `work`, a directory that is empty and ours."""
+    """One remote repository, fetched beneath `work`, a directory that is empty and ours.
 
-    def __init__(self, work: Path) -> None:
+    Args:
+        agent: the socket of the SSH agent whose keys may be used; None: there are no keys.
+    """
+
+    def __init__(self, work: Path, agent: Path | None = None) -> None:
         self._work = work
+        self._agent = agent
         self._name = ""  # the branch or tag that was looked up, in full
 
     def commit_of(self, url: GitUrl) -> str:
@@ -176,13 +187,15 @@ class Git:
             said = _first_complaint(os.fsdecode(errors)) or f"exit code {process.returncode}"
             raise FetchError(
                 f"cannot fetch {redacted(url.remote)}: git {words[0]}: "
-                f"{redacted(said)[:_COMPLAINT_CHARS]}"
+                f"{redacted(said)[:_COMPLAINT_CHARS]}",
+                hint=_NO_AGENT if self._agent is None and is_ssh(url.remote) else "",
             )
         return os.fsdecode(output)
 
     def _environment(self, host: Mapping[str, str]) -> dict[str, str]:
         return {
             **{name: host[name] for name in (*_PASSED, *_PROXIES) if name in host},
+            **({} if self._agent is None else {"SSH_AUTH_SOCK": str(self._agent)}),
             "HOME": str(self._work),
             "XDG_CONFIG_HOME": str(self._work),
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -191,7 +204,7 @@ class Git:
             "GIT_ASKPASS": "true",
             "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
             "GIT_LFS_SKIP_SMUDGE": "1",
-            "GIT_SSH_COMMAND": "ssh -F /dev/null -o BatchMode=yes",
+            "GIT_SSH_COMMAND": _SSH,
             "LC_ALL": "C",
         }
 

@@ -214,6 +214,27 @@ def test_what_ssh_says_is_passed_on(
         git.commit_of(GitUrl(remote="git@h.invalid:x.git"))
 
 
+def test_no_keys_but_those_of_the_agent_that_was_lent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = b"""#!/bin/sh
+echo "$SSH_AUTH_SOCK $*" >&2; exit 255
+"""
+    write_files(tmp_path / "bin", {"ssh": File(content=script, mode=0o755)})
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/the/callers/own")
+    for number, agent in enumerate((None, Path("/lent"))):
+        work = tmp_path / f"git{number}"
+        work.mkdir()
+        with pytest.raises(FetchError) as caught:
+            Git(work, agent).commit_of(GitUrl(remote="git@h.invalid:x.git"))
+        said = str(caught.value)
+        assert ("/lent" in said) is (agent is not None)
+        assert "callers" not in said
+        assert "IdentityFile=/dev/null" in said
+        assert ("--ssh default" in caught.value.hint) is (agent is None)
+
+
 def test_nobody_is_asked_for_a_password(git: Git) -> None:
     with serve({}) as server:
         answer = Page(status=401, headers={"WWW-Authenticate": "Basic realm=x"})
