@@ -46,7 +46,9 @@ from layerstore import (
     add_to_layout,
     encode_image,
     levels,
+    remove_left_over,
     save_images,
+    temporary_beside,
     write_rootfs,
     write_rootfs_tar,
 )
@@ -438,7 +440,8 @@ def _writing(dest: Path | None, stdout: BinaryIO) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    remove_left_over(path.parent)
+    temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
             yield file
