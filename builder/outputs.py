@@ -16,7 +16,7 @@ as docker does.
 Differs: oci-mediatypes is true for type=docker, too, so that an image has one digest everywhere.
 Where SOURCE_DATE_EPOCH is set, the times in the build's own layers are always bounded by it, as
 rewrite-timestamp=true asks for; those of the base image never change. type=local keeps the owners
-that the image has when root writes it; docker gives all files to the user.
+that the image has when root writes it; docker gives all files to the user. It has no device nodes.
 
 Source: docker buildx, "docker buildx build", --output; BuildKit, exporter/.
 """
