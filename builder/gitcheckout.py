@@ -25,6 +25,7 @@ from layerstore import remove_tree
 
 _PROTOCOLS = "http:https:ssh:git"
 _COMPLAINT_CHARS = 300
+_TIMEOUT_S = 3600.0  # of everything else; git:// and ssh notice no server that has gone silent
 _CHATTER = ("warning:", "hint:", "Cloning into", "Submodule ")
 _CONFIG = (
     "core.hooksPath=/dev/null",
@@ -57,11 +58,15 @@ class Git:
 
     Args:
         agent: the socket of the SSH agent whose keys may be used; None: there are no keys.
+        ask_timeout_s: how long a server may take to say what branches and tags there are.
     """
 
-    def __init__(self, work: Path, agent: Path | None = None) -> None:
+    def __init__(
+        self, work: Path, agent: Path | None = None, *, ask_timeout_s: float = 180
+    ) -> None:
         self._work = work
         self._agent = agent
+        self._ask_timeout_s = ask_timeout_s
         self._name = ""  # the branch or tag that was looked up, in full
 
     def commit_of(self, url: GitUrl) -> str:
@@ -178,10 +183,16 @@ class Git:
                 hint="install git",
             ) from error
         with process:
+            timeout_s = self._ask_timeout_s if words[0] == "ls-remote" else _TIMEOUT_S
             try:
-                output, errors = process.communicate()
-            except BaseException:  # an interrupt: git has helpers, which talk to the network
+                output, errors = process.communicate(timeout=timeout_s)
+            except BaseException as error:  # git has helpers, which talk to the network
                 os.killpg(process.pid, signal.SIGKILL)
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise FetchError(
+                        f"cannot fetch {redacted(url.remote)}: git {words[0]}: "
+                        f"no end after {timeout_s:g} s"
+                    ) from error
                 raise
         if process.returncode != 0:
             said = _first_complaint(os.fsdecode(errors)) or f"exit code {process.returncode}"

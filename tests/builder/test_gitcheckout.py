@@ -1,6 +1,7 @@
 """Repositories over HTTP, by the installed git, against git's own server."""
 
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,6 +234,15 @@ echo "$SSH_AUTH_SOCK $*" >&2; exit 255
         assert "callers" not in said
         assert "IdentityFile=/dev/null" in said
         assert ("--ssh default" in caught.value.hint) is (agent is None)
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    work = tmp_path / "git"
+    work.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        remote = f"git://127.0.0.1:{silent.getsockname()[1]}/x.git"
+        with pytest.raises(FetchError, match=r"git ls-remote: no end after 0\.5 s"):
+            Git(work, ask_timeout_s=0.5).commit_of(GitUrl(remote=remote))
 
 
 def test_nobody_is_asked_for_a_password(git: Git) -> None:
