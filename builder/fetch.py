@@ -266,8 +266,15 @@ def _needs_no_proxy(host: str) -> bool:
 def _redirected(at: str, location: str | None) -> str:
     if not location:
         raise FetchError(f"cannot fetch {redacted(at)}: a redirect that leads nowhere")
-    target = urljoin(at, location)
-    if urlsplit(target).scheme not in ("http", "https"):
+    try:
+        target = urljoin(at, location)
+        parts = urlsplit(target)
+        is_http = parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError as error:  # brackets or a port that are none
+        raise FetchError(
+            f"cannot fetch {redacted(at)}: a redirect to {redacted(location)}: {error}"
+        ) from error
+    if not is_http:
         raise FetchError(f"cannot fetch {redacted(at)}: a redirect to {redacted(target)}")
     return target
 

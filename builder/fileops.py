@@ -23,6 +23,7 @@ Differs: such a parent keeps its modification time. Docker's layers carry the mo
 Source: BuildKit solver/llbsolver/file/backend.go and fsutil/copy; Dockerfile reference, "COPY".
 """
 
+import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterator
@@ -49,6 +50,10 @@ from layerstore import (
 )
 
 _DIRECTORY_MODE = 0o755
+_PATH_MAX = 4096  # the kernel makes no longer one, and so no container could
+_SHOWN_MAX = 40
+_MADE_BYTES_MAX = 64 << 20  # of the paths of all directories that are made on the way
+_MEMBERS_MAX = 1_000_000  # of an archive; they are about 2 KiB of memory each
 _USUAL_ROOT = (0o755, 0, 0)
 
 
@@ -75,6 +80,7 @@ class FileChanges:
         self._now_ns = now_ns
         self._read = read
         self._changes: dict[str, Change] = {}
+        self._made_bytes = 0  # of the paths of directories that were made on the way
         self._linked: dict[str, list[str]] = {}  # hard links by what they name
 
     def changes(self) -> Iterator[Change]:
@@ -91,6 +97,11 @@ class FileChanges:
     def make_directory(self, path: str, ownership: Ownership = KEEP) -> TreePath:
         """Create `path` and its missing parents; nothing happens where it exists."""
         resolved = self._tree.resolve(path)
+        if len(os.fsencode(resolved)) >= _PATH_MAX and self._entry(resolved) is None:
+            raise LoweringError(
+                f"cannot create the directory '/{resolved[:_SHOWN_MAX]}...': its path is longer "
+                f"than {_PATH_MAX} bytes"
+            )
         missing: list[str] = []
         current: str = resolved
         while (entry := self._entry(current)) is None:
@@ -100,6 +111,9 @@ class FileChanges:
             raise LoweringError(
                 f"cannot create the directory '/{resolved}': '/{current}' is not a directory"
             )
+        self._made_bytes += sum(map(len, missing))
+        if self._made_bytes > _MADE_BYTES_MAX:
+            raise LoweringError("too many deep directories would be made")
         for each in reversed(missing):
             entry = self._put_directory(TreePath(each), entry, ownership)
         return resolved
@@ -147,7 +161,9 @@ class FileChanges:
         ownership = replace(ownership, mode=None)
         self.make_directory(destination.rstrip("/") or "/", ownership)
         base = self._tree.resolve(destination)
-        for change in changes:
+        for number, change in enumerate(changes):
+            if number == _MEMBERS_MAX:
+                raise LoweringError(f"the archive has more than {_MEMBERS_MAX} members")
             if not (isinstance(change, PutNode) and change.kind != "fifo"):
                 self._unpack_member(change, base, ownership)
 
@@ -283,9 +299,8 @@ class FileChanges:
         self._forget(path)
         existing = self._entry(path)
         if existing is not None and existing.kind == "dir":
-            beneath = path + "/"
-            for each in [name for name in self._changes if name.startswith(beneath)]:
-                self._forget(each)
+            for node in list(self._tree.walk(path))[1:]:
+                self._forget(node.entry.path)
 
     def _forget(self, path: str) -> None:
         """Drop a change; of hard links to it the first becomes the file."""

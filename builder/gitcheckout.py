@@ -20,11 +20,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builder.errors import ChecksumError, FetchError
-from builder.urls import GitUrl, is_commit, is_commit_prefix, redacted
+from builder.urls import GitUrl, is_commit, is_commit_prefix, is_ssh, redacted
 from layerstore import remove_tree
 
 _PROTOCOLS = "http:https:ssh:git"
 _COMPLAINT_CHARS = 300
+_TIMEOUT_S = 3600.0  # of everything else; git:// and ssh notice no server that has gone silent
 _CHATTER = ("warning:", "hint:", "Cloning into", "Submodule ")
 _CONFIG = (
     "core.hooksPath=/dev/null",
@@ -41,16 +42,31 @@ _CONFIG = (
     "http.lowSpeedLimit=1",
     "http.lowSpeedTime=60",
 )
-# Of the environment only what says where programs, proxies and the agent of ssh are.
-_PASSED = ("PATH", "SSH_AUTH_SOCK")
+# Keys are the agent's alone: those in files of the host are nobody's to use.
+_SSH = (
+    "ssh -F /dev/null -o BatchMode=yes -o IdentityFile=/dev/null"
+    " -o ConnectTimeout=30 -o ServerAliveInterval=20"
+)
+_NO_AGENT = "no SSH agent was lent: start one, and build with --ssh default"
+# Of the environment only what says where programs and proxies are.
+_PASSED = ("PATH",)
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY")
 
 
 class Git:
-    """One remote repository, fetched beneath `work`, a directory that is empty and ours."""
+    """One remote repository, fetched beneath `work`, a directory that is empty and ours.
 
-    def __init__(self, work: Path) -> None:
+    Args:
+        agent: the socket of the SSH agent whose keys may be used; None: there are no keys.
+        ask_timeout_s: how long a server may take to say what branches and tags there are.
+    """
+
+    def __init__(
+        self, work: Path, agent: Path | None = None, *, ask_timeout_s: float = 180
+    ) -> None:
         self._work = work
+        self._agent = agent
+        self._ask_timeout_s = ask_timeout_s
         self._name = ""  # the branch or tag that was looked up, in full
 
     def commit_of(self, url: GitUrl) -> str:
@@ -167,22 +183,30 @@ class Git:
                 hint="install git",
             ) from error
         with process:
+            timeout_s = self._ask_timeout_s if words[0] == "ls-remote" else _TIMEOUT_S
             try:
-                output, errors = process.communicate()
-            except BaseException:  # an interrupt: git has helpers, which talk to the network
+                output, errors = process.communicate(timeout=timeout_s)
+            except BaseException as error:  # git has helpers, which talk to the network
                 os.killpg(process.pid, signal.SIGKILL)
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise FetchError(
+                        f"cannot fetch {redacted(url.remote)}: git {words[0]}: "
+                        f"no end after {timeout_s:g} s"
+                    ) from error
                 raise
         if process.returncode != 0:
             said = _first_complaint(os.fsdecode(errors)) or f"exit code {process.returncode}"
             raise FetchError(
                 f"cannot fetch {redacted(url.remote)}: git {words[0]}: "
-                f"{redacted(said)[:_COMPLAINT_CHARS]}"
+                f"{redacted(said)[:_COMPLAINT_CHARS]}",
+                hint=_NO_AGENT if self._agent is None and is_ssh(url.remote) else "",
             )
         return os.fsdecode(output)
 
     def _environment(self, host: Mapping[str, str]) -> dict[str, str]:
         return {
             **{name: host[name] for name in (*_PASSED, *_PROXIES) if name in host},
+            **({} if self._agent is None else {"SSH_AUTH_SOCK": str(self._agent)}),
             "HOME": str(self._work),
             "XDG_CONFIG_HOME": str(self._work),
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -191,7 +215,7 @@ class Git:
             "GIT_ASKPASS": "true",
             "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
             "GIT_LFS_SKIP_SMUDGE": "1",
-            "GIT_SSH_COMMAND": "ssh -F /dev/null -o BatchMode=yes",
+            "GIT_SSH_COMMAND": _SSH,
             "LC_ALL": "C",
         }
 

@@ -16,7 +16,7 @@ as docker does.
 Differs: oci-mediatypes is true for type=docker, too, so that an image has one digest everywhere.
 Where SOURCE_DATE_EPOCH is set, the times in the build's own layers are always bounded by it, as
 rewrite-timestamp=true asks for; those of the base image never change. type=local keeps the owners
-that the image has when root writes it; docker gives all files to the user.
+that the image has when root writes it; docker gives all files to the user. It has no device nodes.
 
 Source: docker buildx, "docker buildx build", --output; BuildKit, exporter/.
 """
@@ -46,7 +46,9 @@ from layerstore import (
     add_to_layout,
     encode_image,
     levels,
+    remove_left_over,
     save_images,
+    temporary_beside,
     write_rootfs,
     write_rootfs_tar,
 )
@@ -438,7 +440,8 @@ def _writing(dest: Path | None, stdout: BinaryIO) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    remove_left_over(path.parent)
+    temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
             yield file

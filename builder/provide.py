@@ -85,7 +85,9 @@ class Provider:
     def context_time(self, name: str) -> int | None:
         """When the remote source of a named context was changed last; None for other contexts."""
         url = parse_url(self._contexts[name], is_context=True)
-        return None if url is None else self.remotes().time_of(url, checksum="")
+        if url is None:
+            return None
+        return self.remotes().time_of(url, checksum="", is_context=True)
 
     def tree(self, name: str | None, stage: PlannedStage) -> SourceTree:
         """What `--from=name` means in `stage`; None is the build context."""
@@ -108,7 +110,8 @@ class Provider:
         if self._remotes is None:
             from builder.remote import Remotes
 
-            self._remotes = Remotes(self._store, self._cleanup)
+            lent = self._request.grants.agents.get("default")
+            self._remotes = Remotes(self._store, self._cleanup, lent)
         return self._remotes
 
     def remember(self) -> None:

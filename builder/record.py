@@ -10,18 +10,19 @@ time, newest last. Records of earlier versions are read as far as they go.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from builder.errors import BuilderError
+from layerstore import remove_left_over, temporary_beside
 
 if TYPE_CHECKING:
-    from builder.explain import Explanation
+    from builder.explain import Difference, Explanation
 
 _KEPT_MAX = 200
+_NUMBER_MAX = 1 << 53  # more than any number in a record
 _LOG_END_BYTES = 128 << 10  # of a step: so much from its beginning, and so much from its end
 
 
@@ -127,12 +128,14 @@ class StepLog:
 def write(record: BuildRecord, directory: Path, log: bytes = b"") -> None:
     """Keep `record` in `directory`, and only the newest few hundred beside it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    remove_left_over(directory)
     if log:
         _replace(directory / f"{record.id}.log", log)
     _replace(directory / f"{record.id}.json", json.dumps(_plain(record)).encode())
-    names = sorted(entry.name for entry in directory.iterdir() if entry.name.endswith(".json"))
-    for name in names[:-_KEPT_MAX]:
-        remove(name.removesuffix(".json"), directory)
+    # by either file: of a build that was killed there may be the log alone
+    ids = {path.stem for path in directory.iterdir() if path.suffix in (".json", ".log")}
+    for build_id in sorted(ids)[:-_KEPT_MAX]:
+        remove(build_id, directory)
 
 
 def remove(build_id: str, directory: Path) -> None:
@@ -167,7 +170,19 @@ def of_place(place: str, context: str, target: str, directory: Path) -> Iterator
 
 
 def of_name(name: str, directory: Path) -> BuildRecord:
-    """The record that `name` means: an id, a unique beginning of one, or `^1`, the one before last.
+    """The record that `name` means, as `id_of`.
+
+    Raises:
+        NoSuchBuildError: none, or several, or it is damaged.
+    """
+    record = _read(directory / f"{id_of(name, directory)}.json")
+    if record is None:
+        raise NoSuchBuildError(name=name, problem="the record cannot be read")
+    return record
+
+
+def id_of(name: str, directory: Path) -> str:
+    """The build that `name` means: an id, a unique beginning of one, or `^1`, the one before last.
 
     Raises:
         NoSuchBuildError: none, or several.
@@ -183,10 +198,22 @@ def of_name(name: str, directory: Path) -> BuildRecord:
         raise NoSuchBuildError(
             name=name, problem="several builds begin with this" if found else "no such build"
         )
-    record = _read(directory / f"{found[0]}.json")
-    if record is None:
-        raise NoSuchBuildError(name=name, problem="the record cannot be read")
-    return record
+    return found[0]
+
+
+def damaged(directory: Path) -> Iterator[tuple[str, str]]:
+    """The ids of builds whose records or logs are damaged, and what is wrong with them."""
+    for path in sorted(directory.glob("*.json")):
+        record = _read(path)
+        if record is None:
+            if path.exists():  # it may be removed meanwhile
+                yield path.stem, "the record cannot be read"
+            continue
+        wanted_bytes = max((step.log_offset + step.log_bytes for step in record.steps), default=0)
+        log = path.with_suffix(".log")
+        is_whole = wanted_bytes == (log.stat().st_size if log.exists() else 0)
+        if not is_whole and path.exists():
+            yield path.stem, "the log is missing or not as long as it was"
 
 
 def log_of(record: BuildRecord, step: StepRecord, directory: Path) -> bytes:
@@ -202,7 +229,7 @@ def log_of(record: BuildRecord, step: StepRecord, directory: Path) -> bytes:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_beside(path)
     temporary.write_bytes(data)
     temporary.rename(path)
 
@@ -226,9 +253,35 @@ def _read(path: Path, is_wanted: Callable[[bytes], bool] = lambda _: True) -> Bu
         steps = tuple(_step(**step) for step in fields.pop("steps"))
         fields["names"] = tuple(fields["names"])
         fields["bases"] = tuple(BaseRecord(*base) for base in fields.get("bases", ()))
-        return BuildRecord(steps=steps, **fields)
+        record = BuildRecord(steps=steps, **fields)
+        explanations = [step.explanation for step in steps if step.explanation is not None]
+        differences = [each for explained in explanations for each in explained.differences]
+        _check_kinds(record, *steps, *explanations, *differences)
+        return record if record.id == path.stem else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # damaged or of another version: no record
+
+
+_KINDS: dict[object, type | tuple[type, ...]] = {
+    str: str,
+    int: int,
+    float: (int, float),
+    tuple[str, ...]: tuple,
+}
+
+
+def _check_kinds(record: BuildRecord, *others: "StepRecord | Explanation | Difference") -> None:
+    """Raise TypeError or ValueError for a field that holds what it never does."""
+    for value in (record, *others):
+        for each in fields(value):
+            item = getattr(value, each.name)
+            if not isinstance(item, _KINDS.get(each.type, object)):
+                raise TypeError(each.name)
+            if isinstance(item, int | float) and not 0 <= item < _NUMBER_MAX:
+                raise ValueError(each.name)
+    texts = (*record.names, *(text for base in record.bases for text in base[::2]))
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("names")
 
 
 def _plain(value: BuildRecord | StepRecord) -> dict[str, object]:

@@ -11,6 +11,7 @@ Source: BuildKit dockerfile2llb/convert_copy.go, dockerui/context.go.
 """
 
 import json
+import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -47,11 +48,17 @@ _MODE = 0o600
 
 
 class Remotes:
-    """Fetches for one build."""
+    """Fetches for one build.
 
-    def __init__(self, store: Store, cleanup: ExitStack) -> None:
+    Args:
+        agent: the SSH agent that the caller lends to the Dockerfile. Contexts, which the caller
+            names, may have the caller's own, as in docker.
+    """
+
+    def __init__(self, store: Store, cleanup: ExitStack, agent: Path | None = None) -> None:
         self._store = store
         self._cleanup = cleanup
+        self._agent = agent
         self._directory: Path | None = None
         self._fetcher = Fetcher(self._new_file, store.cache, cleanup)
 
@@ -70,7 +77,7 @@ class Remotes:
 
     def repository(self, url: GitUrl, *, keep_git_dir: bool, description: str) -> SourceTree:
         """The files of a repository."""
-        git = Git(self._new_directory())
+        git = self._git(is_context=True)
         return self._checkout(git, url, git.commit_of(url), keep_git_dir, description)
 
     def read(self, url: FileUrl) -> Reader:
@@ -104,11 +111,13 @@ class Remotes:
         except (StoreError, LoweringError) as error:
             raise ContextError(f"{description}: {error.message}", hint=error.hint) from error
 
-    def time_of(self, url: GitUrl | FileUrl, *, checksum: str) -> int | None:
+    def time_of(
+        self, url: GitUrl | FileUrl, *, checksum: str, is_context: bool = False
+    ) -> int | None:
         """When it was changed last, in seconds: SOURCE_DATE_EPOCH may ask for it."""
         if isinstance(url, GitUrl):
             url = _with_flags(url, checksum=checksum, keep_git_dir=None)
-            git = Git(self._new_directory())
+            git = self._git(is_context=is_context)
             _, seconds = git.checkout(url, git.commit_of(url), keep_git_dir=False)
             return seconds
         fetched = self._fetcher.fetch(url.url, _sha256(checksum) if checksum else None)
@@ -144,11 +153,17 @@ class Remotes:
 
     # ---- repositories
 
+    def _git(self, *, is_context: bool) -> Git:
+        agent = self._agent
+        if agent is None and is_context and (own := os.environ.get("SSH_AUTH_SOCK")):
+            agent = Path(own)
+        return Git(self._new_directory(), agent)
+
     def _select_repository(
         self, url: GitUrl, *, checksum: str, keep_git_dir: bool | None
     ) -> Selection:
         url = _with_flags(url, checksum=checksum, keep_git_dir=keep_git_dir)
-        git = Git(self._new_directory())
+        git = self._git(is_context=False)
         commit = git.commit_of(url)
         keeps = bool(url.keep_git_dir) and not url.subdir.strip("/")
         shown = redacted(url.remote)

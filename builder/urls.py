@@ -88,6 +88,12 @@ def other_scheme(word: str) -> str:
     return scheme[1] if scheme and parse_url(word) is None else ""
 
 
+def is_ssh(remote: str) -> bool:
+    """Whether git asks this remote by ssh."""
+    scheme = _SCHEME.match(remote)
+    return scheme is None or scheme[1].lower() == "ssh"
+
+
 def is_commit(ref: str) -> bool:
     """Whether `ref` is a whole commit id."""
     return _COMMIT.fullmatch(ref) is not None

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from layerstore.beside import remove_left_over, temporary_beside
     from layerstore.blobs import BlobInfo, BlobReader, BlobStore, BlobWriter
     from layerstore.cacheindex import CachedStep, CacheIndex, FileStamp
     from layerstore.cachemounts import CacheMounts, HeldCache
@@ -193,10 +194,12 @@ _HOMES = {
     "parse_tree_path": "treepath",
     "prune": "collect",
     "read_layout_image": "transports",
+    "remove_left_over": "beside",
     "remove_tree": "overlaydir",
     "save_images": "transports",
     "sort_key": "treepath",
     "summarise": "toc",
+    "temporary_beside": "beside",
     "tree_changes": "treediff:changes",
     "unpack": "tarcodec",
     "usage": "collect",
@@ -304,10 +307,12 @@ __all__ = [
     "parse_tree_path",
     "prune",
     "read_layout_image",
+    "remove_left_over",
     "remove_tree",
     "save_images",
     "sort_key",
     "summarise",
+    "temporary_beside",
     "tree_changes",
     "unpack",
     "usage",

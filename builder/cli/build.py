@@ -340,7 +340,7 @@ BUILD = Command(
             about="The network of RUN (default: host; private networks are not there yet)",
         ),
         many("--secret", metavar="id=ID[,src=FILE|,env=NAME]", about="Lend a secret to RUN"),
-        many("--ssh", metavar="default|ID[=SOCKET]", about="Lend an SSH agent to RUN"),
+        many("--ssh", metavar="default|ID[=SOCKET]", about="Lend an SSH agent to RUN and ADD"),
         many(
             "--allow",
             metavar="RIGHT",

@@ -117,7 +117,7 @@ def rm(arguments: Arguments, session: "Session") -> int:
         raise UsageError("give builds to remove, or --all", is_count=True)
     directory = session.private / "builds"
     names = [path.stem for path in directory.glob("*.json")] if everything else []
-    names += [records.of_name(word, directory).id for word in arguments.words]
+    names += [records.id_of(word, directory) for word in arguments.words]
     for name in dict.fromkeys(names):
         records.remove(name, directory)
     return 0

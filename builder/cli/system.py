@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
@@ -338,14 +339,19 @@ def version(arguments: Arguments, session: "Session") -> int:
 
 def fsck(arguments: Arguments, session: "Session") -> int:
     """Recompute everything in the store; exits with 1 if something is wrong."""
-    from layerstore import verify_store
+    from builder.record import damaged
+    from layerstore import Finding, verify_store
 
     style = arguments.value("format") or "text"
     if style not in ("text", "json"):
         raise UsageError(f"invalid argument {style!r} for --format", hint="text or json")
     count = 0
     with session.open_store() as store:
-        for finding in verify_store(store, quick=arguments.flag("quick")):
+        of_builds = (
+            Finding(kind="build", key=name, problem=problem, hint=f"`lamina builds rm {name}`")
+            for name, problem in damaged(store.private / "builds")
+        )
+        for finding in chain(verify_store(store, quick=arguments.flag("quick")), of_builds):
             count += 1
             if style == "json":
                 json_line(

@@ -97,13 +97,14 @@ def _is_id(name: str, image: "Image") -> bool:
 
 def _save_to_file(store: "Store", exports: "list[Export]", path: Path, style: "Format") -> None:
     """Written beside and renamed: whoever waits for the file never sees half of one."""
-    from layerstore import save_images
+    from layerstore import remove_left_over, save_images, temporary_beside
 
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "No such directory", str(path.parent))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    remove_left_over(path.parent)
+    temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
             save_images(store, exports, file, format=style)

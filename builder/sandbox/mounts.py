@@ -887,17 +887,20 @@ def remove_stubs(directory: Path) -> None:
 
 
 def _empty_directory(fd: int) -> None:
-    for name in os.listdir(fd):
-        try:
-            below_fd = os.open(
-                name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
-            )
-        except NotADirectoryError:
-            os.unlink(name, dir_fd=fd)
-            continue
-        _empty_directory(below_fd)
-        os.close(below_fd)
-        os.rmdir(name, dir_fd=fd)
+    """However deep it is: what is in a directory is lifted out of it, then it goes."""
+    while names := os.listdir(fd):
+        for name in names:
+            try:
+                below_fd = os.open(
+                    name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
+                )
+            except NotADirectoryError:
+                os.unlink(name, dir_fd=fd)
+                continue
+            for below in os.listdir(below_fd):  # noqa: PTH208 - a descriptor, not a path
+                os.rename(below, os.urandom(16).hex(), src_dir_fd=below_fd, dst_dir_fd=fd)
+            os.close(below_fd)
+            os.rmdir(name, dir_fd=fd)
 
 
 def _forget_volatile(work_fd: int) -> None:

@@ -400,6 +400,7 @@ class _Actor:
         """PID 1: build the stage, fork the program, mind it."""
         self._become_invisible()
         os.setsid()
+        null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # later it may be anything
         self._join_groups(groups)
         stage = self._build(spec, groups)
         self.phase = "look up the user"
@@ -427,11 +428,12 @@ class _Actor:
         if pid == 0:
             self.made = ()
             os.close(executing_fd)
+            os.close(null_fd)
             self.be_program(ids, cwd_fd, peer_fd, lambda: _await_end(_WATCHED_FD), executed_fd)
         assert pid == init.PROGRAM_PID, "PID 1 has forked but once"
         passed = [pidfd] if master_fd is None else [pidfd, master_fd]
         self._tell(marshal.dumps(("program", self.made)), passed)
-        self._become_native(executing_fd)
+        self._become_native(executing_fd, null_fd)
 
     def be_helper(self, init_pidfd: int, groups: tuple[str, ...], answer_fd: int) -> NoReturn:
         """Enter a sandbox and fork the program into it, as a child of the executor."""
@@ -582,11 +584,10 @@ class _Actor:
     def _tell(self, message: bytes, descriptors: list[int] | None = None) -> None:
         send(self.channels.report, message, descriptors or [])
 
-    def _become_native(self, executing_fd: int) -> NoReturn:
+    def _become_native(self, executing_fd: int, null_fd: int) -> NoReturn:
         """PID 1 keeps the report socket, and goes behind the program's own walls."""
         self.errors_fd = -1
         os.chdir("/")
-        null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         wanted = (null_fd, null_fd, null_fd, self.channels.report)
         copies = [syscalls.duplicate(fd, 16) for fd in (*wanted, self.home.init_fd, executing_fd)]
         for number, fd in enumerate(copies):

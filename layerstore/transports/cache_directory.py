@@ -364,12 +364,15 @@ class _Offer:
 
 def read_small(path: Path) -> bytes | None:
     """A small file of a stranger's directory; None when it is not there."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+        with open(path, "rb", opener=opener) as file:
+            data = file.read(DOCUMENT_BYTES_MAX + 1)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    with open(fd, "rb") as file:
-        data = file.read(DOCUMENT_BYTES_MAX + 1)
     if len(data) > DOCUMENT_BYTES_MAX:
         raise MalformedDocumentError(context=path.name, problem="too large")
     return data

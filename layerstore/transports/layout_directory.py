@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from layerstore.backends.directory import open_blob
+from layerstore.beside import remove_left_over, temporary_beside
 from layerstore.blobs import fsync
 from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
@@ -29,9 +30,11 @@ class LayoutDirectory:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._swept = {root}
         root.mkdir(parents=True, exist_ok=True)
         if (root / "lamina" / "version").exists():
             raise StoreError(f"{root} is a store of lamina", hint="give another directory")
+        remove_left_over(root)
         if not (root / "oci-layout").exists():
             if next(root.iterdir(), None) is not None:
                 raise StoreError(
@@ -46,7 +49,7 @@ class LayoutDirectory:
         path = self.root / blob_name(digest)
         if _is_right(path, digest, size_bytes):
             return
-        temporary = self._temporary(path)
+        temporary = self._temporary_for(path)
         try:
             with temporary.open("xb") as file:
                 for piece in pieces():
@@ -68,7 +71,7 @@ class LayoutDirectory:
         """Write a file that is no blob, or replace it."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._temporary(path)
+        temporary = self._temporary_for(path)
         try:
             write_durably(path, data, temporary)
         finally:
@@ -86,8 +89,11 @@ class LayoutDirectory:
             ]
         self.write("index.json", Index(manifests=(*kept, *entries)).encode())
 
-    def _temporary(self, path: Path) -> Path:
-        return path.with_name(f".{path.name}.{os.getpid()}")
+    def _temporary_for(self, path: Path) -> Path:
+        if path.parent not in self._swept:
+            remove_left_over(path.parent)
+            self._swept.add(path.parent)
+        return temporary_beside(path)
 
 
 def _is_right(path: Path, digest: Digest, size_bytes: int) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerstore import overlaydir, tarcodec
-from layerstore.changeset import Change, PutDir, PutFile, PutNode, PutSymlink
+from layerstore.changeset import Change, PutDir, PutFile, PutHardlink, PutNode, PutSymlink
 from layerstore.layers import Layer, in_user_namespace
 from layerstore.merge import merged_changes
 from layerstore.treepath import ROOT
@@ -53,7 +53,7 @@ def write_rootfs(
     Args:
         mtime_s: as for a tar.
         chown: False leaves every file to the caller.
-        on_skip: called for device nodes where the kernel lets nobody make them.
+        on_skip: called for device nodes, which are left out.
     """
     directory.mkdir(parents=True, exist_ok=True)
     _remove_left_over(directory)
@@ -61,7 +61,7 @@ def write_rootfs(
     private.mkdir(mode=0o700)
     try:
         overlaydir.write(
-            _tree(store, layers, mtime_s),
+            _without_devices(_tree(store, layers, mtime_s), on_skip),
             private,
             userxattr=in_user_namespace(),
             chown=chown,
@@ -78,6 +78,25 @@ def _tree(store: "Store", layers: Sequence[Layer], mtime_s: int | None) -> Itera
         mtime_ns = mtime_s * 1_000_000_000
         changes = (_at(change, mtime_ns) for change in changes)
     return tarcodec.InOrder(changes)
+
+
+def _without_devices(
+    changes: Iterator[Change], on_skip: overlaydir.OnSkip | None
+) -> Iterator[Change]:
+    """All but device nodes and links to them.
+
+    Differs: docker makes them when root asks. In a directory of the host they open the host's
+    disks to whoever the image says.
+    """
+    left_out: set[str] = set()
+    for change in changes:
+        is_device = isinstance(change, PutNode) and change.kind != "fifo"
+        if is_device or (isinstance(change, PutHardlink) and change.target in left_out):
+            left_out.add(change.path)
+            if on_skip is not None:
+                on_skip(change.path, "a device node, which would open the host's own device")
+            continue
+        yield change
 
 
 def _at(change: Change, mtime_ns: int) -> Change:

@@ -274,6 +274,15 @@ def test_redirects_are_followed_up_to_a_bound(server: Server, new_fetcher: NewFe
         new_fetcher().fetch(server.url + "/loop", None)
 
 
+@pytest.mark.parametrize("target", ["http://[", "http://h:99999999/", "http://\\x[/", "//[::1"])
+def test_a_redirect_to_no_url_is_an_error(
+    server: Server, new_fetcher: NewFetcher, target: str
+) -> None:
+    server.pages["/f"] = Page(status=302, headers={"Location": target})
+    with pytest.raises(FetchError, match=r"/f: a redirect to .+: "):
+        new_fetcher().digest(f"{server.url}/f")
+
+
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://h/x", "//", "http://", ""])
 def test_a_redirect_elsewhere_is_not_followed(
     server: Server, new_fetcher: NewFetcher, target: str

@@ -1,5 +1,7 @@
 """What COPY, ADD and WORKDIR make of a tree, as changes and as the layer that comes of them."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,6 +109,48 @@ def test_a_directory_is_made_with_its_parents() -> None:
     assert list(bench.changes()) == ["a", "a/b", "a/b/c"]
     for change in bench.changes().values():
         assert meta_of(change) == Meta(0o755, 0, 0, NOW_NS)
+
+
+def test_a_path_that_no_kernel_takes_is_an_error_at_once() -> None:
+    bench = Bench()
+    longest = "/" + "a/" * 2047 + "a"
+    assert len(bench.collected.make_directory(longest)) == 4095
+    with pytest.raises(LoweringError, match="longer than 4096 bytes") as caught:
+        bench.collected.make_directory("/b" * 20_000)
+    assert len(str(caught.value)) < 200
+    with pytest.raises(LoweringError, match="longer than"):
+        bench.unpack(put("é/" * 1400 + "f"))
+
+
+def test_directories_on_the_way_are_bounded_together() -> None:
+    bench = Bench()
+    members = (put(f"{number}/" + "a/" * 2000 + "f") for number in range(1000))
+    with pytest.raises(LoweringError, match="too many deep directories"):
+        bench.unpack(*members)
+
+
+def test_the_members_of_an_archive_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.fileops._MEMBERS_MAX", 3)
+    Bench().unpack(put("a"), put("b"), put("c"))
+    with pytest.raises(LoweringError, match="more than 3 members"):
+        Bench().unpack(*[put("a")] * 4)
+
+
+def test_a_directory_that_is_there_may_be_as_deep_as_it_is() -> None:
+    deep = "/".join(["d" * 100] * 50)
+    bench = Bench({deep: Dir()})
+    assert bench.collected.make_directory("/" + deep) == deep
+
+
+def test_an_archive_that_replaces_directories_over_and_over_takes_no_longer() -> None:
+    bench = Bench()
+    members: list[Change] = [put(f"f{number}") for number in range(20_000)]
+    for _ in range(2_000):
+        members += [put_dir("x"), put("x/y"), put("x")]
+    started = time.process_time()
+    bench.unpack(*members)
+    assert time.process_time() - started < 5
+    assert "x/y" not in bench.changes()
 
 
 def test_a_directory_that_exists_changes_nothing() -> None:

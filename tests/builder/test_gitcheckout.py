@@ -1,6 +1,7 @@
 """Repositories over HTTP, by the installed git, against git's own server."""
 
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,6 +213,36 @@ def test_what_ssh_says_is_passed_on(
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     with pytest.raises(FetchError, match=r"git ls-remote: ssh: no such host$"):
         git.commit_of(GitUrl(remote="git@h.invalid:x.git"))
+
+
+def test_no_keys_but_those_of_the_agent_that_was_lent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = b"""#!/bin/sh
+echo "$SSH_AUTH_SOCK $*" >&2; exit 255
+"""
+    write_files(tmp_path / "bin", {"ssh": File(content=script, mode=0o755)})
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/the/callers/own")
+    for number, agent in enumerate((None, Path("/lent"))):
+        work = tmp_path / f"git{number}"
+        work.mkdir()
+        with pytest.raises(FetchError) as caught:
+            Git(work, agent).commit_of(GitUrl(remote="git@h.invalid:x.git"))
+        said = str(caught.value)
+        assert ("/lent" in said) is (agent is not None)
+        assert "callers" not in said
+        assert "IdentityFile=/dev/null" in said
+        assert ("--ssh default" in caught.value.hint) is (agent is None)
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    work = tmp_path / "git"
+    work.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        remote = f"git://127.0.0.1:{silent.getsockname()[1]}/x.git"
+        with pytest.raises(FetchError, match=r"git ls-remote: no end after 0\.5 s"):
+            Git(work, ask_timeout_s=0.5).commit_of(GitUrl(remote=remote))
 
 
 def test_nobody_is_asked_for_a_password(git: Git) -> None:

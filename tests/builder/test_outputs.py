@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 import sys
 import tarfile
 import threading
@@ -412,6 +413,15 @@ def test_a_file_that_cannot_be_written_whole_is_as_it_was(store: Store, out: Pat
         write(store, build, f"type=oci,dest={target}")
     assert [path.name for path in out.iterdir()] == ["f"]
     assert target.read_text() == "before"
+
+
+def test_what_a_killed_build_has_left_goes_with_the_next(store: Store, out: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (out / f".lamina-write-{dead.pid}").write_text("half")
+    (out / ".f.1").write_text("the user's own")
+    write(store, built(store), f"type=oci,dest={out / 'f'}")
+    assert {path.name for path in out.iterdir()} == {"f", ".f.1"}
 
 
 def test_a_failure_is_told_with_its_work(store: Store, out: Path) -> None:

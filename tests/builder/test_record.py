@@ -1,6 +1,7 @@
 """Build records: what is kept, how much of it, and that damage never hurts."""
 
 import json
+import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from builder.record import (
     NoSuchBuildError,
     StepLog,
     StepRecord,
+    damaged,
+    id_of,
     log_of,
     of_image,
     of_name,
@@ -120,6 +123,17 @@ DAMAGED = {
     "steps of another shape": json.dumps(asdict(RECORD) | {"steps": [{"a": 1}]}).encode(),
     "steps that are none": json.dumps(asdict(RECORD) | {"steps": 3}).encode(),
     "deep": b"[" * 100_000,
+    "seconds that are none": json.dumps(asdict(RECORD) | {"seconds": "x"}).encode(),
+    "seconds without end": json.dumps(asdict(RECORD) | {"seconds": float("inf")}).encode(),
+    "names that are none": json.dumps(asdict(RECORD) | {"names": [1.5]}).encode(),
+    "an error that is none": json.dumps(asdict(RECORD) | {"error": ["x"]}).encode(),
+    "a line that is none": json.dumps(
+        asdict(RECORD) | {"steps": [asdict(STEP) | {"line": "\x1b["}]}
+    ).encode(),
+    "output before the log": json.dumps(
+        asdict(RECORD) | {"steps": [asdict(STEP) | {"log_offset": -5}]}
+    ).encode(),
+    "the id of another": json.dumps(asdict(RECORD) | {"id": "../../x"}).encode(),
 }
 
 
@@ -131,7 +145,7 @@ def test_a_damaged_record_is_left_out_and_the_others_stay(tmp_path: Path, damage
 
 
 def test_other_files_beside_the_records_are_no_records(tmp_path: Path) -> None:
-    (tmp_path / ".0000000000001-7.99").write_text("a killed build's")
+    (tmp_path / ".lamina-write-x").write_text("x")
     (tmp_path / "note.txt").write_text("hello")
     (tmp_path / "directory.json").mkdir()
     write(RECORD, tmp_path)
@@ -168,13 +182,31 @@ def test_a_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "explanation", [5, [], {}, {"cause": "x"}, {"differences": 1}, {"differences": [{"a": 1}]}]
+    "explanation",
+    [
+        *(5, [], {}, {"cause": "x"}, {"differences": 1}, {"differences": [{"a": 1}]}),
+        {"cause": "new", "differences": [], "more_differences": "x"},
+        {"cause": "new", "differences": [{"kind": "file", "name": 5}]},
+    ],
 )
 def test_a_damaged_explanation_is_a_damaged_record(tmp_path: Path, explanation: object) -> None:
     document = json.loads(json.dumps(asdict(RECORD)))
     document["steps"][0]["explanation"] = explanation
     (tmp_path / f"{RECORD.id}.json").write_text(json.dumps(document))
     assert read_all(tmp_path) == []
+
+
+def test_what_a_killed_build_has_left_goes_with_the_next(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / f".lamina-write-{dead.pid}"
+    left.write_text("half")
+    (tmp_path / "0000000000000-1.log").write_text("of a build without a record")
+    write(RECORD, tmp_path)
+    assert not left.exists()
+    for number in range(1, 201):
+        write(numbered(number), tmp_path)
+    assert not list(tmp_path.glob("*.log"))
 
 
 # Logs.
@@ -259,6 +291,21 @@ def test_a_record_that_is_damaged_is_told_when_it_is_asked_for(tmp_path: Path) -
     (tmp_path / "0000000000001-7.json").write_text("{")
     with pytest.raises(NoSuchBuildError, match="cannot be read"):
         of_name("^0", tmp_path)
+
+
+def test_a_record_that_is_damaged_is_named_and_can_be_removed(tmp_path: Path) -> None:
+    log = b"made\n"
+    logged = replace(STEP, log_offset=0, log_bytes=len(log))
+    write(replace(RECORD, steps=(logged,)), tmp_path, log)
+    (tmp_path / "0000000000002-7.json").write_text("{")
+    assert list(damaged(tmp_path)) == [("0000000000002-7", "the record cannot be read")]
+    remove(id_of("^0", tmp_path), tmp_path)
+    assert not list(damaged(tmp_path))
+    (tmp_path / f"{RECORD.id}.log").write_bytes(log[1:])
+    assert [name for name, _ in damaged(tmp_path)] == [RECORD.id]
+    (tmp_path / f"{RECORD.id}.log").unlink()
+    assert [name for name, _ in damaged(tmp_path)] == [RECORD.id]
+    assert not list(damaged(tmp_path / "absent"))
 
 
 def test_the_builds_of_a_dockerfile_and_target_are_found(tmp_path: Path) -> None:

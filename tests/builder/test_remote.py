@@ -1,5 +1,6 @@
 """What ADD selects at URLs: known early, fetched late."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from builder.sources import Selection
 from builder.urls import FileUrl, GitUrl, parse_url
 from layerstore import Digest, Peeked, Store, TreePath
 from tests.support.servers import Page, Repository, Server, make_tar, serve, serve_git
-from tests.support.sources import write_files
+from tests.support.sources import File, write_files
 
 TIME = "Sun, 13 Sep 2020 12:26:40 GMT"
 TIME_S = 1_600_000_000
@@ -294,3 +295,26 @@ def test_the_time_of_a_file_is_the_server_s_or_the_newest_of_an_archive(
 @pytest.mark.needs_git
 def test_the_time_of_a_repository_is_its_commit_s(remotes: Remotes, address: str) -> None:
     assert remotes.time_of(GitUrl(remote=address, ref="main"), checksum="") == TIME_S
+
+
+def test_the_caller_s_own_agent_is_for_contexts_alone(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = b"""#!/bin/sh
+echo "agent=$SSH_AUTH_SOCK." >&2; exit 255
+"""
+    write_files(tmp_path / "bin", {"ssh": File(content=script, mode=0o755)})
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/own")
+    url = GitUrl(remote="git@h.invalid:x.git")
+    with ExitStack() as cleanup:
+        for lent, of_add, of_context in ((None, "", "/own"), (Path("/lent"), "/lent", "/lent")):
+            remotes = Remotes(store, cleanup, lent)
+            with pytest.raises(FetchError, match=f"agent={of_add}\\."):
+                select(remotes, "git@h.invalid:x.git")
+            with pytest.raises(FetchError, match=f"agent={of_add}\\."):
+                remotes.time_of(url, checksum="")
+            with pytest.raises(FetchError, match=f"agent={of_context}\\."):
+                remotes.time_of(url, checksum="", is_context=True)
+            with pytest.raises(FetchError, match=f"agent={of_context}\\."):
+                remotes.repository(url, keep_git_dir=False, description="x")

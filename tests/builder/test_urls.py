@@ -13,6 +13,7 @@ from builder.urls import (
     GitUrl,
     is_commit,
     is_commit_prefix,
+    is_ssh,
     other_scheme,
     parse_url,
     redacted,
@@ -167,6 +168,13 @@ def test_commits_are_told_from_names() -> None:
     assert not is_commit(COMMIT.upper())
     assert is_commit_prefix(COMMIT[:7])
     assert not is_commit_prefix("main")
+
+
+def test_ssh_is_asked_by_scheme_or_without_one() -> None:
+    assert is_ssh("git@h:x.git")
+    assert is_ssh("SSH://h/x.git")
+    assert not is_ssh("https://ssh@h/x.git")
+    assert not is_ssh("git://h/x.git")
 
 
 # Names of files.

@@ -308,6 +308,15 @@ class TestFsck:
             store.blob_path(layer.descriptor.digest).unlink()
         assert layer.descriptor.digest in two("fsck", "--quick", code=1).out
 
+    def test_the_damaged_record_of_a_build_is_named_and_can_be_removed(self, two: Commands) -> None:
+        record = two.root / "lamina/builds/0000000000001-1.json"
+        record.parent.mkdir(exist_ok=True)
+        record.write_text('{"id"')
+        found = two("fsck", "--quick", code=1).lines[0]
+        assert found.startswith(f"build {record.stem}: the record cannot be read")
+        two("builds", "rm", record.stem)
+        assert two("fsck").out == "0 problems\n"
+
     def test_another_form_is_refused(self, two: Commands) -> None:
         assert "'xml' for --format (text or json)" in two("fsck", "--format=xml", code=125).err
 

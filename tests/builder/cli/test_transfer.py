@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -160,6 +161,15 @@ class TestSaveAndLoad:
         assert target.read_bytes() == b"before"
         assert [path.name for path in tmp_path.iterdir() if path.name != "store"] == ["out"]
         shop("save", "-o", target, "team/two", code=1)  # it has the damaged layer too
+
+    def test_what_a_killed_one_has_left_goes_with_the_next(
+        self, shop: Commands, tmp_path: Path
+    ) -> None:
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        write(tmp_path / f".lamina-write-{dead.pid}", b"half")
+        shop("save", "-o", tmp_path / "out", "one:1")
+        assert {path.name for path in tmp_path.iterdir()} == {"out", "store"}
 
 
 class TestSaveMistakes:

@@ -598,3 +598,20 @@ class TestMountsAskedFor:
         masked = bench.sh(script + "; true").text.split()
         assert "sys" not in masked
         assert masked.count("1") == 0
+
+
+def test_stubs_are_removed_however_deep_they_are(tmp_path: Path) -> None:
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    (stubs / "file").touch()
+    fd = os.open(stubs, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=fd)
+        below_fd = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=below_fd))
+        os.close(fd)
+        fd = below_fd
+    os.close(fd)
+    under_test.remove_stubs(stubs)
+    assert not list(tmp_path.iterdir())
+    under_test.remove_stubs(stubs)

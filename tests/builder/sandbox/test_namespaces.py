@@ -320,6 +320,13 @@ done; ls /tmp/disk"""
         )
         assert bench.sh(script, mounts=mounts).lines == ["/tmp/disk"]
 
+    def test_what_is_mounted_on_dev_is_not_used_by_the_first_process(self, bench: Bench) -> None:
+        (bench.scratch / "bind").mkdir()
+        os.mkfifo(bench.scratch / "bind/null")
+        mounts = (BindMount(source=bench.scratch / "bind", target="/dev"),)
+        assert bench.sh("ls /dev; echo runs", mounts=mounts).lines == ["null", "runs"]
+        assert bench.sh("echo runs", mounts=(TmpfsMount(target="/dev"),)).lines == ["runs"]
+
     def test_devices_of_an_image_cannot_be_opened(self, bench: Bench, tmp_path: Path) -> None:
         layer = tmp_path / "layer"
         layer.mkdir()

@@ -360,6 +360,7 @@ def test_a_step_that_is_no_regular_file_is_a_miss(
     notices = attach(here, cache)
     assert here.cache.get(KEYS[0]) is None
     assert len(notices) == 1
+    assert path not in [each.resolve() for each in Path("/proc/self/fd").iterdir()]
 
 
 def test_a_result_that_names_another_step_is_a_miss(there: Store, here: Store, cache: Path) -> None:

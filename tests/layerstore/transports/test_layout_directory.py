@@ -1,6 +1,7 @@
 """Layouts that are added to: whole files only, names that move, strangers left alone."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,17 @@ def test_adding_the_same_again_changes_no_byte(tmp_path: Path) -> None:
             add_to_layout(store, [Export(image=image, names=(Reference.parse("it"),))], root)
             states.append({name: (root / name).read_bytes() for name in files(root)})
     assert states[0] == states[1]
+
+
+def test_what_a_killed_export_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    name = f".lamina-write-{dead.pid}"
+    (tmp_path / name).write_bytes(b"half")  # the first file it would have made
+    layout = LayoutDirectory(tmp_path)
+    (tmp_path / "blobs/sha256" / name).write_bytes(b"half")
+    layout.put_document(b"{}")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / name).write_bytes(b"half")
+    layout.write("x/y", b"z")
+    assert not [path for path in tmp_path.rglob("*") if path.name == name]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import Layer, Store, write_rootfs, write_rootfs_tar
-from layerstore.changeset import Change, Meta, PutFile, Remove
+from layerstore.changeset import Change, Meta, PutFile, PutHardlink, PutNode, Remove
 from layerstore.errors import StoreBusyError
 from layerstore.treepath import TreePath
 from tests.support.layers import changes_of
@@ -217,3 +217,21 @@ def test_large_files_arrive_whole(store: Store, out: Path) -> None:
     change = PutFile(TreePath("large"), Meta(0o644), len(content), content)
     made = store.layers.commit([change])
     assert write(store, out, made)["large"].content == content
+
+
+def test_devices_are_left_out_of_directories_and_told_of(store: Store, out: Path) -> None:
+    nodes = (
+        PutNode(TreePath("dev/disk"), Meta(0o666), "block", 8, 0),
+        PutHardlink(TreePath("dev/twin"), TreePath("dev/disk")),
+        PutNode(TreePath("null"), Meta(0o666), "char", 1, 3),
+    )
+    made = layer(store, {"dev": Dir(), "pipe": Fifo()}, *nodes)
+    skipped: list[str] = []
+    write_rootfs(
+        store, [made], out, chown=False, on_skip=lambda path, why: skipped.append(f"{path}: {why}")
+    )
+    assert set(read_tree(out)) - {""} == {"dev", "pipe"}
+    assert [each.partition(":")[0] for each in sorted(skipped)] == ["dev/disk", "dev/twin", "null"]
+    assert all("a device node" in each for each in skipped)
+    write_rootfs(store, [made], out, chown=False)
+    assert members(tar_of(store, made))["dev/disk"].isblk()

@@ -1,0 +1,24 @@
+"""Files that appear whole: written beside their place under a temporary name, then renamed.
+
+    .lamina-write-PID     what the process PID writes, and removes when that fails
+
+A process that is killed cannot remove it; the next one that writes into the directory does.
+"""
+
+import os
+from pathlib import Path
+
+_PREFIX = ".lamina-write-"
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the directory of `path` for one file at a time of this process."""
+    return path.with_name(f"{_PREFIX}{os.getpid()}")
+
+
+def remove_left_over(directory: Path) -> None:
+    """Remove what writers that are dead have left in `directory`, if there is one."""
+    for path in directory.glob(f"{_PREFIX}*"):
+        process = path.name.removeprefix(_PREFIX)
+        if process.isdecimal() and not Path("/proc", process).exists():
+            path.unlink(missing_ok=True)
