@@ -261,15 +261,15 @@ def _climbs_out(word: str) -> bool:
 
 def not_found(tree: SourceTree, word: str, path: str) -> SourceNotFoundError:
     """The error for a source word, `path` in `tree`, that stands for nothing."""
-    if isinstance(tree, ContextTree) and tree.exists_ignored(path):
-        return SourceNotFoundError(
-            pattern=word,
-            where=tree.description,
-            nearest=None,
-            hint="it is there, but .dockerignore excludes it",
-        )
+    hint = ""
     parent, _, name = path.rpartition("/")
     names = tree.children(resolve(tree, parent))
+    if isinstance(tree, ContextTree) and tree.exists_ignored(resolve(tree, path)):
+        hint = "it is there, but .dockerignore excludes it"
+    elif name in names:
+        hint = f"it is a link to {resolve(tree, path)!r}, which is not there"
+    if hint:
+        return SourceNotFoundError(pattern=word, where=tree.description, nearest=None, hint=hint)
     close = nearest(name, names)
     if close is not None and parent:
         close = f"{parent}/{close}"

@@ -231,6 +231,21 @@ def test_that_an_ignore_file_may_be_why_nothing_matches_is_said(tmp_path: Path) 
     tree.close()
 
 
+def test_a_link_to_nothing_is_told_from_a_name_that_is_not_there() -> None:
+    with pytest.raises(SourceNotFoundError, match="'link' not found") as caught:
+        Stage(context={"link": Link("/no/where"), "ling": b""}).run("COPY link /x")
+    assert caught.value.hint == "it is a link to 'no/where', which is not there"
+
+
+def test_a_link_to_what_is_ignored_says_so(tmp_path: Path) -> None:
+    files = write_files(tmp_path, {"dir/secret": b"", "file": Link("dir/secret")})
+    tree = ContextTree(files, parse_ignore_file(b"**/secret\n"))
+    with pytest.raises(SourceNotFoundError) as caught:
+        Stage(tree=tree).run("COPY file /x")
+    assert caught.value.hint == "it is there, but .dockerignore excludes it"
+    tree.close()
+
+
 def test_several_files_for_what_may_be_no_directory_are_told() -> None:
     """As in BuildKit no error, whatever the reference says; what happens then: test_perform."""
     lowered = stage().run("COPY a.txt b.txt /dst")
