@@ -129,7 +129,8 @@ def _ports(text: str) -> list[str]:
         )
     first, last = int(match[1]), int(match[2] or match[1])
     if not (1 <= first <= last <= 65535):
-        raise LoweringError(f"invalid containerPort: {text}", hint="ports go from 1 to 65535")
+        hint = "a range goes up" if first > last else "ports go from 1 to 65535"
+        raise LoweringError(f"invalid containerPort: {text}", hint=hint)
     return [f"{port}/{match[3] or 'tcp'}" for port in range(first, last + 1)]
 
 
