@@ -27,10 +27,11 @@ from layerstore import Digest
 
 
 def workdir(node: Workdir, state: StageState, around: Surroundings) -> Lowered:
-    """WORKDIR: relative to the last one; the directory is made, and belongs to USER."""
+    """WORKDIR: relative to the last one; the directory is made, and belongs to USER.
+
+    A word that expands to nothing stays where the last one is.
+    """
     path = expanded(node.path, state, around)
-    if not path:
-        raise LoweringError("WORKDIR requires a path", hint="the variable in it is empty")
     absolute = absolute_path(path, state.workdir)
     kept = path if path.startswith("/") else absolute  # as in BuildKit: `/tmp/` keeps its slash
     title = f"WORKDIR {kept}"

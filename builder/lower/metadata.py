@@ -87,7 +87,7 @@ def arg(node: Arg, state: StageState, around: Surroundings) -> Lowered:
 def user(node: User, state: StageState, around: Surroundings) -> Lowered:
     """USER: who it names is looked up in the image when something runs."""
     name = expanded(node.user, state, around)
-    if not name:
+    if not name:  # Differs: BuildKit takes it for root
         raise LoweringError("USER requires a user", hint="the variable in it is empty")
     return _described(replace(state, config=replace(state.config, user=name)), f"USER {name}")
 

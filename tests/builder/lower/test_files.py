@@ -114,9 +114,12 @@ def test_the_root_as_working_directory_needs_no_layer(path: str) -> None:
     assert made.history == [f"WORKDIR {path}"]
 
 
-def test_an_empty_working_directory_is_an_error() -> None:
-    with pytest.raises(LoweringError, match="WORKDIR requires a path"):
-        Stage().run("WORKDIR $UNSET")
+def test_an_empty_working_directory_is_the_last_one() -> None:
+    made = Stage()
+    made.run("WORKDIR /src")
+    assert made.run("WORKDIR $UNSET").created_by == "WORKDIR /src"
+    assert made.state.workdir == "/src"
+    assert Stage().run('WORKDIR ""').step is None
 
 
 # Destinations.
