@@ -208,7 +208,7 @@ class Fetcher:
     # ---- what is remembered
 
     def _recall(self, url: str) -> _Remembered | None:
-        data = self._cache.get_memo(_MEMO, Digest.of(url.encode()))
+        data = self._cache.get_memo(_MEMO, _memo_key(url))
         if data is None:
             return None
         try:
@@ -227,7 +227,11 @@ class Fetcher:
             last_modified = ""
         if etag or last_modified:
             memo = json.dumps([digest, etag, last_modified]).encode()
-            self._cache.put_memo(_MEMO, Digest.of(url.encode()), memo)
+            self._cache.put_memo(_MEMO, _memo_key(url), memo)
+
+
+def _memo_key(url: str) -> Digest:
+    return Digest.of(url.encode("utf-8", "surrogateescape"))
 
 
 class _TransientError(Exception):

@@ -215,7 +215,8 @@ def parse_remembered(inputs: Inputs, cache: CacheIndex) -> Dockerfile:
 
     A text with a password in a URL is not kept.
     """
-    key = Digest.of(f"{fingerprint()}\0{inputs.name}\0".encode() + inputs.text)
+    name = inputs.name.encode("utf-8", "surrogateescape")
+    key = Digest.of(b"\0".join([fingerprint().encode(), name, inputs.text]))
     kept = cache.get_memo(_MEMO, key)
     if kept is not None:
         tree = _load_tree(kept)

@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol
 
 from layerstore.database import Database, Row, Statement, checksum
 from layerstore.digest import Digest
+from layerstore.documents import whole_characters
 from layerstore.layers import Layer
 
 _STEP = (
@@ -140,6 +141,7 @@ class CacheIndex:
 
     def neighbours(self, parent: Digest | None, created_by: str) -> Iterator[CachedStep]:
         """The newest steps with this parent or this instruction, newest first."""
+        created_by = whole_characters(created_by)
         for row in reversed(self._pending.values()):
             if row.parent == parent or row.step.created_by == created_by:
                 yield row.step
@@ -174,7 +176,7 @@ class CacheIndex:
         layer = self._find_layer(step.diff_id)
         assert layer is not None, "a step is put after its layer was committed"
         self._pending[step.key] = StepRow(
-            step=replace(step, put_s=time.time()),
+            step=replace(step, created_by=whole_characters(step.created_by), put_s=time.time()),
             parent=parent,
             variant=variant,
             content_digest=layer.content_digest,
@@ -205,6 +207,7 @@ class CacheIndex:
 
     def get_memo(self, kind: str, key: str) -> bytes | None:
         """A small thing that can be computed again; None when unknown."""
+        key = whole_characters(key)
         pending = self._pending_memos.get((kind, key))
         if pending is not None:
             return pending
@@ -218,7 +221,7 @@ class CacheIndex:
 
     def put_memo(self, kind: str, key: str, value: bytes) -> None:
         """Remember `value`."""
-        self._pending_memos[kind, key] = value
+        self._pending_memos[kind, whole_characters(key)] = value
 
     def get_listing(self, digest: Digest) -> bytes | None:
         """The bytes that `put_listing` kept under their digest; None when they are not there."""

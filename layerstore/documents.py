@@ -226,7 +226,7 @@ def canonical_json(value: object) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return _whole_characters(text).encode()
+        return whole_characters(text).encode()
 
 
 def parse_json(data: bytes, *, context: str) -> object:
@@ -399,7 +399,7 @@ class Reader:
     def _text(self, key: str, value: object) -> str:
         if not isinstance(value, str):
             raise self.error(key, "is not a string")
-        return value if value.isascii() else _whole_characters(value)
+        return value if value.isascii() else whole_characters(value)
 
 
 def is_rfc3339(text: str) -> bool:
@@ -425,7 +425,7 @@ def is_rfc3339(text: str) -> bool:
     )
 
 
-def _whole_characters(text: str) -> str:
+def whole_characters(text: str) -> str:
     """`text` with U+FFFD for each lone surrogate, which UTF-8 cannot carry."""
     try:
         text.encode()

@@ -35,7 +35,7 @@ from layerstore.locks import StoreLock
 from layerstore.reference import Reference
 
 GET_HINT = (
-    "`lamina images` lists what is here; get one by `lamina bootstrap busybox`, "
+    "`lamina images` lists what is here; get one by `lamina bootstrap busybox|debian:SUITE`, "
     "`lamina import ROOTFS.tar NAME` or `lamina load -i ARCHIVE`"
 )
 _NESTING_MAX = 3  # of indexes in indexes

@@ -82,7 +82,7 @@ class _Single(click.Command):
         super().__init__(name=name, help=command.about, params=[*options, words])
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return ["[OPTIONS]" if self.ours.options else "", self.ours.synopsis]
+        return ["[OPTIONS]", self.ours.synopsis] if self.ours.options else [self.ours.synopsis]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Split what stands before the word that is being completed."""

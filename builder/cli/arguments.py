@@ -240,7 +240,7 @@ def _check_count(command: Command, count: int) -> None:
 
 
 def _see(command: Command) -> str:
-    return f"see `lamina {command.name} --help`"
+    return f"see `{' '.join(['lamina', *command.name.split(), '--help'])}`"
 
 
 def build_args(given: tuple[str, ...]) -> dict[str, str]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _STYLES = ("auto", "plain", "tty", "json", "rawjson", "quiet")
 _JOBS_MAX = 1 << 16  # more than a Dockerfile has stages
 _NO_PUSH = "there is no client for registries yet; write an archive with -o type=oci,dest=FILE"
+_NO_LIMITS = "a RUN may use what this machine has; --ulimit limits a program"
 _LATER = "this version builds from local directories and images alone"
 
 
@@ -355,6 +356,9 @@ BUILD = Command(
             metavar="shell",
             about="Open a shell where a RUN has failed, in what it left behind",
         ),
+        flag("--rm", about="Accepted: a build leaves no containers"),
+        flag("--force-rm", about="Accepted: a build leaves no containers"),
+        flag("--compress", about="Accepted: the context is read where it is"),
         flag("-q", "--quiet", about="Print the image's id alone"),
         value("--progress", metavar="STYLE", about="auto, plain, tty, json or quiet"),
         value("--iidfile", metavar="FILE", about="Write the image's id to a file"),
@@ -391,5 +395,6 @@ BUILD = Command(
     refused={
         "--push": _NO_PUSH,
         "--cgroup-parent": _LATER,
+        **dict.fromkeys(("-m", "--memory", "-c", "--cpu-shares"), _NO_LIMITS),
     },
 )

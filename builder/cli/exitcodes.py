@@ -30,9 +30,9 @@ def exit_code(error: BaseException, command: str) -> int:
     match error:
         case UsageError(is_count=is_count):
             return FAILURE if is_count else OWN_FAILURE
-        case ProgramNotFoundError():
+        case ProgramNotFoundError() if own == OWN_FAILURE:
             return NOT_FOUND
-        case ProgramNotExecutableError():
+        case ProgramNotExecutableError() if own == OWN_FAILURE:
             return NOT_EXECUTABLE
         case DetachedError() if own == OWN_FAILURE:
             return error.code

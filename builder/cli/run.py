@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import runner
-from builder.cli.arguments import Arguments, Command, UsageError, flag, many, maybe, value
+from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.output import line
 from builder.cli.terminal import RawTerminal, size
 from builder.sizes import parse_size
@@ -56,8 +56,11 @@ SHARED = (
     value("--pids-limit", metavar="NUMBER", about="Most processes at a time (-1: no limit)"),
     value("-m", "--memory", metavar="BYTES", about="Memory limit"),
     value("--cidfile", metavar="FILE", about="Write the container's id to a new file"),
-    maybe(
-        "--pull", bare="missing", choices=("missing", "never"), about="Accepted: nothing is pulled"
+    value(
+        "--pull",
+        metavar="missing|never",
+        choices=("missing", "never"),
+        about="Accepted: nothing is pulled",
     ),
     flag("-q", "--quiet", about="Accepted: nothing is pulled"),
 )

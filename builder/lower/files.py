@@ -33,10 +33,11 @@ from layerstore import Digest
 
 
 def workdir(node: Workdir, state: StageState, around: Surroundings) -> Lowered:
-    """WORKDIR: relative to the last one; the directory is made, and belongs to USER."""
+    """WORKDIR: relative to the last one; the directory is made, and belongs to USER.
+
+    A word that expands to nothing stays where the last one is.
+    """
     path = expanded(node.path, state, around)
-    if not path:
-        raise LoweringError("WORKDIR requires a path", hint="the variable in it is empty")
     absolute = absolute_path(path, state.workdir)
     kept = path if path.startswith("/") else absolute  # as in BuildKit: `/tmp/` keeps its slash
     title = f"WORKDIR {kept}"
@@ -269,15 +270,15 @@ def not_found(tree: SourceTree, word: str, path: str) -> ContextError:
     """The error for a source word, `path` in `tree`, that stands for nothing."""
     if _climbs_out(word):
         return OutsideContextError(path=word, where=tree.description, taken=path)
-    if isinstance(tree, ContextTree) and tree.exists_ignored(path):
-        return SourceNotFoundError(
-            pattern=word,
-            where=tree.description,
-            nearest=None,
-            hint="it is there, but .dockerignore excludes it",
-        )
+    hint = ""
     parent, _, name = path.rpartition("/")
     names = tree.children(resolve(tree, parent))
+    if isinstance(tree, ContextTree) and tree.exists_ignored(resolve(tree, path)):
+        hint = "it is there, but .dockerignore excludes it"
+    elif name in names:
+        hint = f"it is a link to {resolve(tree, path)!r}, which is not there"
+    if hint:
+        return SourceNotFoundError(pattern=word, where=tree.description, nearest=None, hint=hint)
     close = nearest(name, names)
     if close is not None and parent:
         close = f"{parent}/{close}"

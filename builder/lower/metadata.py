@@ -87,7 +87,7 @@ def arg(node: Arg, state: StageState, around: Surroundings) -> Lowered:
 def user(node: User, state: StageState, around: Surroundings) -> Lowered:
     """USER: who it names is looked up in the image when something runs."""
     name = expanded(node.user, state, around)
-    if not name:
+    if not name:  # Differs: BuildKit takes it for root
         raise LoweringError("USER requires a user", hint="the variable in it is empty")
     return _described(replace(state, config=replace(state.config, user=name)), f"USER {name}")
 
@@ -129,7 +129,8 @@ def _ports(text: str) -> list[str]:
         )
     first, last = int(match[1]), int(match[2] or match[1])
     if not (1 <= first <= last <= 65535):
-        raise LoweringError(f"invalid containerPort: {text}", hint="ports go from 1 to 65535")
+        hint = "a range goes up" if first > last else "ports go from 1 to 65535"
+        raise LoweringError(f"invalid containerPort: {text}", hint=hint)
     return [f"{port}/{match[3] or 'tcp'}" for port in range(first, last + 1)]
 
 

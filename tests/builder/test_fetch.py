@@ -211,6 +211,8 @@ def test_a_server_that_is_not_there_is_an_error(new_fetcher: NewFetcher) -> None
         port = unused.getsockname()[1]
         with pytest.raises(FetchError, match=r"/f: Failed to .*refused$"):
             new_fetcher().digest(f"http://me:secret@127.0.0.1:{port}/f")
+        with pytest.raises(FetchError, match=r"refused$"):
+            new_fetcher().digest(f"http://127.0.0.1:{port}/not-utf-8-\udcff")
     with pytest.raises(FetchError, match=r"host\.invalid") as caught:
         new_fetcher().digest("http://me:secret@host.invalid/f")
     assert "secret" not in str(caught.value)

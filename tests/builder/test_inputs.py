@@ -271,6 +271,13 @@ def test_a_remembered_tree_is_the_same_tree(store: Store) -> None:
     assert first is not again
 
 
+def test_a_dockerfile_whose_path_is_not_utf_8_is_remembered(store: Store) -> None:
+    odd = replace(inputs(FULL), name="/home/\udcff/Dockerfile")
+    first = parse_remembered(odd, store.cache)
+    assert first == parse_remembered(odd, store.cache)
+    assert first.source.name == odd.name
+
+
 def test_a_remembered_text_is_not_parsed_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

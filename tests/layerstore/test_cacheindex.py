@@ -356,6 +356,26 @@ def test_neighbours_have_the_parent_or_the_instruction_newest_first(
     store.close()
 
 
+def test_an_instruction_and_a_path_may_hold_bytes_that_are_not_utf_8(
+    store: Store, layer: Layer
+) -> None:
+    made = step("odd", layer, created_by="RUN touch /\udcff")
+    stamp = FileStamp(
+        dev=0, ino=1, size_bytes=2, mtime_ns=3, ctime_ns=4, mode=0o644, digest=Digest.of(b"x")
+    )
+    store.cache.put(made, parent=None, variant="")
+    store.cache.save_file_digests("/home/\udcff", {"\udcfe": stamp})
+    for _ in range(2):  # pending, then written
+        found = store.cache.get(made.key)
+        assert found is not None
+        assert found.created_by == "RUN touch /\ufffd"  # as the history of the image has it
+        neighbours = store.cache.neighbours(None, made.created_by)
+        assert [each.key for each in neighbours] == [made.key]
+        assert store.cache.load_file_digests("/home/\udcff") == {"\udcfe": stamp}
+        store.flush()
+    assert list(store.cache.damaged_rows()) == []
+
+
 def test_only_the_newest_steps_are_neighbours(
     store: Store, layer: Layer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,7 +40,8 @@ def test_a_group_inside_a_group_is_listed_by_its_own_word(capsys: Capture) -> No
 def test_help_of_every_command_shows_its_options(capsys: Capture, name: str) -> None:
     text = help_of(capsys, *name.split(" "))
     command = load(name.split(" "), [])
-    assert text.startswith(f"Usage: lamina {name}")
+    assert text.startswith(f"Usage: lamina {name} ")
+    assert "  " not in text.splitlines()[0]
     assert command.synopsis in " ".join(text.split())
     for option in command.options:
         assert option.names[-1] in text

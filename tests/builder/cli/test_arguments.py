@@ -14,7 +14,7 @@ from builder.cli.arguments import (
     split,
     value,
 )
-from builder.cli.session import Session
+from builder.cli.session import GLOBAL, Session
 
 
 def nothing(arguments: Arguments, session: Session) -> int:
@@ -140,6 +140,13 @@ def test_an_unknown_option_is_named_with_the_nearest() -> None:
         split(RUN, ["--nam", "x", "image"])
     assert caught.value.hint == "did you mean --name?"
     assert not caught.value.is_count
+
+
+def test_where_no_option_is_near_the_help_is_named() -> None:
+    for command, see in ((TAG, "see `lamina tag --help`"), (GLOBAL, "see `lamina --help`")):
+        with pytest.raises(UsageError, match="unknown flag: --zz") as caught:
+            split(command, ["--zz", "a"])
+        assert caught.value.hint == see
 
 
 def test_an_unknown_letter_is_named_with_its_group() -> None:

@@ -31,6 +31,8 @@ STEP_FAILED = StepFailedError(title="RUN false", code=7, signal=0, tail=b"")
         (NOT_FOUND, "run", 127),
         (NOT_FOUND, "exec", 127),
         (NOT_EXECUTABLE, "run", 126),
+        (NOT_FOUND, "build", 1),
+        (NOT_EXECUTABLE, "builder build", 1),
         (DetachedError("gone", hint="", code=127), "run", 127),
         (DetachedError("gone", hint="", code=127), "start", 1),
         (STEP_FAILED, "build", 1),

@@ -49,6 +49,8 @@ def test_a_kept_container_prints_the_same(box: Commands) -> None:
         (("--memory", "much", "box"), 125, "'much' for --memory"),
         (("--label", "=x", "box"), 125, "'=x' for --label"),
         (("-it", "box"), 125, "not a TTY"),
+        (("--pull", "always", "box"), 125, "'always' for --pull"),
+        (("--pull",), 125, "flag needs an argument: --pull"),
         ((), 1, "requires at least 1 argument"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value)[:20],
@@ -62,6 +64,11 @@ def test_what_goes_wrong_is_one_line_and_docker_s_exit_code(
     assert message in done[2]
     assert done[2].count("\n") == 1
     assert names_in(box.root / "lamina/containers") == []
+
+
+@pytest.mark.parametrize("words", [("--pull", "never"), ("--pull=missing",), ("-q",)])
+def test_there_is_nothing_to_pull_and_one_may_say_so(box: Commands, words: tuple[str, ...]) -> None:
+    assert run(box, *words, "box", "echo", "here")[1] == "here\n"
 
 
 def test_variables_of_image_file_caller_and_line(

@@ -114,9 +114,12 @@ def test_the_root_as_working_directory_needs_no_layer(path: str) -> None:
     assert made.history == [f"WORKDIR {path}"]
 
 
-def test_an_empty_working_directory_is_an_error() -> None:
-    with pytest.raises(LoweringError, match="WORKDIR requires a path"):
-        Stage().run("WORKDIR $UNSET")
+def test_an_empty_working_directory_is_the_last_one() -> None:
+    made = Stage()
+    made.run("WORKDIR /src")
+    assert made.run("WORKDIR $UNSET").created_by == "WORKDIR /src"
+    assert made.state.workdir == "/src"
+    assert Stage().run('WORKDIR ""').step is None
 
 
 # Destinations.
@@ -228,6 +231,21 @@ def test_that_an_ignore_file_may_be_why_nothing_matches_is_said(tmp_path: Path) 
     tree = ContextTree(write_files(tmp_path, {"secret": b""}), parse_ignore_file(b"secret\n"))
     (notice,) = Stage(tree=tree).run("COPY sec* /x/").notices
     assert notice == "nothing in the build context matches 'sec*' (.dockerignore hides files)"
+    tree.close()
+
+
+def test_a_link_to_nothing_is_told_from_a_name_that_is_not_there() -> None:
+    with pytest.raises(SourceNotFoundError, match="'link' not found") as caught:
+        Stage(context={"link": Link("/no/where"), "ling": b""}).run("COPY link /x")
+    assert caught.value.hint == "it is a link to 'no/where', which is not there"
+
+
+def test_a_link_to_what_is_ignored_says_so(tmp_path: Path) -> None:
+    files = write_files(tmp_path, {"dir/secret": b"", "file": Link("dir/secret")})
+    tree = ContextTree(files, parse_ignore_file(b"**/secret\n"))
+    with pytest.raises(SourceNotFoundError) as caught:
+        Stage(tree=tree).run("COPY file /x")
+    assert caught.value.hint == "it is there, but .dockerignore excludes it"
     tree.close()
 
 

@@ -309,6 +309,13 @@ def test_ports_add_up_sorted() -> None:
     assert stage.history[-1] == "EXPOSE [80/tcp 443/tcp]"
 
 
+def test_a_range_of_ports_that_goes_down_is_told_from_one_that_is_too_high() -> None:
+    for word, hint in (("90-80", "a range goes up"), ("65536", "ports go from 1 to 65535")):
+        with pytest.raises(LoweringError, match="invalid containerPort") as caught:
+            Stage().run(f"EXPOSE {word}")
+        assert caught.value.hint == hint
+
+
 @pytest.mark.parametrize(
     "word", ["http", "80/icmp", "65536", "8002-8000", "80-", "-80", "80/", "1-2-3", "99999-100000"]
 )
