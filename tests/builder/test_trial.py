@@ -7,7 +7,6 @@ import pytest
 
 from builder.errors import (
     BuilderError,
-    LoweringError,
     OutsideContextError,
     SourceNotFoundError,
 )
@@ -42,7 +41,6 @@ def context(tmp_path: Path) -> Path:
         ("COPY ../missing /x", 3, OutsideContextError),
         ("COPY --from=nobody/has-it /a /b", 3, NotFoundError),
         ("LABEL a=${UNSET?it must be set}", 3, DockerfileError),
-        ("WORKDIR ${UNSET}", 3, LoweringError),
         ("EXPOSE 99999999", 3, BuilderError),
         ("RUN echo ok\nRUN --mount=type=bind,source=missing,target=/m true", 4, BuilderError),
         ("RUN echo ok\nFROM nobody/has-it", 4, NotFoundError),
