@@ -230,8 +230,11 @@ def log_of(record: BuildRecord, step: StepRecord, directory: Path) -> bytes:
 
 def _replace(path: Path, data: bytes) -> None:
     temporary = temporary_beside(path)
-    temporary.write_bytes(data)
-    temporary.rename(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _records(directory: Path, is_wanted: Callable[[bytes], bool]) -> Iterator[BuildRecord]:

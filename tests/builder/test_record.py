@@ -209,6 +209,13 @@ def test_what_a_killed_build_has_left_goes_with_the_next(tmp_path: Path) -> None
     assert not list(tmp_path.glob("*.log"))
 
 
+def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / f"{RECORD.id}.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write(RECORD, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{RECORD.id}.json"]
+
+
 # Logs.
 
 
