@@ -18,8 +18,8 @@ import errno
 import itertools
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from builder.sandbox.errors import UnsupportedHostError
 from builder.sandbox.spec import Limits
@@ -32,8 +32,7 @@ _RESERVED_PIDS = 300  # kernel/pid.c: numbers below are not used again
 _numbers = itertools.count()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class Group(NamedTuple):
     """One directory in v2; one in each hierarchy that is needed in v1."""
 
     directories: tuple[str, ...]

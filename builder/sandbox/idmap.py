@@ -11,6 +11,7 @@ Spec: user_namespaces(7), subuid(5), newuidmap(1).
 
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _WHOLE = [b"0", b"0", b"4294967295"]
 
@@ -27,8 +28,7 @@ class Extent:
         return f"{self.inside} {self.outside} {self.count}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdMaps:
+class IdMaps(NamedTuple):
     uids: tuple[Extent, ...]
     gids: tuple[Extent, ...]
 

@@ -34,6 +34,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from builder.sandbox import cgroups, syscalls
 from builder.sandbox.errors import SandboxError, UnsupportedHostError
@@ -92,8 +93,7 @@ _MAGIC = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(NamedTuple):
     """What the plan has to know about where it will be carried out."""
 
     user_namespace: bool = False  # not the initial one
@@ -104,18 +104,15 @@ class Host:
     throttled_cpus: tuple[str, ...] = ()  # those with a thermal_throttle directory
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Detach:
+class Detach(NamedTuple):
     """Let no mount come from, or go to, another namespace."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generate:
+class Generate(NamedTuple):
     """Mount the private tmpfs for generated files at the attach point."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountOverlay:
+class MountOverlay(NamedTuple):
     """Mount the overlay of the mount `number`, to be shown later."""
 
     overlay: OverlayRoot
@@ -123,8 +120,7 @@ class MountOverlay:
     userxattr: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountRoot:
+class MountRoot(NamedTuple):
     """`targets` are the mount targets to come, in the order of the mounts."""
 
     root: Root
@@ -133,8 +129,7 @@ class MountRoot:
     devices: bool = False  # those in it can be opened
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountFilesystem:
+class MountFilesystem(NamedTuple):
     """A new file system at a place of ours: /proc, /sys, /dev, or inside one of them."""
 
     kind: str
@@ -144,38 +139,32 @@ class MountFilesystem:
     make: bool = False  # the directory is made first
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BindDevice:
+class BindDevice(NamedTuple):
     name: str
     major: int
     minor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MakeLink:
+class MakeLink(NamedTuple):
     path: str
     target: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mask:
+class Mask(NamedTuple):
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MakeReadOnly:
+class MakeReadOnly(NamedTuple):
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitPids:
+class LimitPids(NamedTuple):
     """Lower the greatest process number of the pid namespace."""
 
     pid_max: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Show:
+class Show(NamedTuple):
     """Carry out a mount of the specification, the one with this `number`."""
 
     mount: Mount

@@ -27,8 +27,8 @@ import os
 import select
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
 
 from builder.sandbox import capabilities, cgroups, init, seccomp, signals, syscalls, terminal
 from builder.sandbox.errors import (
@@ -69,8 +69,7 @@ _NAMESPACES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Channels:
+class Channels(NamedTuple):
     """Descriptors a new sandbox is given. They stay the caller's to close."""
 
     stdin: int
@@ -80,8 +79,7 @@ class Channels:
     report: int  # one end of a pair of sequenced-packet sockets
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Home:
+class Home(NamedTuple):
     """What a process that makes sandboxes prepares once."""
 
     pidfd: int  # of this process: a child asks it whether it is still there
@@ -106,8 +104,7 @@ class Home:
         os.close(self.init_fd)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class Started(NamedTuple):
     """A new child of this process; `pidfd` is the caller's to close."""
 
     pid: int
@@ -545,7 +542,7 @@ class _Actor:
         stage = Stage.of(spec.root)
         host = self.home.host
         if groups and not host.unified_cgroups:
-            host = replace(host, cgroup_controllers=cgroups.controllers_of(groups))
+            host = host._replace(cgroup_controllers=cgroups.controllers_of(groups))
         for operation in plan(spec, host):
             try:
                 stage.perform(operation)

@@ -15,7 +15,7 @@ Spec: openat2(2). The walk below is for kernels or filters that refuse it (ENOSY
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from builder.sandbox import syscalls
 
@@ -26,8 +26,7 @@ _PROC_SUPER_MAGIC = 0x9FA0
 _DIRECTORY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """Where a name leads: `path` without links, dots or a leading slash.
 
     The first `existing` components of `path` are there; the rest would have to be made.

@@ -21,8 +21,8 @@ would reopen AF_ALG and AF_VSOCK. 32-bit programs on aarch64 are not supported.
 """
 
 import struct
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from builder.sandbox import capabilities, syscalls, syscalltable
 
@@ -128,8 +128,7 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, co
 Code = list[Instruction]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Abi:
+class _Abi(NamedTuple):
     audit_arch: int
     table: str
     allowed: str

@@ -7,7 +7,7 @@ Source: the rules are those of moby/sys/user, GetExecUser: digits are always a n
 group switches the supplementary groups off, HOME is / for who is not listed.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from builder.sandbox.errors import UnknownUserError
 
@@ -15,8 +15,7 @@ _ID_MAX = 2**31 - 1
 _GROUPS_MAX = 65536  # NGROUPS_MAX, linux/limits.h
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ids:
+class Ids(NamedTuple):
     """Who the program is. `groups` are the supplementary ones, in file order, without repeats."""
 
     uid: int
