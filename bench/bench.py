@@ -4,7 +4,8 @@
 
 The measuring is done by `../shared/peers/bench.py` (whole processes, round robin, samples dropped
 when strangers used the machine), which also says how each peer is set up; `setup.sh` beside it
-brings them up. This program hands it our commands, and prints medians and ratios as a table.
+brings them up. `cases.py` adds cases to it. This program hands it our commands, and prints medians
+and ratios as a table.
 """
 
 import argparse
@@ -60,6 +61,11 @@ CASES = {
         title="the same, one file of the 20,000 changed",
         peers=("docker", "buildah", "podman"),
         budget=("docker", 1.0),
+    ),
+    "cut-off": Case(
+        title="a RUN in other words with the same result, above one of two seconds",
+        peers=("docker", "buildah", "podman"),
+        budget=("docker", 0.5),
     ),
     "stages": Case(
         title="four independent stages of `sleep 2`, four at once",
@@ -145,7 +151,7 @@ def _measure(
     base = {"tar": STATE / "rootfs/busybox.tar", "ref": "127.0.0.1:5000/peers/busybox:latest"}
     words = shlex.split(environment["PROJECT_IMPORT"])
     subprocess.run([word.format(**base) for word in words], capture_output=True, check=False)
-    argv = [sys.executable, str(PEERS / "bench.py"), name, peers, "-n", str(options.n)]
+    argv = [sys.executable, str(REPOSITORY / "bench/cases.py"), name, peers, "-n", str(options.n)]
     argv += ["--json", str(raw), *(["--no-gate"] if options.no_gate else [])]
     done = subprocess.run(
         argv,

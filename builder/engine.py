@@ -661,6 +661,7 @@ class _Engine:
             output=partial(self.journal.output, vertex),
             epoch=self._epoch,
             ended=ended,
+            packed=partial(self.journal.packed, vertex),
             grants=self._request.grants,
             on_failure=self._request.on_failure,
         )

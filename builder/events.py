@@ -3,7 +3,9 @@
 The engine calls one `report(event)`; nothing is read back. `vertex` numbers the work of one build
 from 1 in the order it was begun (the `#5` of plain progress), and stays the same for all events of
 that piece of work. Events of one vertex come in the order
-    VertexStarted, VertexOutput..., then VertexCached | VertexDone | VertexFailed | VertexCanceled.
+    VertexStarted,
+    any of VertexOutput and VertexProgress,
+    VertexCached | VertexDone | VertexFailed | VertexCanceled.
 Several pieces of work may be under way at once.
 """
 
@@ -28,6 +30,14 @@ class VertexOutput:
     vertex: int
     stream: Literal["stdout", "stderr"]
     data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexProgress:
+    """The layer is being written: `size_bytes` of its tar so far. Some ten a second at most."""
+
+    vertex: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +107,7 @@ class ImageSealed:
 Event = (
     VertexStarted
     | VertexOutput
+    | VertexProgress
     | VertexCached
     | VertexDone
     | VertexFailed

@@ -17,6 +17,7 @@ from builder.events import (
     VertexCanceled,
     VertexFailed,
     VertexOutput,
+    VertexProgress,
     VertexStarted,
 )
 from builder.plan import PlannedStage
@@ -24,6 +25,8 @@ from builder.record import BaseRecord, BuildRecord, StepLog, StepRecord, write
 from builder.request import BuildRequest
 from grammar import Span
 from layerstore import Image, Store
+
+_PROGRESS_S = 0.1
 
 
 class Journal:
@@ -37,7 +40,7 @@ class Journal:
         self.bases: dict[int, BaseRecord] = {}  # by stage
         self._request = request
         self._store = store
-        self._began = time.monotonic()
+        self._began = self._progressed = time.monotonic()
         self._steps: dict[int, list[StepRecord]] = {}  # by stage
         self._logs: dict[int, StepLog] = {}  # by vertex
         self._secrets = set(request.grants.secrets.values())  # that no log is to keep
@@ -58,6 +61,13 @@ class Journal:
                 vertex=vertex, stream="stdout" if stream == "stdout" else "stderr", data=data
             )
         )
+
+    def packed(self, vertex: int, size_bytes: int) -> None:
+        """So much of the layer has been written; reported ten times a second."""
+        now = time.monotonic()
+        if now - self._progressed >= _PROGRESS_S:
+            self._progressed = now
+            self.report(VertexProgress(vertex=vertex, size_bytes=size_bytes))
 
     def steps_of(self, stage: PlannedStage) -> int:
         """How many instructions of a stage have been noted."""

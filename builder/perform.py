@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 Output = Callable[[str, bytes], None]
 Ended = Callable[[ExitStatus], None]
+Packed = Callable[[int], None]
 OnFailure = Callable[[Executor, SandboxSpec], None]
 
 RUN_PIDS_MAX = 4096
@@ -65,6 +66,7 @@ class Conditions:
         output: called as `output("stdout" | "stderr", data)` with what the program writes.
         epoch: SOURCE_DATE_EPOCH in seconds: later modification times become this.
         ended: called with the status of the program, which says what it took.
+        packed: called again and again while the layer is written, with its bytes so far.
         grants: the secrets and agents that the step may use.
         on_failure: called when the program has failed, while all that it had is still there: the
             same specification can be started again.
@@ -77,6 +79,7 @@ class Conditions:
     output: Output
     epoch: int | None = None
     ended: Ended = lambda status: None
+    packed: Packed = lambda size_bytes: None
     grants: Grants = NO_GRANTS
     on_failure: OnFailure | None = None
     perturbed: bool = False
@@ -93,7 +96,7 @@ def perform(step: Step, layers: tuple[Layer, ...], conditions: Conditions) -> Wo
         case ExecStep():
             return (yield from _perform_exec(step, layers, conditions))
         case FileStep():
-            return _perform_files(step, layers, conditions.store, conditions.epoch)
+            return _perform_files(step, layers, conditions)
     assert_never(step)
 
 
@@ -126,7 +129,12 @@ def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditi
 
             changes = InOrder(without_secrets(changes, opened.secrets))
         upperdir = None if conditions.perturbed else snapshot.upperdir
-        return store.layers.commit(changes, upperdir=upperdir, mtime_max_s=conditions.epoch)
+        return store.layers.commit(
+            changes,
+            upperdir=upperdir,
+            mtime_max_s=conditions.epoch,
+            packed_bytes=conditions.packed,
+        )
 
 
 def _perturbed(spec: SandboxSpec, step: ExecStep) -> SandboxSpec:
@@ -286,9 +294,8 @@ def _end(running: Running) -> None:
     running.wait()
 
 
-def _perform_files(
-    step: FileStep, layers: tuple[Layer, ...], store: Store, epoch: int | None
-) -> Layer:
+def _perform_files(step: FileStep, layers: tuple[Layer, ...], conditions: Conditions) -> Layer:
+    store, epoch = conditions.store, conditions.epoch
     tree = store.layers.tree(layers)
     now_ns = time.time_ns() if epoch is None else epoch * 1_000_000_000
     with ExitStack() as cleanup:
@@ -305,7 +312,9 @@ def _perform_files(
                 _copy(action, collected, ownership, cleanup)
             case _:
                 assert_never(step.action)
-        return store.layers.commit(collected.changes(), mtime_max_s=epoch)
+        return store.layers.commit(
+            collected.changes(), mtime_max_s=epoch, packed_bytes=conditions.packed
+        )
 
 
 def _copy(

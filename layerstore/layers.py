@@ -123,6 +123,7 @@ class LayerStore:
         upperdir: Path | None = None,
         compression: "Compression | None" = None,
         mtime_max_s: int | None = None,
+        packed_bytes: "Callable[[int], object] | None" = None,
     ) -> Layer:
         """Pack `changes` into a layer.
 
@@ -130,6 +131,7 @@ class LayerStore:
             upperdir: the overlayfs directory that `changes` are read from. It becomes the
                 checkout of the layer, unless there is one; then it stays with the caller.
             mtime_max_s: later times are stored as this one (SOURCE_DATE_EPOCH).
+            packed_bytes: called for about every megabyte with the size of the tar so far.
 
         Raises:
             StoreError: the changes cannot be stored exactly (see tarcodec.pack).
@@ -140,7 +142,10 @@ class LayerStore:
         kind = compression or squeeze.DEFAULT
         with self._blobs.writer() as writer:
             compressor = squeeze.compressor(kind, writer.write)
-            packed = tarcodec.pack(changes, compressor.write, mtime_max_s=mtime_max_s)
+            write = compressor.write
+            if packed_bytes is not None:
+                write = _counting(write, packed_bytes)
+            packed = tarcodec.pack(changes, write, mtime_max_s=mtime_max_s)
             compressor.close()
             blob = writer.commit()
         layer = _layer(
@@ -583,6 +588,21 @@ def _layer(
         dirs=summary.dirs,
         removed=summary.removed,
     )
+
+
+def _counting(
+    write: Callable[[bytes], object], report: Callable[[int], object]
+) -> Callable[[bytes], object]:
+    """`write`, and tell how many bytes it has been given."""
+    size_bytes = 0
+
+    def count(data: bytes) -> None:
+        nonlocal size_bytes
+        write(data)
+        size_bytes += len(data)
+        report(size_bytes)
+
+    return count
 
 
 def _values(layer: Layer) -> Row:

@@ -27,6 +27,7 @@ from builder.events import (
     VertexDone,
     VertexFailed,
     VertexOutput,
+    VertexProgress,
     VertexStarted,
 )
 
@@ -41,6 +42,7 @@ _FRAME_S = 0.1
 _NAMES: "dict[type[Event], str]" = {
     VertexStarted: "started",
     VertexOutput: "output",
+    VertexProgress: "progress",
     VertexCached: "cached",
     VertexDone: "done",
     VertexFailed: "failed",
@@ -94,6 +96,8 @@ class Plain:
             case VertexOutput():
                 for text in self._lines[event.vertex].add(event.stream, event.data):
                     self._write_output(event.vertex, text)
+            case VertexProgress():
+                return
             case VertexCached():
                 self._write(event.vertex, "CACHED")
                 self._end(event.vertex)
@@ -195,7 +199,9 @@ class Quiet:
                 self._stream.write(self._tails[event.vertex].shown())
             case Notice():
                 self._stream.write(_notice(event) + "\n")
-            case VertexCached() | VertexDone() | VertexCanceled() | CheckWarning() | ImageSealed():
+            case VertexProgress() | VertexCached() | VertexDone() | VertexCanceled():
+                pass
+            case CheckWarning() | ImageSealed():
                 pass
             case _:
                 assert_never(event)
@@ -250,6 +256,8 @@ class Terminal:
                     self._work[event.vertex] = _Work(event.title)
                 case VertexOutput():
                     self._work[event.vertex].tail.add(event)
+                case VertexProgress():
+                    self._work[event.vertex].size_bytes = event.size_bytes
                 case VertexCached():
                     self._settle(event.vertex, "CACHED", style="blue")
                 case VertexDone():
@@ -302,7 +310,9 @@ class Terminal:
         view = Text(overflow="ellipsis", no_wrap=True)
         now = time.monotonic()
         for work in self._work.values():
-            view.append(f"=> {printable(work.tail.title)}  {now - work.started:.1f}s\n", "cyan")
+            size = f"  {human_size(work.size_bytes)}" if work.size_bytes else ""
+            title = printable(work.tail.title)
+            view.append(f"=> {title}  {now - work.started:.1f}s{size}\n", "cyan")
             for text in work.tail.lines()[-_LIVE_LINES:]:
                 view.append(f"   {printable(text)[:200]}\n", "dim")
         view.append(f"   {now - self._begin:.1f}s", "dim")
@@ -324,6 +334,7 @@ class _Work:
     def __init__(self, title: str) -> None:
         self.tail = _Tail(title)
         self.started = time.monotonic()
+        self.size_bytes = 0  # of its layer, written so far
 
 
 class _Tail:

@@ -15,12 +15,14 @@ from builder.events import (
     VertexDone,
     VertexFailed,
     VertexOutput,
+    VertexProgress,
     VertexStarted,
 )
 
 EXAMPLES: tuple[Event, ...] = (
     VertexStarted(vertex=1, title="[1/2] RUN make", stage="build", line=3),
     VertexOutput(vertex=1, stream="stderr", data=b"\xff"),
+    VertexProgress(vertex=1, size_bytes=1 << 20),
     VertexCached(vertex=1, layer="sha256:1"),
     VertexDone(vertex=1, seconds=0.5, layer="sha256:1", size_bytes=3, reason="", reused=True),
     VertexFailed(vertex=1, seconds=0.5, message="exit code: 1"),

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from builder import BuildRequest, record
-from builder.events import Event, VertexCanceled, VertexFailed, VertexOutput, VertexStarted
+from builder.events import (
+    Event,
+    VertexCanceled,
+    VertexFailed,
+    VertexOutput,
+    VertexProgress,
+    VertexStarted,
+)
 from builder.grants import Grants
 from builder.journal import Journal, first_line, record_of
 from builder.plan import PlannedStage, plan
@@ -59,6 +66,24 @@ def test_steps_are_written_stage_after_stage(store: Store) -> None:
         ("two", "RUN b"),
     ]
     assert book.journal.steps_of(book.stages[1]) == 1
+
+
+def test_the_bytes_of_a_layer_are_told_ten_times_a_second(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("builder.journal.time.monotonic", lambda: now)
+    book = Book(store)
+    vertex = book.journal.begin("a", "one", 1)
+    for piece in range(1, 101):
+        now += 0.01
+        book.journal.packed(vertex, piece << 20)
+    told = [event for event in book.events if isinstance(event, VertexProgress)]
+    assert 9 <= len(told) <= 10
+    assert all(event.vertex == vertex for event in told)
+    assert [event.size_bytes >> 20 for event in told] == sorted(
+        event.size_bytes >> 20 for event in told
+    )
 
 
 def test_output_is_told_at_once_and_kept_for_the_log(store: Store) -> None:

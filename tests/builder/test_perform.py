@@ -128,6 +128,7 @@ class Bench:
         self.executor = executor
         self.layers: tuple[Layer, ...] = (make_layer(store, base),) if base else ()
         self.output: list[tuple[str, bytes]] = []
+        self.packed: list[int] = []
 
     def do(self, step: Step, *, epoch: int | None = None) -> Layer:
         layer = run_one(
@@ -138,6 +139,7 @@ class Bench:
                     store=self.store,
                     executor=self.executor if isinstance(step, ExecStep) else no_executor,
                     output=lambda stream, data: self.output.append((stream, data)),
+                    packed=self.packed.append,
                     epoch=epoch,
                     grants=self.grants,
                 ),
@@ -179,6 +181,13 @@ def test_a_program_leaves_a_layer(bench: Bench) -> None:
 
 def test_a_program_that_changes_nothing_leaves_an_empty_layer(bench: Bench) -> None:
     assert bench.do(script("true")).is_empty
+
+
+@pytest.mark.parametrize("kind", ["program", "files"])
+def test_the_bytes_of_the_layer_are_told(bench: Bench, kind: str) -> None:
+    files = copying({"big": b"x" * 3_000_000}, "big", to="/big")
+    layer = bench.do(files if kind == "files" else script("echo hi > /a"))
+    assert bench.packed[-1] == layer.tar_size_bytes
 
 
 def test_output_is_passed_on_as_it_comes(bench: Bench) -> None:

@@ -91,6 +91,15 @@ def test_a_committed_layer_knows_its_sizes_and_counts(store: Store) -> None:
     assert layer.descriptor.size_bytes == store.blobs.size_bytes(layer.descriptor.digest)
 
 
+def test_a_commit_tells_how_far_it_is(store: Store) -> None:
+    told: list[int] = []
+    layer = store.layers.commit(puts(FILES), packed_bytes=told.append)
+    assert len(told) > 1
+    assert told == sorted(told)
+    assert told[-1] == layer.tar_size_bytes
+    assert layer == store.layers.commit(puts(FILES))
+
+
 def test_equal_changes_in_any_order_give_the_same_layer(store: Store) -> None:
     changes = puts(FILES)
     assert store.layers.commit(changes) == store.layers.commit(list(reversed(changes)))

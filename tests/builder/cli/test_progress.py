@@ -17,6 +17,7 @@ from builder.events import (
     VertexDone,
     VertexFailed,
     VertexOutput,
+    VertexProgress,
     VertexStarted,
 )
 
@@ -39,6 +40,7 @@ LOG: tuple[Event, ...] = (
     output(2, b"o\n"),
     output(2, b"trouble\n", "stderr"),
     output(2, b"no end"),
+    VertexProgress(vertex=2, size_bytes=3_000_000),
     VertexDone(vertex=2, seconds=0.34),
     Notice(message="mind the gap", line=7),
     started(3, "[3/3] RUN make"),
@@ -157,8 +159,8 @@ def test_json_is_a_line_per_event() -> None:
     lines = shown(lambda stream: Json(stream, ticking()), LOG).splitlines()
     documents = [json.loads(line) for line in lines]
     assert [each["event"] for each in documents] == [
-        *("started", "cached", "started", "output", "output", "output", "output", "done"),
-        *("notice", "started", "done", "image"),
+        *("started", "cached", "started", "output", "output", "output", "output", "progress"),
+        *("done", "notice", "started", "done", "image"),
     ]
     assert documents[3] == {
         "event": "output",
@@ -195,6 +197,20 @@ def test_the_live_view_says_why_a_step_ran() -> None:
         VertexDone(vertex=1, seconds=1, size_bytes=5, reason="a\x1b changed"),
     )
     assert "=> RUN make  1.0s  5B  (a\\x1b changed)" in shown(Terminal, events)
+
+
+def test_the_live_view_counts_the_bytes_of_a_layer() -> None:
+    stream = io.StringIO()
+    progress = Terminal(stream)
+    progress.report(started(1, "COPY big /"))
+    progress.report(VertexProgress(vertex=1, size_bytes=3_000_000))
+    assert "=> COPY big /  0.0s  3MB" in str(progress._draw())
+    progress.close()
+
+
+def test_json_has_the_bytes_of_a_layer() -> None:
+    event = json.loads(shown(Json, (VertexProgress(vertex=4, size_bytes=5),)))
+    assert (event["event"], event["vertex"], event["size_bytes"]) == ("progress", 4, 5)
 
 
 def test_the_live_view_shows_the_end_of_what_failed() -> None:
