@@ -157,7 +157,7 @@ def _bytecode(path: str, first: bytes, second: bytes) -> _Known:
     """PEP 552: magic, flags, then the source's time and size, or its hash."""
     if not path.endswith(".pyc") or first[:4] != second[:4]:
         return None
-    hint = "PYTHONDONTWRITEBYTECODE=1, or SOURCE_DATE_EPOCH, which makes compileall use hashes"
+    hint = "SOURCE_DATE_EPOCH in its environment, pip --no-compile, or PYTHONDONTWRITEBYTECODE=1"
     if first[16:] == second[16:]:
         return "timestamp in .pyc", hint
     return ".pyc of different code", "look at the source it was made of"
