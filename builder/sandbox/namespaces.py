@@ -346,7 +346,8 @@ def _filter_for(program: Program, capability_mask: int) -> bytes | None:
 def _fork(flags: int, play: "Callable[[], NoReturn]", actor: "_Actor") -> Started:
     before = signals.block_all()
     try:
-        pid, pidfd = syscalls.clone(flags)
+        clone = _clone_beside_threads if _has_threads() else syscalls.clone
+        pid, pidfd = clone(flags)
         if pid == 0:
             actor.run(play)
     except OSError as error:
@@ -354,6 +355,41 @@ def _fork(flags: int, play: "Callable[[], NoReturn]", actor: "_Actor") -> Starte
     finally:
         signals.set_blocked(before)
     return Started(pid=pid, pidfd=pidfd)
+
+
+def _has_threads() -> bool:
+    with os.scandir("/proc/self/task") as threads:
+        return sum(1 for _ in threads) > 1
+
+
+def _clone_beside_threads(flags: int) -> tuple[int, int]:
+    """`syscalls.clone` by a copy of this process that has no other thread.
+
+    Where another thread waits for the interpreter's lock, a bare copy would hand it over to that
+    thread, which is not there, and wait for ever. `os.fork` makes a clean copy; CLONE_PARENT makes
+    what that one clones a child of this process.
+    """
+    reading_fd, writing_fd = os.pipe2(os.O_CLOEXEC)
+    between = os.fork()
+    if between == 0:
+        try:
+            pid, _ = syscalls.clone(flags | syscalls.CLONE_PARENT)
+        except OSError as error:
+            pid = -(error.errno or errno.EIO)
+        if pid == 0:
+            os.close(reading_fd)
+            os.close(writing_fd)
+            return 0, -1
+        os.write(writing_fd, b"%d" % pid)
+        os._exit(0)
+    os.close(writing_fd)
+    answer = os.read(reading_fd, 32)
+    os.close(reading_fd)
+    os.waitpid(between, 0)
+    pid = int(answer or -errno.EIO)
+    if pid < 0:
+        raise OSError(-pid, os.strerror(-pid))
+    return pid, os.pidfd_open(pid)
 
 
 def _refused(error: OSError) -> SandboxError:

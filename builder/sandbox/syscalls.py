@@ -12,6 +12,7 @@ asm/unistd_64.h, asm-generic/unistd.h.
 """
 
 import ctypes
+import errno
 import os
 from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
 
@@ -50,6 +51,7 @@ _SYS_FSMOUNT = 432
 _SYS_CLONE3 = 435
 _SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
+_OPENAT2_TRIES = 100
 _SYS_MOUNT_SETATTR = 442
 
 # sched.h
@@ -260,11 +262,19 @@ def pivot_root(new_root: bytes, put_old: bytes) -> None:
 
 
 def openat2(dir_fd: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
+    """Open as openat2(2) does, again while it asks for that.
+
+    EAGAIN means that something was renamed or mounted, anywhere on the machine, while a `..` was
+    resolved.
+    """
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    fd: int = _openat2(_SYS_OPENAT2, dir_fd, path, ctypes.byref(how), 24)
-    if fd < 0:
-        raise _failure(path)
-    return fd
+    for _ in range(_OPENAT2_TRIES):
+        fd: int = _openat2(_SYS_OPENAT2, dir_fd, path, ctypes.byref(how), 24)
+        if fd >= 0:
+            return fd
+        if ctypes.get_errno() != errno.EAGAIN:
+            break
+    raise _failure(path)
 
 
 def open_tree(dir_fd: int, path: bytes, flags: int) -> int:

@@ -571,6 +571,35 @@ running.wait()
                 bench.run("/bin/true", root=missing_root(tmp_path))
         assert children() == before
 
+    def test_threads_that_want_to_run_do_not_stop_what_is_forked(self, bench: Bench) -> None:
+        """A copy of the interpreter has the wish of another thread, and not the thread."""
+        before, ended = children(), threading.Event()
+
+        def spin() -> None:
+            while not ended.is_set():
+                pass
+
+        threads = [threading.Thread(target=spin) for _ in range(2)]
+        usual_s = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)  # they wish all the time
+        for thread in threads:
+            thread.start()
+        try:
+            assert [bench.sh("echo $$").lines for _ in range(10)] == [["2"]] * 10
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+            sys.setswitchinterval(usual_s)
+        assert children() == before
+
+    def test_a_fork_that_is_refused_beside_threads_says_why(self) -> None:
+        before = children()
+        shared_signal_handlers = 0x800  # which needs shared memory, clone(2)
+        with pytest.raises(OSError, match="Invalid argument"):
+            namespaces._clone_beside_threads(shared_signal_handlers)
+        assert children() == before
+
     def test_an_interrupt_while_waiting_can_be_cleaned_up(self, bench: Bench) -> None:
         with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
             timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))

@@ -1,6 +1,7 @@
 """Every call, made for real: what changes the process itself is tried in a child."""
 
 import ast
+import ctypes
 import errno
 import os
 import pty
@@ -175,6 +176,32 @@ class TestResolving:
         assert error_of(lambda: syscalls.openat2(directory, b"up", os.O_RDONLY, flags)) == (
             errno.ELOOP
         )
+
+    @pytest.mark.parametrize(("refusals", "expected"), [(3, None), (10**9, errno.EAGAIN)])
+    def test_it_asks_again_when_something_moved(
+        self,
+        directory: int,
+        monkeypatch: pytest.MonkeyPatch,
+        refusals: int,
+        expected: int | None,
+    ) -> None:
+        real, asked = syscalls._openat2, 0
+
+        def moved(*arguments: object) -> int:
+            nonlocal asked
+            asked += 1
+            if asked > refusals:
+                return int(real(*arguments))
+            ctypes.set_errno(errno.EAGAIN)
+            return -1
+
+        monkeypatch.setattr(syscalls, "_openat2", moved)
+        try:
+            os.close(syscalls.openat2(directory, b"etc/../etc/passwd", os.O_RDONLY, IN_ROOT))
+        except OSError as error:
+            assert error.errno == expected
+        else:
+            assert (asked, expected) == (4, None)
 
     def test_a_file_can_be_made_with_its_mode(self, directory: int, tmp_path: Path) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
