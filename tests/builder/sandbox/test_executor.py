@@ -34,6 +34,11 @@ from builder.sandbox.executor import Handshake, SandboxRunning
 from builder.sandbox.namespaces import Started
 
 
+def children() -> set[str]:
+    """Of this thread; those that have ended and were not waited for are among them."""
+    return set(Path("/proc/thread-self/children").read_text().split())
+
+
 def descriptors() -> set[str]:
     with os.scandir("/proc/self/fd") as entries:
         return {entry.name for entry in entries if entry.is_symlink()}
@@ -318,7 +323,7 @@ class TestLocalExecutor:
 
     @pytest.mark.needs_root
     def test_a_root_that_is_not_there_leaves_nothing_behind(self) -> None:
-        before = descriptors()
+        before, processes = descriptors(), children()
         null = os.open(os.devnull, os.O_RDWR)
         stdio = Stdio(stdin=null, stdout=null, stderr=null)
         with LocalExecutor() as executor:
@@ -327,8 +332,7 @@ class TestLocalExecutor:
                     executor.start(self.NOWHERE, stdio)
         os.close(null)
         assert descriptors() == before
-        with pytest.raises(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
+        assert children() <= processes
 
     def test_joining_what_is_no_sandbox_leaves_nothing_behind(self) -> None:
         before = descriptors()
