@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from builder.errors import BuilderError
 from layerstore import remove_left_over, temporary_beside
@@ -301,11 +301,12 @@ def _plain(value: BuildRecord | StepRecord) -> dict[str, object]:
     return found
 
 
-def _step(*, explanation: dict[str, object] | None = None, **fields: object) -> StepRecord:
+def _step(*, explanation: dict[str, Any] | None = None, **fields: Any) -> StepRecord:
+    """What `_plain` made, read back; a TypeError or KeyError is no record."""
     if explanation is None:
-        return StepRecord(**fields)  # type: ignore[arg-type]  # a TypeError is no record
+        return StepRecord(**fields)
     from builder.explain import Difference, Explanation
 
-    differences = tuple(Difference(**each) for each in explanation.pop("differences"))  # type: ignore[attr-defined]
-    explained = Explanation(differences=differences, **explanation)  # type: ignore[arg-type]
-    return StepRecord(explanation=explained, **fields)  # type: ignore[arg-type]
+    differences = tuple(Difference(**each) for each in explanation.pop("differences"))
+    explained = Explanation(differences=differences, **explanation)
+    return StepRecord(explanation=explained, **fields)

@@ -114,7 +114,7 @@ def warm(tables: "Path | None" = None) -> None:
         OSError: it cannot be written.
     """
     path = _tables_path(tables)
-    os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+    os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120  (see _HERE)
     _parsers[tables] = _build(path)
 
 

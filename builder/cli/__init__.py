@@ -66,7 +66,7 @@ def _fill_standard_descriptors() -> None:
         except OSError:
             os.open("/dev/null", os.O_RDWR)  # takes the lowest free number, which is fd
         if getattr(sys, name) is None:  # as Python has it where it was closed
-            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115  (it stays open)
 
 
 def _interrupt_by_signals() -> None:

@@ -222,7 +222,7 @@ def _document(record: "BuildRecord") -> dict[str, object]:
 def _name(record: "BuildRecord") -> str:
     """As docker calls a build: the folder, the Dockerfile, and the target in brackets."""
     folder = os.path.basename(record.context)  # noqa: PTH119 - a text, no path of ours
-    parts = [folder, os.path.basename(record.place or record.dockerfile)]  # noqa: PTH119
+    parts = [folder, os.path.basename(record.place or record.dockerfile)]  # noqa: PTH119 - likewise
     target = f" ({record.target})" if record.target else ""
     return "/".join(part for part in parts if part) + target
 

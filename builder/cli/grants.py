@@ -122,7 +122,7 @@ def _agent(text: str) -> tuple[str, Path]:
             hint=f"start ssh-agent, or build with --ssh {agent_id}=SOCKET",
         )
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116
+        mode = Path(path).stat().st_mode
     except OSError as error:
         raise BuilderError(
             f"there is no agent for --ssh {agent_id}: {path!r}: {error.strerror}",

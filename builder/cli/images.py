@@ -1,6 +1,7 @@
 """Commands on images: images, tag, untag, rmi, history, image prune, image exists."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
@@ -315,17 +316,12 @@ def chooser(filters: Iterable[str]) -> "Callable[[Labels, float], bool]":
     for text in filters:
         key, _, content = text.partition("=")
         if key in ("label", "label!"):
-            wanted = key == "label"
-            tests.append(
-                lambda labels, _, content=content, wanted=wanted: (  # type: ignore[misc]
-                    _has_label(labels, content) == wanted
-                )
-            )
+            tests.append(partial(_label_is, content, key == "label"))
         elif key == "until":
             limit = moment_of(content)
             if limit is None:
                 raise UsageError(f"invalid filter {text!r}", hint="until=24h, or a time")
-            tests.append(lambda _, created, limit=limit: created < limit)  # type: ignore[misc]
+            tests.append(partial(_is_before, limit))
         else:
             raise UsageError(f"invalid filter {text!r}", hint="there are until= and label=")
     return lambda labels, created: all(test(labels, created) for test in tests)
@@ -420,6 +416,14 @@ def _has_label(labels: Labels, text: str) -> bool:
     name, equals, content = text.partition("=")
     found = dict(labels)
     return name in found and (not equals or found[name] == content)
+
+
+def _label_is(text: str, wanted: bool, labels: Labels, _created: float) -> bool:
+    return _has_label(labels, text) == wanted
+
+
+def _is_before(limit: float, _labels: Labels, created: float) -> bool:
+    return created < limit
 
 
 def _split_name(name: str) -> tuple[str, str]:

@@ -702,7 +702,7 @@ def _shares_network(init_pidfd: int) -> bool:
         theirs = os.readlink(f"/proc/{pid}/ns/net")  # noqa: PTH115 - nothing is imported here
     except OSError:  # it has ended: so will what wants to join it
         return False
-    return theirs == os.readlink("/proc/self/ns/net")  # noqa: PTH115
+    return theirs == os.readlink("/proc/self/ns/net")  # noqa: PTH115 - likewise
 
 
 def _become(ids: Ids) -> None:

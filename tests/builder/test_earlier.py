@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.earlier import Link, counterparts, first_difference, lineage
+from builder.earlier import Link, Missed, counterparts, first_difference, lineage
 from builder.errors import StepFailedError
 from builder.events import Event, VertexDone
 from builder.explain import Difference, Explanation
@@ -33,10 +34,10 @@ def context(tmp_path: Path) -> Path:
     return write_files(tmp_path / "context", {"a.txt": b"a", "d/f": b"f", "d/g": b"g"})
 
 
-def explained(store: Store, text: str, **more: object) -> dict[str, Explanation]:
+def explained(store: Store, text: str, **more: Any) -> dict[str, Explanation]:
     """The explanations of what was executed, by instruction."""
     more.setdefault("executor", FakeExecutor())
-    built = run_build(store, text, **more)  # type: ignore[arg-type]
+    built = run_build(store, text, **more)
     return by_instruction(built.result.record.steps)
 
 
@@ -44,7 +45,7 @@ def by_instruction(steps: tuple[StepRecord, ...]) -> dict[str, Explanation]:
     return {step.instruction: step.explanation for step in steps if step.explanation}
 
 
-def reasons(store: Store, text: str, **more: object) -> list[str]:
+def reasons(store: Store, text: str, **more: Any) -> list[str]:
     return [each.reason for each in explained(store, text, **more).values()]
 
 
@@ -277,10 +278,10 @@ def test_an_explanation_takes_less_than_a_millisecond_or_two(store: Store, conte
     spent = []
     explain = Earlier.explain
 
-    def timed(self: Earlier, missed: object) -> Explanation:
+    def timed(self: Earlier, missed: Missed) -> Explanation:
         start = time.perf_counter()
         try:
-            return explain(self, missed)  # type: ignore[arg-type]
+            return explain(self, missed)
         finally:
             spent.append(time.perf_counter() - start)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -87,10 +88,10 @@ def fake() -> FakeExecutor:
     return FakeExecutor()
 
 
-def rebuilt(store: Store, text: str, fake: FakeExecutor, **more: object) -> tuple[Built, list[str]]:
+def rebuilt(store: Store, text: str, fake: FakeExecutor, **more: Any) -> tuple[Built, list[str]]:
     """Build, and say which programs ran."""
     before = len(fake.scripts)
-    built = run_build(store, text, executor=fake, **more)  # type: ignore[arg-type]
+    built = run_build(store, text, executor=fake, **more)
     return built, fake.scripts[before:]
 
 
@@ -1398,10 +1399,10 @@ COPY --from=one /a /a
 """
 
 
-def forced(store: Store, fake: FakeExecutor, **more: object) -> dict[int, str]:
+def forced(store: Store, fake: FakeExecutor, **more: Any) -> dict[int, str]:
     """The reasons by line of what is executed of FORCED when all of it is in the cache."""
     run_build(store, FORCED, executor=fake)
-    built = run_build(store, FORCED, executor=fake, **more)  # type: ignore[arg-type]
+    built = run_build(store, FORCED, executor=fake, **more)
     steps = built.result.record.steps
     return {step.line: step.reason for step in steps if step.outcome != "cached"}
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from builder.cachekey import key_document
 from builder.explain import (
     DIFFERENCES_MAX,
     HIDDEN,
+    Cause,
     Change,
     Difference,
     Explanation,
@@ -68,11 +70,11 @@ def only(old: Step, new: Step, **more: frozenset[str]) -> Difference:
     return difference
 
 
-def copied(items: Items, *paths: str, **more: object) -> FileStep:
+def copied(items: Items, *paths: str, **more: Any) -> FileStep:
     tree = DictTree(items)
     selections = [select(tree, path) for path in paths]
     assert all(selections)
-    action = replace(COPY, selections=tuple(filter(None, selections)), **more)  # type: ignore[arg-type]
+    action = replace(COPY, selections=tuple(filter(None, selections)), **more)
     return FileStep(action=action)
 
 
@@ -186,8 +188,8 @@ def test_what_is_no_part_of_the_key_makes_no_difference() -> None:
         ({"network": "none"}, "network", "network: host -> none"),
     ],
 )
-def test_a_field_of_a_run(changes: dict[str, str], name: str, text: str) -> None:
-    difference = only(RUN, replace(RUN, **changes))  # type: ignore[arg-type]
+def test_a_field_of_a_run(changes: dict[str, Any], name: str, text: str) -> None:
+    difference = only(RUN, replace(RUN, **changes))
     assert (difference.kind, difference.name) == ("field", name)
     assert sentence(difference) == text
 
@@ -201,8 +203,8 @@ def test_a_field_of_a_run(changes: dict[str, str], name: str, text: str) -> None
         ({"unpack": True}, "unpack: false -> true"),
     ],
 )
-def test_a_field_of_a_copy(changes: dict[str, str], text: str) -> None:
-    new = FileStep(action=replace(COPY, **changes))  # type: ignore[arg-type]
+def test_a_field_of_a_copy(changes: dict[str, Any], text: str) -> None:
+    new = FileStep(action=replace(COPY, **changes))
     assert sentence(only(FileStep(action=COPY), new)) == text
 
 
@@ -227,9 +229,9 @@ def test_another_kind_of_step_is_told_as_that() -> None:
 
 
 def with_field(step: Step, name: str, value: object) -> Fields:
-    found = json.loads(json.dumps(document(step)))
+    found: dict[str, Any] = json.loads(json.dumps(document(step)))
     found["step"][name] = value
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,8 @@ def test_a_selection_anywhere_in_a_step_is_told_file_by_file() -> None:
     old, new = (copied({"d/a": b"1", "d/b": text}, "d") for text in (b"1", b"2"))
 
     def mounted(step: FileStep) -> Fields:
-        selection = document(step)["step"]["action"]["selections"][0]  # type: ignore[index,call-overload]
+        found: dict[str, Any] = document(step)
+        selection = found["step"]["action"]["selections"][0]
         return with_field(RUN, "mounts", [{"type": "B", "target": "/m", "source": selection}])
 
     (difference,) = compare(mounted(old), mounted(new), scene_of(old, new))
@@ -455,8 +458,8 @@ def test_differences_are_bounded() -> None:
         ("damaged", "its layer is gone or damaged"),
     ],
 )
-def test_other_causes_have_a_sentence_of_their_own(cause: str, text: str) -> None:
-    assert Explanation(cause=cause).reason == text  # type: ignore[arg-type]
+def test_other_causes_have_a_sentence_of_their_own(cause: Cause, text: str) -> None:
+    assert Explanation(cause=cause).reason == text
 
 
 def test_what_is_forced_says_by_which_option() -> None:
@@ -483,9 +486,9 @@ def test_what_is_below_is_told(difference: Difference, text: str) -> None:
 NAMES = st.text(max_size=300)
 DIFFERENCES = st.builds(
     Difference,
-    kind=st.sampled_from(Kind.__args__),  # type: ignore[attr-defined]
+    kind=st.sampled_from(get_args(Kind)),
     name=NAMES,
-    change=st.sampled_from(Change.__args__),  # type: ignore[attr-defined]
+    change=st.sampled_from(get_args(Change)),
     what=st.sampled_from(("", "content", "mode", "owner")),
     old=NAMES,
     new=NAMES,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,11 +34,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
 class Book:
     """A journal, and what it has told."""
 
-    def __init__(self, store: Store, *, name: str = "Dockerfile", **more: object) -> None:
+    def __init__(self, store: Store, *, name: str = "Dockerfile", **more: Any) -> None:
         self.file = parse(TEXT, name=name)
-        fields: dict[str, object] = {"dockerfile": self.file, "context": None, **more}
+        fields: dict[str, Any] = {"dockerfile": self.file, "context": None, **more}
         self.events: list[Event] = []
-        self.journal = Journal(BuildRequest(**fields), store, self.events.append)  # type: ignore[arg-type]
+        self.journal = Journal(BuildRequest(**fields), store, self.events.append)
         self.store = store
         platform = host_platform()
         planned = plan(self.file, target="", build_args={}, platform=platform)

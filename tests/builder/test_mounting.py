@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,8 +100,8 @@ def context(
     return tree
 
 
-def cache(**changes: object) -> CacheMount:
-    fields: dict[str, object] = {
+def cache(**changes: Any) -> CacheMount:
+    fields: dict[str, Any] = {
         "target": "/c",
         "id": "/c",
         "sharing": "shared",
@@ -110,7 +111,7 @@ def cache(**changes: object) -> CacheMount:
         "gid": 0,
         "initial": None,
     }
-    return CacheMount(**(fields | changes))  # type: ignore[arg-type]
+    return CacheMount(**(fields | changes))
 
 
 class TestSources:
@@ -338,8 +339,8 @@ def test_memory_is_asked_for_as_it_is(bench: Bench) -> None:
 
 
 class TestSecrets:
-    def secret(self, **changes: object) -> SecretMount:
-        fields: dict[str, object] = {
+    def secret(self, **changes: Any) -> SecretMount:
+        fields: dict[str, Any] = {
             "id": "token",
             "target": "/run/secrets/token",
             "variable": "",
@@ -348,7 +349,7 @@ class TestSecrets:
             "uid": 1,
             "gid": 2,
         }
-        return SecretMount(**(fields | changes))  # type: ignore[arg-type]
+        return SecretMount(**(fields | changes))
 
     def test_a_file_in_memory(self, bench: Bench) -> None:
         opened = bench.open(self.secret(), grants=Grants(secrets={"token": b"\xff\0"}))
@@ -390,8 +391,8 @@ class TestSecrets:
 
 
 class TestAgents:
-    def agent(self, **changes: object) -> AgentMount:
-        fields: dict[str, object] = {
+    def agent(self, **changes: Any) -> AgentMount:
+        fields: dict[str, Any] = {
             "id": "default",
             "target": "/agent",
             "is_required": False,
@@ -399,7 +400,7 @@ class TestAgents:
             "uid": 0,
             "gid": 0,
         }
-        return AgentMount(**(fields | changes))  # type: ignore[arg-type]
+        return AgentMount(**(fields | changes))
 
     def test_a_socket_of_our_own_leads_there(self, bench: Bench, tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as listener:

@@ -8,6 +8,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,18 +75,18 @@ def executor() -> FakeExecutor:
     return FakeExecutor()
 
 
-def program(*argv: str, **changes: object) -> ExecStep:
-    fields: dict[str, object] = {
+def program(*argv: str, **changes: Any) -> ExecStep:
+    fields: dict[str, Any] = {
         "argv": argv,
         "env": ("A=1",),
         "cwd": "/",
         "user": "",
         "network": "none",
     }
-    return ExecStep(**(fields | changes))  # type: ignore[arg-type]
+    return ExecStep(**(fields | changes))
 
 
-def script(text: str, **changes: object) -> ExecStep:
+def script(text: str, **changes: Any) -> ExecStep:
     return program("/bin/sh", "-c", text, **changes)
 
 

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -41,13 +42,13 @@ class Bench:
         )
         return built.result.record.steps
 
-    def predict(self, project: Project, **more: object) -> tuple[StepRecord, ...]:
+    def predict(self, project: Project, **more: Any) -> tuple[StepRecord, ...]:
         request = BuildRequest(
             dockerfile=dockerfile(project.dockerfile),
             context=self.context,
             build_args=project.build_args,
             network="none",
-            **more,  # type: ignore[arg-type]
+            **more,
         )
         return predict(request, self.store)
 
@@ -147,13 +148,13 @@ def test_a_build_names_exactly_the_ingredient_that_was_edited(data: st.DataObjec
         assert told, executed
 
 
-def prediction(bench: Bench, text: str, **more: object) -> list[tuple[str, str]]:
+def prediction(bench: Bench, text: str, **more: Any) -> list[tuple[str, str]]:
     """Line by line what is predicted for a Dockerfile."""
     request = BuildRequest(
         dockerfile=dockerfile(text),
         context=bench.context,
         network="none",
-        **more,  # type: ignore[arg-type]
+        **more,
     )
     steps = predict(request, bench.store)
     return [(step.outcome, step.reason) for step in steps if step.outcome != "metadata"]

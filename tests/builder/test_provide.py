@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,12 +42,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 class Asked:
     """A provider, asked as the last stage of `text` asks it."""
 
-    def __init__(self, store: Store, cleanup: ExitStack, text: str, **request: object) -> None:
+    def __init__(self, store: Store, cleanup: ExitStack, text: str, **request: Any) -> None:
         parsed = dockerfile(text)
         self.stage = plan(parsed, target="", build_args={}, platform=host_platform()).stages[-1]
         self.finished: list[int] = []
         self.provider = Provider(
-            BuildRequest(dockerfile=parsed, **{"context": None, **request}),  # type: ignore[arg-type]
+            BuildRequest(dockerfile=parsed, **{"context": None, **request}),
             store,
             cleanup,
             self._finish,

@@ -4,12 +4,13 @@ import gzip
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.reproduce import HOSTNAMES, Difference, compare, explain
+from builder.reproduce import HOSTNAMES, Difference, Read, compare, explain
 from layerstore import Digest, Meta, TocEntry, TreePath
 
 NOW = time.time()
@@ -31,10 +32,10 @@ def differences(
     *,
     with_times: bool = False,
 ) -> list[Difference]:
-    def reader(number: int) -> "object":
+    def reader(number: int) -> Read:
         return lambda entry: contents[number].get(str(entry.path), b"")
 
-    return compare(first, second, (reader(0), reader(1)), with_times=with_times)  # type: ignore[arg-type]
+    return compare(first, second, (reader(0), reader(1)), with_times=with_times)
 
 
 def test_equal_layers_differ_in_nothing() -> None:
@@ -64,9 +65,9 @@ def test_times_count_where_they_are_clamped() -> None:
         ({"meta": Meta(0o644, 0, 0, 1, (("user.a", b"1"),))}, "extended attributes"),
     ],
 )
-def test_attributes_differ_too(change: dict[str, object], what: str) -> None:
+def test_attributes_differ_too(change: dict[str, Any], what: str) -> None:
     entry = file("a", b"x")
-    assert differences([entry], [entry._replace(**change)])[0].what == what  # type: ignore[arg-type]
+    assert differences([entry], [entry._replace(**change)])[0].what == what
 
 
 def test_links_and_devices_differ_too() -> None:

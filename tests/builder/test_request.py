@@ -24,7 +24,7 @@ def test_nothing_is_granted_by_default() -> None:
 def test_it_cannot_be_changed() -> None:
     request = BuildRequest(dockerfile=FILE, context=None)
     with pytest.raises(FrozenInstanceError):
-        request.no_cache = True  # type: ignore[misc]
+        request.no_cache = True  # type: ignore[misc]  # what must not work
 
 
 def test_secrets_are_in_no_description_of_it() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,8 +28,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def sealer(store: Store, *, epoch: int | None = None, **more: object) -> Sealer:
-    return Sealer(BuildRequest(dockerfile=FILE, context=None, **more), store, epoch)  # type: ignore[arg-type]
+def sealer(store: Store, *, epoch: int | None = None, **more: Any) -> Sealer:
+    return Sealer(BuildRequest(dockerfile=FILE, context=None, **more), store, epoch)
 
 
 def with_two_layers(store: Store) -> StageState:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,8 +20,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def state_with(**config: object) -> StageState:
-    return StageState(config=replace(ContainerConfig(), **config))  # type: ignore[arg-type]
+def state_with(**config: Any) -> StageState:
+    return StageState(config=replace(ContainerConfig(), **config))
 
 
 def test_a_new_state_is_an_empty_image_at_the_beginning_of_time() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from layerstore import CacheMounts, Store, prune, usage
 from layerstore.cachemounts import Sharing
+from layerstore.collect import CacheChoice
 from layerstore.errors import StoreBusyError
 from tests.support.stores import kill, start, wait_for
 
@@ -161,7 +162,7 @@ def test_discarding_empties_it_unless_it_is_in_use(mounts: CacheMounts, held: Ex
 
 @pytest.mark.parametrize("cache", ["unused", "all"])
 def test_prune_takes_what_nobody_uses(
-    store: Store, mounts: CacheMounts, held: ExitStack, cache: str
+    store: Store, mounts: CacheMounts, held: ExitStack, cache: CacheChoice
 ) -> None:
     with held:
         used = take(mounts, held)
@@ -169,14 +170,14 @@ def test_prune_takes_what_nobody_uses(
             unused = take(mounts, shortly, key=KEY[::-1])
             (unused / "file").write_bytes(b"x" * 100_000)
         store.flush()
-        planned = prune(store, cache=cache, dry_run=True)  # type: ignore[arg-type]
+        planned = prune(store, cache=cache, dry_run=True)
         assert (planned.cache_mounts, unused.exists()) == (1, True)
-        pruned = prune(store, cache=cache)  # type: ignore[arg-type]
+        pruned = prune(store, cache=cache)
         assert pruned.cache_mounts == 1
         assert pruned.freed_bytes == planned.freed_bytes > 100_000
         assert used.exists()
         assert not unused.exists()
-    assert prune(store, cache=cache).cache_mounts == 1  # type: ignore[arg-type]
+    assert prune(store, cache=cache).cache_mounts == 1
     assert mounts.paths() == []
 
 

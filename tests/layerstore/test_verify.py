@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -586,12 +587,12 @@ def test_a_finding_reads_as_a_sentence() -> None:
 def test_errors_of_the_disk_are_findings(
     store: Store, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.open
+    real: Any = os.open
 
-    def failing(path: object, *args: object, **kwargs: object) -> int:
+    def failing(path: object, *args: Any, **kwargs: Any) -> Any:
         if str(path).endswith(image.layers[0].descriptor.digest.hex):
             raise OSError(5, "Input/output error", str(path))
-        return real(path, *args, **kwargs)  # type: ignore[arg-type]
+        return real(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", failing)
     found = findings(store)

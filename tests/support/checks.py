@@ -4,6 +4,7 @@ said("FROM a as b\\n") == [("FromAsCasing", 1)]
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from builder.check import Subject, Survey, survey_of
 from layerstore import ContainerConfig, ImageConfig, Platform
@@ -32,16 +33,16 @@ def look(
     return survey_of(subject, all_stages=all_stages)
 
 
-def said(text: str, **more: object) -> list[tuple[str, int]]:
-    found = look(text, **more)  # type: ignore[arg-type]  # passed on as it is
+def said(text: str, **more: Any) -> list[tuple[str, int]]:
+    found = look(text, **more)
     assert found.failure is None, found.failure
     return [(each.rule, each.line) for each in found.warnings]
 
 
-def details(text: str, **more: object) -> list[str]:
-    return [each.detail for each in look(text, **more).warnings]  # type: ignore[arg-type]
+def details(text: str, **more: Any) -> list[str]:
+    return [each.detail for each in look(text, **more).warnings]
 
 
-def base(*env: str, os: str = "linux", **config: object) -> ImageConfig:
-    container = ContainerConfig(env=env, **config)  # type: ignore[arg-type]
+def base(*env: str, os: str = "linux", **config: Any) -> ImageConfig:
+    container = ContainerConfig(env=env, **config)
     return ImageConfig(os=os, architecture="amd64", config=container)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from builder import BuildRequest, BuildResult, build
 from builder.events import Event, Notice, VertexOutput
@@ -49,7 +50,7 @@ def make_image(
     name: str,
     *layers: Items | Iterable[Change],
     platform: Platform | None = None,
-    **config: object,
+    **config: Any,
 ) -> Image:
     """An image of layers made from dictionaries or changes; `config` are ContainerConfig's."""
     made = [
@@ -63,7 +64,7 @@ def make_image(
             os=platform.os,
             variant=platform.variant,
             created="2020-01-01T00:00:00Z",
-            config=ContainerConfig(**config),  # type: ignore[arg-type]  # the test's own business
+            config=ContainerConfig(**config),
             history=tuple(History(created_by=f"layer {number}") for number in range(len(made))),
         ),
         made,
@@ -134,7 +135,7 @@ def run_build(
     labels: Mapping[str, str] | None = None,
     no_cache: bool = False,
     epoch: int | None = None,
-    **more: object,
+    **more: Any,
 ) -> Built:
     """Build `text`; the events are in `events` also when it fails. `more`: as in BuildRequest."""
     seen = [] if events is None else events
@@ -151,7 +152,7 @@ def run_build(
         no_cache=no_cache,
         network="none",
         source_date_epoch=epoch,
-        **more,  # type: ignore[arg-type]  # the test's own business
+        **more,
     )
     result = build(request, store, seen.append, start_executor=executor)
     return Built(result=result, events=seen, store=store)

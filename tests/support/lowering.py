@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from builder.errors import BuilderError
 from builder.lower import Lowered, Surroundings, lower
@@ -61,8 +61,8 @@ class Stage:
     def history(self) -> list[str]:
         return [entry.created_by for entry in self.state.history]
 
-    def with_config(self, **changes: object) -> "Stage":
-        config = replace(self.state.config, **changes)  # type: ignore[arg-type]
+    def with_config(self, **changes: Any) -> "Stage":
+        config = replace(self.state.config, **changes)
         self.state = replace(self.state, config=config)
         return self
 

@@ -1,6 +1,7 @@
 """Tars made block by block, so that they can lie."""
 
 from collections.abc import Mapping
+from typing import Any
 
 BLOCK = 512
 
@@ -52,9 +53,9 @@ def padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % BLOCK)
 
 
-def entry(name: bytes | str, content: bytes = b"", **attributes: object) -> bytes:
+def entry(name: bytes | str, content: bytes = b"", **attributes: Any) -> bytes:
     """A header and its data."""
-    return header(name, size=len(content), **attributes) + padded(content)  # type: ignore[arg-type]
+    return header(name, size=len(content), **attributes) + padded(content)
 
 
 def pax(records: bytes | Mapping[str, bytes | str], kind: bytes = b"x") -> bytes:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,8 +25,8 @@ def cache(tmp_path: Path) -> Iterator[CacheIndex]:
         yield store.cache
 
 
-def rules_of(cache: CacheIndex, text: str = TEXT, **more: object) -> list[str]:
-    found = reported(cache, text, **more)  # type: ignore[arg-type]  # passed on as it is
+def rules_of(cache: CacheIndex, text: str = TEXT, **more: Any) -> list[str]:
+    found = reported(cache, text, **more)
     return [f"{each.rule} {each.line}" for each in found]
 
 
@@ -58,7 +59,7 @@ def reported(
 def no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on a pass over the file is a mistake."""
 
-    def forbidden(*_: object, **__: object) -> None:
+    def forbidden(*_: object, **__: Any) -> None:
         raise AssertionError("nothing new to look at")
 
     monkeypatch.setattr(survey_module, "survey_of", forbidden)
@@ -108,7 +109,7 @@ def test_whatever_changes_makes_a_new_pass(
     passes = []
     real = survey_module.survey_of
 
-    def counted(*args: object, **more: object) -> object:
+    def counted(*args: object, **more: Any) -> object:
         passes.append(args)
         return real(*args, **more)  # type: ignore[arg-type]  # passed on as it is
 

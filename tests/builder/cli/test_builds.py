@@ -191,8 +191,8 @@ RECORD = BuildRecord(
 
 
 def test_a_trace_has_a_row_for_each_stage() -> None:
-    document = trace_events(RECORD)
-    events: list[dict[str, Any]] = document["traceEvents"]  # type: ignore[assignment]
+    document: dict[str, Any] = trace_events(RECORD)
+    events = document["traceEvents"]
     assert [(each["ph"], each["tid"]) for each in events] == [
         ("M", 0), ("M", 1), ("M", 2), ("X", 1), ("X", 2),
     ]  # fmt: skip

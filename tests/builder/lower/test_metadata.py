@@ -1,5 +1,7 @@
 """Instructions that change the config: its fields, and what the history says of them."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +14,8 @@ from tests.support.lowering import Stage, exec_step
 SECOND_NS = 10**9
 
 
-def config_after(text: str, **stage: object) -> object:
-    lowered = Stage(**stage)  # type: ignore[arg-type]
+def config_after(text: str, **stage: Any) -> object:
+    lowered = Stage(**stage)
     lowered.run(text)
     return lowered.config
 

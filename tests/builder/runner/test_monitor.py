@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,9 @@ def containers(root: Path) -> ContainerStore:
     return ContainerStore(root / "lamina")
 
 
-def detached(root: Path, *command: str, **options: object) -> ContainerRecord:
+def detached(root: Path, *command: str, **options: Any) -> ContainerRecord:
     options = {"network": "none", "command": command} | options
-    chosen = RunOptions(**options)  # type: ignore[arg-type]  # the test's own business
+    chosen = RunOptions(**options)
     record, hold = create(root, "box", chosen, lambda: Store.open(root))
     run_detached(root, record, hold)
     return record

@@ -1,6 +1,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,8 +25,8 @@ from tests.support.containers import IMAGE, image_with
 ID = "f" * 64
 
 
-def made(image: RunnableImage = IMAGE, **options: object) -> ContainerRecord:
-    chosen = RunOptions(**options)  # type: ignore[arg-type]  # the test's own business
+def made(image: RunnableImage = IMAGE, **options: Any) -> ContainerRecord:
+    chosen = RunOptions(**options)
     return record_of(image, chosen, container_id=ID, name="web", now=5.0)
 
 

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ class Runner:
         self,
         script: str,
         started: Callable[[ContainerRecord], None] | None = None,
-        **options: object,
+        **options: Any,
     ) -> tuple[ExitStatus, str]:
         """Run to the end; returns the status, and what was written."""
         options = {"auto_remove": True, "network": "none"} | options

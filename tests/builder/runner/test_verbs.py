@@ -3,6 +3,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,10 +36,10 @@ def containers(root: Path) -> ContainerStore:
     return ContainerStore(root / "lamina")
 
 
-def detached(root: Path, script: str, **options: object) -> ContainerRecord:
+def detached(root: Path, script: str, **options: Any) -> ContainerRecord:
     """A container in the background; its program has written its first line."""
     options = {"network": "none", "command": ("sh", "-c", script)} | options
-    chosen = RunOptions(**options)  # type: ignore[arg-type]  # the test's own business
+    chosen = RunOptions(**options)
     record, hold = create(root, "box", chosen, lambda: Store.open(root))
     run_detached(root, record, hold)
     if "echo on" in script:
@@ -53,9 +54,9 @@ def read(containers: ContainerStore, record: ContainerRecord) -> ContainerRecord
     return found
 
 
-def execute(root: Path, name: str, *command: str, **options: object) -> tuple[int, str]:
+def execute(root: Path, name: str, *command: str, **options: Any) -> tuple[int, str]:
     reader, writer = os.pipe()
-    chosen = ExecOptions(command=command, **options)  # type: ignore[arg-type]
+    chosen = ExecOptions(command=command, **options)
     try:
         status = verbs.execute(root, name, chosen, Streams(None, writer, writer))
     finally:

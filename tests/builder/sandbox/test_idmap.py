@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -145,7 +145,7 @@ class Ordinary:
 
         assert namespaces.attempt(act) == 0
 
-    def run(self, executor: Executor, script: str, **words: object) -> tuple[ExitStatus, str]:
+    def run(self, executor: Executor, script: str, **words: Any) -> tuple[ExitStatus, str]:
         """Run a shell script; returns its status and output. For use inside `act`."""
         number = len(list(self.home.iterdir()))
         upper, work = self.home / f"upper{number}", self.home / f"work{number}"
@@ -156,7 +156,7 @@ class Ordinary:
         program = Program(argv=("/bin/sh", "-c", script), env=(f"PATH={DEFAULT_PATH}",), user=user)
         reader, writer = os.pipe2(os.O_CLOEXEC)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        spec = SandboxSpec(root=root, program=program, **words)  # type: ignore[arg-type]
+        spec = SandboxSpec(root=root, program=program, **words)
         try:
             running = executor.start(spec, Stdio(stdin=null, stdout=writer, stderr=writer))
         finally:

@@ -36,11 +36,10 @@ from tests.support import rootfs
 from tests.support.sandboxes import Bench, piped
 
 # Every field of every value that a specification is made of, also those that have defaults.
-for kind in [each for each in vars(spec).values() if dataclasses.is_dataclass(each)]:
-    st.register_type_strategy(
-        kind,  # type: ignore[arg-type]
-        st.builds(kind, **{field.name: ... for field in dataclasses.fields(kind)}),  # type: ignore[arg-type]
-    )
+kinds: list[Any] = [each for each in vars(spec).values() if dataclasses.is_dataclass(each)]
+for kind in kinds:
+    given_fields: dict[str, Any] = {field.name: ... for field in dataclasses.fields(kind)}
+    st.register_type_strategy(kind, st.builds(kind, **given_fields))
 st.register_type_strategy(Path, st.text(max_size=8).map(lambda name: Path("/", name)))
 
 
@@ -135,15 +134,17 @@ class TestProcess:
         class Strange:
             path: Path
 
+        strange: Any = Strange(path=Path("/"))
         for _ in range(3):
             with pytest.raises(SandboxError, match="KeyError: 'Strange'") as caught:
-                start(server, SandboxSpec(root=Strange(path=Path("/")), program=TRUE))  # type: ignore[arg-type]
+                start(server, SandboxSpec(root=strange, program=TRUE))
             assert caught.value.phase == "ask the fork server"
         assert Path(f"/proc/{server._pid}").exists()
 
     def test_what_cannot_be_sent_is_told_and_the_next_is_served(self, server: ForkServer) -> None:
+        nothing_to_send: Any = object()
         with pytest.raises(ValueError, match="unmarshallable"):
-            start(server, replace(SPEC, hostname=object()))  # type: ignore[arg-type]
+            start(server, replace(SPEC, hostname=nothing_to_send))
         with pytest.raises(SandboxError, match="no program"):
             start(server, replace(SPEC, program=Program(argv=())))
 

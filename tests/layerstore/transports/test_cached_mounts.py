@@ -105,7 +105,7 @@ def begun(store: Store, key: str = KEY) -> Path:
 
 
 def is_cold(path: Path) -> bool:
-    return os.listdir(path) == ["cold"]  # noqa: PTH208
+    return [each.name for each in path.iterdir()] == ["cold"]
 
 
 def entry_file(cache: Path, key: str = KEY) -> Path:
@@ -300,7 +300,7 @@ class TestWhatIsNotExported:
         os.mknod(data / "s", stat.S_IFSOCK | 0o600)
         assert export_mount(there, KEY, cache) == ("s",)
         attach(here, cache)
-        assert os.listdir(begun(here)) == ["f"]  # noqa: PTH208
+        assert [each.name for each in begun(here).iterdir()] == ["f"]
 
     def test_a_name_that_means_a_removal_keeps_it_here(self, there: Store, cache: Path) -> None:
         used(there, {".wh.f": b"1"})
@@ -482,7 +482,7 @@ class TestHostileDirectories:
         flip(blob_of(tmp_path / "bad"))
         for name in ("none", "bad", "good"):
             attach(here, tmp_path / name)
-        assert os.listdir(begun(here)) == ["f"]  # noqa: PTH208
+        assert [each.name for each in begun(here).iterdir()] == ["f"]
 
 
 class TestOwners:
