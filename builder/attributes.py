@@ -9,9 +9,7 @@ Source: RFC 4180, section 2; docker buildx, util/buildflags.
 from collections.abc import Mapping
 
 from builder.errors import OutputError, UnsupportedFeatureError
-
-_TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
-_FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
+from builder.truth import TRUTH
 
 
 def split_fields(text: str, *, option: str) -> list[str]:
@@ -73,9 +71,9 @@ class Attributes:
         value = self._left.pop(name, None)
         if value is None:
             return default
-        if value not in _TRUE | _FALSE | {""}:
+        if value and value not in TRUTH:
             raise self.error(name, value, "neither true nor false")
-        return value not in _FALSE
+        return TRUTH.get(value, True)
 
     def number(self, name: str) -> int | None:
         """A whole number, None when it is not given."""

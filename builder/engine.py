@@ -47,7 +47,6 @@ from builder.events import (
     VertexCached,
     VertexCanceled,
     VertexDone,
-    VertexFailed,
     VertexOutput,
 )
 from builder.journal import Journal, first_line, record_of, rounded
@@ -87,7 +86,6 @@ from layerstore import (
     Image,
     ImageConfig,
     Layer,
-    NotFoundError,
     Store,
     StoreError,
     UnusableLayerError,
@@ -126,7 +124,7 @@ def build(
     with ExitStack() as cleanup:
         executors: list[Executor] = []
 
-        def executor() -> Executor:  # one, however often it is begun anew
+        def executor() -> Executor:  # one, however often it is begun anew; no thread is there yet
             if not executors:
                 executors.append((start_executor or _fork_server)())
                 cleanup.callback(executors[0].close)
@@ -238,13 +236,11 @@ class _Engine:
         self.journal = Journal(request, store, report)
         self._earlier: Earlier | None = None
         self._states: dict[int, StageState] = {}
-        self._begun: set[int] = set()  # stages
         self._trial: Trial | None = None
         self._cache_mounts: dict[str, str] = {}  # by key: where it is shown
         self._unstable: list[str] = []  # paths that differ between two runs of a step
         self._noted: dict[int, list[tuple[int, StageState]]] = {}  # by stage: line, what it led to
         self._provider = Provider(request, store, cleanup, self._states.__getitem__)
-        self._executor: Executor | None = None
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
         self._sealer = Sealer(request, store, self._epoch)
@@ -361,7 +357,6 @@ class _Engine:
         )
         state = replace(state, config=replace(state.config, on_build=()))
         around = self._surroundings(stage)
-        self._begun.add(stage.index)
         self._note_moment(stage, stage.from_node.span, state)
         instructions = [*triggers, *stage.instructions]
         total = 1 + sum(each.written.keyword in _WORKING for each in instructions)
@@ -415,7 +410,7 @@ class _Engine:
             )
         self._trial.rest(stage, after, instructions, self.journal.steps_of(stage) + 1)
         if is_first:
-            self._trial.others(self._begun)
+            self._trial.others(self._noted.keys())
 
     def _select_remote(
         self,
@@ -495,7 +490,7 @@ class _Engine:
         forced = self._forced(stage, line)
         cached = None if forced else self._store.cache.get(key)
         is_expired = cached is not None and self._is_expired(cached)
-        layer = None if cached is None or is_expired else self._known_layer(cached)
+        layer = None if cached is None or is_expired else self._store.layers.find(cached.diff_id)
         if cached is not None and layer is not None:
             self.journal.report(VertexCached(vertex=vertex, layer=layer.diff_id))
             found = replace(
@@ -657,7 +652,7 @@ class _Engine:
                 self._store.cache.put_listing(selection.digest, selection.listing)
         conditions = Conditions(
             store=self._store,
-            executor=self._get_executor,
+            executor=self._start_executor,
             output=partial(self.journal.output, vertex),
             epoch=self._epoch,
             ended=ended,
@@ -665,29 +660,22 @@ class _Engine:
             grants=self._request.grants,
             on_failure=self._request.on_failure,
         )
-        try:
-            if isinstance(missed.step, ExecStep):
-                check_runnable(below.platform)
-            layer = yield from perform(missed.step, below.layers, conditions)
-            is_stable = yield from self._verify(missed, below, layer, conditions, noted)
-        except (GeneratorExit, KeyboardInterrupt):
-            seconds = time.monotonic() - started
-            note("canceled", seconds)
-            self.journal.report(VertexCanceled(vertex=vertex, seconds=seconds))
-            raise
-        except BaseException as error:
-            seconds = time.monotonic() - started
-            note("failed", seconds)
-            self.journal.report(
-                VertexFailed(vertex=vertex, seconds=seconds, message=first_line(error))
-            )
-            raise
+        with self.journal.failing(vertex, started):
+            try:
+                if isinstance(missed.step, ExecStep):
+                    check_runnable(below.platform)
+                layer = yield from perform(missed.step, below.layers, conditions)
+                is_stable = yield from self._verify(missed, below, layer, conditions, noted)
+            except BaseException as error:
+                is_canceled = isinstance(error, GeneratorExit | KeyboardInterrupt)
+                note("canceled" if is_canceled else "failed", time.monotonic() - started)
+                raise
         seconds = time.monotonic() - started
         variant = str(self._epoch)
         earlier = None
         if not missed.forced:
             earlier = self._store.cache.same_content(below.chain_id, layer.content_digest, variant)
-        earlier_layer = None if earlier is None else self._known_layer(earlier)
+        earlier_layer = None if earlier is None else self._store.layers.find(earlier.diff_id)
         made = CachedStep(
             key=missed.key,
             diff_id=layer.diff_id,
@@ -807,19 +795,6 @@ class _Engine:
                 step, lowered, state, noted, label, stage, stage.instructions
             )
         )
-
-    def _known_layer(self, cached: CachedStep) -> Layer | None:
-        """The layer of a cache entry, None when it is gone from the store."""
-        try:
-            return self._store.layers.get(cached.diff_id)
-        except NotFoundError:
-            return None
-
-    def _get_executor(self) -> Executor:
-        """The executor, started for the first program; no thread has been started before."""
-        if self._executor is None:
-            self._executor = self._start_executor()
-        return self._executor
 
     # ---- the result
 

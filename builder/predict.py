@@ -24,10 +24,6 @@ from layerstore import Descriptor, Digest, Layer, Store
 Judgement = Literal["miss", "depends"]
 
 
-class UnknowableError(Exception):
-    """A step cannot even be described before the ones above have been carried out."""
-
-
 class Predictor:
     """Judges the steps of one build that are not in the cache, in place of performing them."""
 

@@ -8,7 +8,7 @@ which directories list what lower layers hold.
 from dataclasses import replace
 
 from builder.perform import Conditions, perform
-from builder.reproduce import Difference, compare
+from builder.reproduce import Difference, Read, compare
 from builder.schedule import Later, Work
 from builder.steps import ExecStep
 from layerstore import Layer, LayerStore, TocEntry
@@ -41,7 +41,7 @@ def run_again(
     found = compare(
         store.layers.toc(first),
         store.layers.toc(second),
-        (_Contents(store.layers, first), _Contents(store.layers, second)),
+        (_reader(store.layers, first), _reader(store.layers, second)),
         with_times=conditions.epoch is not None,
     )
     store.blobs.discard(second.descriptor.digest)
@@ -49,17 +49,16 @@ def run_again(
     return found
 
 
-class _Contents:
+def _reader(layers: LayerStore, layer: Layer) -> Read:
     """Reads files of one layer."""
+    stack = (layer,)
+    tree = layers.tree(stack)
 
-    def __init__(self, layers: LayerStore, layer: Layer) -> None:
-        self._layers = layers
-        self._layer = layer
-
-    def __call__(self, entry: TocEntry) -> bytes:
-        stack = (self._layer,)
-        node = self._layers.tree(stack).get(entry.path)
+    def read(entry: TocEntry) -> bytes:
+        node = tree.get(entry.path)
         if node is None or node.entry.kind != "file":
             return b""
-        content = self._layers.read_file(stack, node)
+        content = layers.read_file(stack, node)
         return content if isinstance(content, bytes) else b"".join(content())
+
+    return read

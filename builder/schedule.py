@@ -45,11 +45,6 @@ Result = TypeVar("Result")
 Work = Generator[Wait, None, Result]
 
 
-def run_one(work: "Work[Result]") -> Result:
-    """Run a piece of work that needs no other one."""
-    return run_all({0: ()}, lambda _: work, jobs=1)[0]
-
-
 def run_all(
     pieces: Mapping[int, Iterable[int]], begin: "Callable[[int], Work[Result]]", *, jobs: int
 ) -> dict[int, Result]:

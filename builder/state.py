@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from builder.sandbox import DEFAULT_PATH
 from layerstore import (
     ContainerConfig,
     Digest,
@@ -72,10 +73,6 @@ class StageState:
             if name not in self.args_over_env:
                 visible[name] = value
         return visible
-
-    def with_config(self, config: ContainerConfig, created_by: str) -> Self:
-        """A metadata instruction: a new config and an empty history entry."""
-        return replace(self, config=config).with_history(created_by)
 
     def with_history(self, created_by: str) -> Self:
         """An instruction that changed neither files nor config."""
@@ -135,7 +132,7 @@ def set_env(env: tuple[str, ...], values: Mapping[str, str]) -> tuple[str, ...]:
     return (*kept, *(pairs[name] for name in pairs if name not in there))
 
 
-DEFAULT_PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_PATH_ENV = f"PATH={DEFAULT_PATH}"
 
 
 def empty_state(platform: Platform) -> StageState:

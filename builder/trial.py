@@ -7,6 +7,7 @@ or written; what the sources find out about files of the context is kept by them
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 import grammar
@@ -73,7 +74,7 @@ class Trial:
                 state = self._after(instruction, stage, state, around)
         self._tried[stage.index] = state
 
-    def others(self, begun: set[int]) -> None:
+    def others(self, begun: AbstractSet[int]) -> None:
         """Try the stages that are needed and that nobody has begun."""
         for index in sorted(self._plan.needed - begun):
             stage = self._plan.stages[index]

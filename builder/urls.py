@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from builder.errors import UrlError
+from builder.truth import TRUTH
 
 UNNAMED = "__unnamed__"  # as BuildKit calls a file whose URL has no last component
 
@@ -29,10 +30,6 @@ _BARE = "github.com/"
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _COMMIT_PREFIX = re.compile(r"[0-9a-f]{7,64}")
 _CREDENTIALS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s?#'\"]*@")
-_TRUTH = {
-    **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
-    **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), False),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,9 +183,9 @@ def _prefixed(prefix: str, name: str) -> str:
 def _truth(name: str, value: str) -> bool:
     if not value:
         return True
-    if value not in _TRUTH:
+    if value not in TRUTH:
         raise UrlError(f"invalid {name} value: {value!r}", hint="true or false")
-    return _TRUTH[value]
+    return TRUTH[value]
 
 
 def _check_ref(ref: str) -> None:

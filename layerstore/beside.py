@@ -6,6 +6,7 @@ A process that is killed cannot remove it; the next one that writes into the dir
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _PREFIX = ".lamina-write-"
@@ -16,9 +17,15 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f"{_PREFIX}{os.getpid()}")
 
 
+def left_over(directory: Path, prefix: str = _PREFIX) -> Iterator[Path]:
+    """What processes that are dead have left in `directory`, if there is one, as `prefix` + PID."""
+    for path in directory.glob(f"{prefix}*"):
+        process = path.name.removeprefix(prefix)
+        if process.isdecimal() and not Path("/proc", process).exists():
+            yield path
+
+
 def remove_left_over(directory: Path) -> None:
     """Remove what writers that are dead have left in `directory`, if there is one."""
-    for path in directory.glob(f"{_PREFIX}*"):
-        process = path.name.removeprefix(_PREFIX)
-        if process.isdecimal() and not Path("/proc", process).exists():
-            path.unlink(missing_ok=True)
+    for path in left_over(directory):
+        path.unlink(missing_ok=True)

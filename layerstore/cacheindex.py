@@ -133,11 +133,8 @@ class CacheIndex:
 
     def find(self, key: Digest) -> CachedStep | None:
         """The step with exactly this key, whether or not its layer can still be used."""
-        pending = self._pending.get(key)
-        if pending is not None:
-            return pending.step
-        rows = self._database.query(f"SELECT {_STEP}, checksum FROM steps WHERE key = ?", (key,))
-        return next((_step(row) for row in rows if _is_intact(row)), None)
+        row = self.row(key)
+        return None if row is None else row.step
 
     def neighbours(self, parent: Digest | None, created_by: str) -> Iterator[CachedStep]:
         """The newest steps with this parent or this instruction, newest first."""

@@ -43,9 +43,6 @@ class Encoding:
     annotations: Pairs = ()
 
 
-PLAIN = Encoding()
-
-
 def encode_image(
     store: "Store", image: Image, encoding: Encoding, *, is_own: Callable[[Layer], bool]
 ) -> Image:
@@ -85,6 +82,8 @@ def _blob(store: "Store", layer: Layer, encoding: Encoding, *, is_own: bool) -> 
 
 
 def _remembered(store: "Store", key: str, kind: Compression) -> Descriptor | None:
+    from layerstore.blobs import is_intact
+
     memo = store.cache.get_memo(_MEMO, key)
     if memo is None:
         return None
@@ -93,13 +92,7 @@ def _remembered(store: "Store", key: str, kind: Compression) -> Descriptor | Non
         media_type=compression.media_type(kind), digest=Digest(digest), size_bytes=int(size)
     )
     store.lease().hold((blob.digest,))  # before looking: what is there now must stay
-    return blob if _is_there(store, blob) else None
-
-
-def _is_there(store: "Store", blob: Descriptor) -> bool:
-    from layerstore.blobs import is_intact
-
-    return store.blobs.has(blob.digest) and is_intact(store.blobs, blob.digest)
+    return blob if is_intact(store.blobs, blob.digest) else None
 
 
 def _compress(

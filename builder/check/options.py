@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 from builder.check.rules import Rule
 from builder.errors import PlanError
+from builder.truth import TRUTH
 
 _PARTS_MAX = 3
 _ALL = "*"  # what `all` is kept as: no check has that name
-_TRUE = ("1", "t", "T", "true", "TRUE", "True")
-_FALSE = ("0", "f", "F", "false", "FALSE", "False")
 
 
 class Options(NamedTuple):
@@ -61,9 +60,9 @@ def parse_options(text: str) -> Options:
                 hint="skip=RULE,...;experimental=RULE,...;error=true",
             )
         if name == "error":
-            if value not in (*_TRUE, *_FALSE):
+            if value not in TRUTH:
                 raise PlanError(f"invalid check option {part!r}", hint="error=true or error=false")
-            options = options._replace(is_error=value in _TRUE)
+            options = options._replace(is_error=TRUTH[value])
             continue
         rules = frozenset((_ALL,) if value == "all" else map(str.strip, value.split(",")))
         if name == "skip":

@@ -19,11 +19,10 @@ from builder.check.platformname import PlatformName
 from builder.errors import PlanError
 from builder.ignorefile import IgnoreRules, compile_rules, read_patterns
 from builder.lower import Surroundings, lower
-from builder.lower.run import DEFAULT_PATH
 from builder.patterns import BadPatternError
 from builder.plan import BuildPlan, ContextBase, ImageBase, PlannedStage, ScratchBase, StageBase
 from builder.sources import SourceTree
-from builder.state import StageState
+from builder.state import DEFAULT_PATH_ENV, StageState
 from grammar import (
     Add,
     Arg,
@@ -164,7 +163,7 @@ class StageChecks:
 
     def _open(self, planned: PlannedStage) -> _Stage:
         notes = self.notes[planned.index]
-        path = f"PATH={DEFAULT_PATH}"
+        path = DEFAULT_PATH_ENV
         match planned.base:
             case StageBase(index=index):
                 below = self._stages[index]

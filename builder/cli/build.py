@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from builder.squash import Squash
     from layerstore import Image, Platform, Reference, Store
 
-_STYLES = ("auto", "plain", "tty", "json", "rawjson", "quiet")
 _JOBS_MAX = 1 << 16  # more than a Dockerfile has stages
 _NO_PUSH = "there is no client for registries yet; write an archive with -o type=oci,dest=FILE"
 _NO_LIMITS = "a RUN may use what this machine has; --ulimit limits a program"
@@ -48,7 +47,7 @@ def build(
     from builder import BuildRequest, parse_remembered, read_inputs
     from builder import build as build_image
     from builder.cli.grants import grants_of, rights_of, settings_of
-    from builder.cli.progress import Shown, choose
+    from builder.cli.progress import STYLES, Shown, choose
     from builder.cli.rescue import rescuer
     from layerstore import Reference
 
@@ -64,8 +63,9 @@ def build(
     on_failure = rescuer(arguments.value("on-error"))
     is_quiet = arguments.flag("quiet")
     style = arguments.value("progress") or os.environ.get("BUILDKIT_PROGRESS") or "auto"
-    if style not in _STYLES:
-        raise UsageError(f"invalid argument {style!r} for --progress", hint=", ".join(_STYLES))
+    styles = ("auto", *STYLES)
+    if style not in styles:
+        raise UsageError(f"invalid argument {style!r} for --progress", hint=", ".join(styles))
     call = "check" if arguments.flag("check") else arguments.value("call") or "build"
     outputs = _outputs(arguments, names)
     stored = None if outputs is None else outputs.stored
@@ -120,7 +120,7 @@ def build(
         )
         if instead is not None:
             return instead(request, store)
-        style = "quiet" if is_quiet else "json" if style == "rawjson" else style
+        style = "quiet" if is_quiet else style
         if on_failure is not None and style in ("auto", "tty"):
             style = "plain"  # the terminal is the shell's
         # The live view draws from a thread, and after the first thread nothing is forked any more.

@@ -46,14 +46,15 @@ def ls(arguments: Arguments, session: "Session") -> int:
     template = arguments.value("format")
     tests = [_filter(text) for text in arguments.values("filter")]
     found = [
-        record
+        (record, row)
         for record in records.read_all(session.private / "builds")
-        if all(_row(record)[key].lower() == wanted.lower() for key, wanted in tests)
+        for row in (_row(record),)
+        if all(row[key].lower() == wanted.lower() for key, wanted in tests)
     ]
     if template in ("json", "json-array"):
-        json_pretty([_summary(record) for record in found])
+        json_pretty([_summary(record) for record, _ in found])
         return 0
-    rows = [_row(record) for record in found]
+    rows = [row for _, row in found]
     if not arguments.flag("no-trunc") and (template or "table").startswith("table"):
         rows = [{**row, "Name": _shortened(row["Name"])} for row in rows]
     show_rows(LISTING, rows, template)

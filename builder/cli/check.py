@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from builder.cli.arguments import Arguments, Command, UsageError, build_args, many, value
 from builder.cli.output import json_line, json_pretty, line, printable
+from builder.truth import TRUTH
 
 if TYPE_CHECKING:
     from builder.check import Outline, Subject, Survey, Target
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 METHODS = ("build", "check", "outline", "targets")
 _OTHER_NAMES = {"lint": "check"}
-_TRUE = ("1", "t", "T", "true", "TRUE", "True")
-_FALSE = ("0", "f", "F", "false", "FALSE", "False")
 
 Json = dict[str, object]
 
@@ -77,8 +76,8 @@ def parse_call(text: str) -> Call:
             call = call._replace(method=_OTHER_NAMES.get(name, name))
         elif name == "format" and given in ("json", "text"):
             call = call._replace(is_json=given == "json")
-        elif name == "ignorestatus" and given in (*_TRUE, *_FALSE):
-            call = call._replace(ignores_status=given in _TRUE)
+        elif name == "ignorestatus" and given in TRUTH:
+            call = call._replace(ignores_status=TRUTH[given])
         else:
             raise UsageError(
                 f"invalid argument {text!r} for --call",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder import runner
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
-from builder.cli.output import Listing, line, show_rows, write
+from builder.cli.output import Listing, line, shortened, show_rows, write
 from builder.cli.run import check_is_terminal, environment, run_attached
 from builder.cli.terminal import RawTerminal, size
 from builder.cli.units import human_duration, human_size, local_time, moment_of, since
@@ -105,8 +105,8 @@ def row_of(
 ) -> dict[str, str]:
     """A container as `ps` shows it."""
     command = " ".join(record.argv)
-    if not whole and len(command) > 20:
-        command = command[:19] + "\u2026"
+    if not whole:
+        command = shortened(command, 20)
     names = [mount.source or mount.target for mount in record.mounts]
     return {
         "ID": record.id if whole else record.id[:12],
@@ -119,9 +119,7 @@ def row_of(
         "Ports": "",
         "Names": record.name,
         "Labels": ",".join(f"{name}={content}" for name, content in record.labels),
-        "Mounts": ",".join(
-            name if whole or len(name) < 16 else name[:14] + "\u2026" for name in names
-        ),
+        "Mounts": ",".join(name if whole else shortened(name, 15) for name in names),
         "LocalVolumes": str(sum(mount.kind == "volume" for mount in record.mounts)),
         "Networks": record.network,
         "Size": _size(record, containers) if with_size else "",
@@ -259,11 +257,8 @@ def prune(arguments: Arguments, session: "Session") -> int:
     choose = container_chooser(arguments.values("filter"))
     if not arguments.flag("force") and not confirmed("This will remove all stopped containers."):
         return 0
-    containers = opened(session)
-    removed = prune_containers(containers, choose)
-    if removed:
-        write("Deleted Containers:\n" + "".join(f"{name}\n" for name, _ in removed) + "\n")
-    line(f"Total reclaimed space: {human_size(sum(size for _, size in removed), digits=4)}")
+    freed = prune_containers(opened(session), choose)
+    line(f"Total reclaimed space: {human_size(freed, digits=4)}")
     return 0
 
 
@@ -281,9 +276,10 @@ def container_chooser(filters: "Iterable[str]") -> "Callable[[ContainerRecord], 
 
 def prune_containers(
     containers: "ContainerStore", choose: "Callable[[ContainerRecord], bool]"
-) -> list[tuple[str, int]]:
-    """Remove those that do not run and are chosen; returns their ids and sizes in bytes."""
+) -> int:
+    """Remove those that do not run and are chosen, and list them. Returns the bytes freed."""
     removed = []
+    freed = 0
     for record in list(containers.all()):
         if record.state == "running" or not choose(record):
             continue
@@ -293,8 +289,11 @@ def prune_containers(
         except ContainerError:  # started or removed in this moment
             continue
         containers.remove(fresh, hold, with_volumes=False)
-        removed.append((record.id, taken))
-    return removed
+        removed.append(record.id)
+        freed += taken
+    if removed:
+        write("Deleted Containers:\n" + "".join(f"{name}\n" for name in removed) + "\n")
+    return freed
 
 
 def exists(arguments: Arguments, session: "Session") -> int:

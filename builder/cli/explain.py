@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, value
 from builder.cli.build import BUILD, build
-from builder.cli.output import json_pretty, line, printable, table
+from builder.cli.output import json_pretty, line, printable, shortened, table
 from builder.cli.units import human_size
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ def checked_style(arguments: Arguments) -> str:
 
 def one_line(instruction: str) -> str:
     """An instruction, escaped and not too long."""
-    text = printable(" ".join(instruction.split()))
-    return text if len(text) <= _INSTRUCTION_MAX else text[: _INSTRUCTION_MAX - 1] + "…"
+    return shortened(printable(" ".join(instruction.split())), _INSTRUCTION_MAX)
 
 
 def _why(step: "StepRecord") -> dict[str, object]:
@@ -153,8 +152,7 @@ def _told(difference: "Difference") -> list[str]:
 def _value(text: str) -> str:
     if text.startswith("sha256:"):
         return text[:_DIGEST_CHARS]
-    shown = printable(text)
-    return shown if len(shown) <= _VALUE_MAX else shown[: _VALUE_MAX - 1] + "…"
+    return shortened(printable(text), _VALUE_MAX)
 
 
 def _plan(steps: "tuple[StepRecord, ...]") -> dict[str, object]:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
-from builder.cli.output import Listing, line, show_rows, warn, write
+from builder.cli.output import Listing, line, shortened, show_rows, warn, write
 from builder.cli.units import (
     human_size,
     local_time,
@@ -18,6 +18,7 @@ from builder.errors import BuilderError
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
+    from builder.runner import ContainerRecord
     from layerstore import Image, ImageRecord, Reference, Store
 
 NONE = "<none>"
@@ -188,25 +189,20 @@ def _name_meant(word: str, names: tuple[str, ...]) -> "Reference | None":
     return reference if reference.familiar in names else None
 
 
+def _users(session: "Session", image: "Image") -> "list[ContainerRecord]":
+    """The containers of it."""
+    from builder.cli.containers import opened
+
+    return [record for record in opened(session).all() if record.image_id == image.id]
+
+
 def _runs(session: "Session", image: "Image") -> bool:
     """Whether a container of it runs: then the image stays, as with docker, and loses its name."""
-    from builder.runner import ContainerStore
-
-    containers = ContainerStore(session.private)
-    containers.sweep()
-    return any(
-        record.image_id == image.id and record.state == "running" for record in containers.all()
-    )
+    return any(record.state == "running" for record in _users(session, image))
 
 
 def _check_containers(session: "Session", image: "Image", *, force: bool) -> None:
-    from builder.runner import ContainerStore
-
-    containers = ContainerStore(session.private)
-    containers.sweep()
-    for record in containers.all():
-        if record.image_id != image.id:
-            continue
+    for record in _users(session, image):
         if record.state == "running" or not force:
             how = "running" if record.state == "running" else "stopped"
             hint = "stop it first" if record.state == "running" else "remove it first, or use -f"
@@ -231,8 +227,8 @@ def history(arguments: Arguments, session: "Session") -> int:
     for position, (entry, layer) in reversed(list(enumerate(entries, 1 - below))):
         created = unix_seconds(entry.created) if entry.created else None
         created_by = entry.created_by.replace("\t", " ")
-        if not whole and len(created_by) > 45:
-            created_by = created_by[:44] + "\u2026"
+        if not whole:
+            created_by = shortened(created_by, 45)
         at = "" if created is None else rfc3339_seconds(created)
         size_bytes = 0 if layer is None else layer.size_bytes
         rows.append(

@@ -99,13 +99,12 @@ def _wants_size(arguments: Arguments) -> bool:
 
 
 def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size: bool) -> Document:
-    from builder.runner import ContainerStore
+    from builder.cli.containers import opened
     from builder.timetravel import resolve
     from layerstore import NotFoundError
 
     if kind != "image":
-        containers = ContainerStore(session.private)
-        containers.sweep()
+        containers = opened(session)
         try:
             record = containers.find(word)
         except NoSuchContainerError:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, value
-from builder.cli.output import json_line, printable, table
+from builder.cli.output import json_line, printable, shortened, table
 from builder.cli.units import human_size
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def layers(arguments: Arguments, session: "Session") -> int:
 
 def _cells(row: "LayerRow", *, is_whole: bool) -> tuple[str, ...]:
     instruction = " ".join(row.instruction.split())
-    if not is_whole and len(instruction) > _INSTRUCTION_MAX:
-        instruction = instruction[: _INSTRUCTION_MAX - 1] + "…"
+    if not is_whole:
+        instruction = shortened(instruction, _INSTRUCTION_MAX)
     if not row.layer:
         return (_number(row), printable(instruction), "", "", "", "", "", "", "", "")
     digest = row.layer if is_whole else row.layer.removeprefix("sha256:")[:12]

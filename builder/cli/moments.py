@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from builder import runner
 from builder.cli.arguments import Arguments, Command, UsageError, flag, value
-from builder.cli.output import json_line, json_pretty, line, printable, warn, write
+from builder.cli.output import json_line, json_pretty, line, printable, shortened, warn, write
 from builder.cli.run import REFUSED, SHARED, options_of, run_attached
 from builder.cli.units import human_size
 
@@ -252,9 +252,7 @@ def _moments(store: "Store", name: str) -> "tuple[Moment, ...]":
 def _described(moment: "Moment") -> str:
     if not moment.number:
         return "the base"
-    instruction = " ".join(moment.instruction.split())
-    if len(instruction) > _INSTRUCTION_MAX:
-        instruction = instruction[: _INSTRUCTION_MAX - 1] + "…"
+    instruction = shortened(" ".join(moment.instruction.split()), _INSTRUCTION_MAX)
     where = f"  (line {moment.line})" if moment.line else ""
     return printable(instruction) + where
 

@@ -66,6 +66,11 @@ def printable(text: str, *, keep: str = "") -> str:
     return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """`text`, with an ellipsis for what is beyond `most` characters."""
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
 def show_rows(listing: Listing, rows: Iterable[Row], template: str | None) -> None:
     """Write `rows` as `--format` asks; None, and nothing, is the usual table."""
     if not template or template == "table":

@@ -118,8 +118,6 @@ def run_attached(
     session: "Session", record: "ContainerRecord", hold: "Hold", *, interactive: bool
 ) -> int:
     """Run a container on our own streams; returns the exit code of its program."""
-    from builder import runner
-
     streams = runner.Streams(stdin=0 if interactive else None, stdout=1, stderr=2)
     if record.terminal:
         streams = streams._replace(size=lambda: size(0, 1, 2))

@@ -196,10 +196,7 @@ def prune(arguments: Arguments, session: "Session") -> int:
     containers = opened(session)
     freed = 0
     if not dry_run:
-        removed = prune_containers(containers, choose_container)
-        freed += sum(size for _, size in removed)
-        if removed:
-            write("Deleted Containers:\n" + "".join(f"{name}\n" for name, _ in removed) + "\n")
+        freed += prune_containers(containers, choose_container)
     if with_volumes and not dry_run:
         freed += _prune_volumes(session)
     with session.open_store() as store:

@@ -138,7 +138,7 @@ def _files_step(
             continue
         tree = tree or around.find_source(source)
         if _climbs_out(word):
-            taken = _inside(word) or "."
+            taken = inside(word) or "."
             notices.append(f"{word!r} leads outside of {tree.description}: {taken!r} is taken")
         selected = _selected(tree, word, exclude, parents=parents)
         if not selected or ((parents or exclude.rules) and all(each.is_empty for each in selected)):
@@ -197,7 +197,7 @@ def _selected_with_parents(tree: SourceTree, word: str, exclude: IgnoreRules) ->
     top, pivot, pattern = word.partition("/./")
     if not pivot:
         top, pattern = "", word
-    pattern = _inside(pattern)
+    pattern = inside(pattern)
     with _bad_patterns():
         # Differs: BuildKit copies nothing where the pattern is the directory itself.
         include = inclusion(pattern) if pattern else None
@@ -205,7 +205,7 @@ def _selected_with_parents(tree: SourceTree, word: str, exclude: IgnoreRules) ->
     found = [_one(tree, path, word, only) for path in _paths(tree, top)]
     if patterns.has_wildcard(top) or patterns.has_wildcard(pattern):
         return [each for each in found if each.kind == "dir"]
-    path = patterns.unescape(f"{_inside(top)}/{pattern}".strip("/"))
+    path = patterns.unescape(f"{inside(top)}/{pattern}".strip("/"))
     if tree.get(resolve(tree, path)) is None:
         raise not_found(tree, word, path)
     if not exclude.rules and only and all(each.is_empty for each in found):
@@ -217,7 +217,7 @@ def _selected_with_parents(tree: SourceTree, word: str, exclude: IgnoreRules) ->
 
 
 def _paths(tree: SourceTree, word: str) -> list[str]:
-    path = _inside(word)
+    path = inside(word)
     if not patterns.has_wildcard(path):
         return [patterns.unescape(path)]
     with _bad_patterns():
@@ -257,7 +257,7 @@ def _refuse_names(chown: str) -> None:
             )
 
 
-def _inside(word: str) -> str:
+def inside(word: str) -> str:
     """A source word as a relative path: as in Docker, `..` stops at the top of the source."""
     return posixpath.normpath("/" + word).lstrip("/")
 

@@ -14,11 +14,11 @@ from builder.errors import LoweringError, UnsupportedFeatureError
 from builder.lower.heredocs import chomped
 from builder.lower.runmounts import check_mounts, run_mounts
 from builder.lower.surroundings import Lowered, Surroundings
+from builder.sandbox import DEFAULT_PATH
 from builder.state import StageState
 from builder.steps import AgentMount, ExecStep, ScriptFile, StepMount
 from grammar import ExecForm, Run
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROXY_ARGS = frozenset(
     name.upper() if upper else name
     for name in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 from builder.errors import LoweringError
-from builder.lower.files import absolute_path, not_found
+from builder.lower.files import absolute_path, inside, not_found
 from builder.lower.surroundings import Surroundings, expanded
 from builder.nearest import nearest
 from builder.sizes import parse_size
@@ -36,6 +36,7 @@ from builder.steps import (
     SourceMount,
     StepMount,
 )
+from builder.truth import TRUTH
 from grammar import DockerfileError, Run, RunMount, Word, expand
 
 _Sharing = Literal["shared", "private", "locked"]
@@ -55,10 +56,6 @@ _ONLY_OF = {
     "size": ("tmpfs",),
     "sharing": ("cache",),
     **dict.fromkeys(("mode", "uid", "gid"), _OWNED),
-}
-_TRUTH = {
-    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
-    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
 }
 _MODE_MAX = 0o7777
 _ID_MAX = (1 << 31) - 1
@@ -172,9 +169,9 @@ class _Options:
         return name
 
     def _truth(self, name: str, value: str) -> bool:
-        if value not in _TRUTH:
+        if value not in TRUTH:
             raise self.error(f"invalid value {value!r} for {name}", hint="write true or false")
-        return _TRUTH[value]
+        return TRUTH[value]
 
     def _chosen(
         self, name: str, known: Mapping[str, object] | tuple[str, ...], default: str
@@ -281,7 +278,7 @@ def _ssh(options: _Options, state: StageState, _around: Surroundings, agents: in
 
 def _selection(options: _Options, tree: SourceTree) -> Selection:
     source = options.text("source")
-    path = posixpath.normpath("/" + source).lstrip("/")  # `..` stops at the top of the source
+    path = inside(source)
     if not path and isinstance(tree, LayerTree):
         return tree.everything()
     selection = select(tree, path)

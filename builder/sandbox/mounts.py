@@ -669,29 +669,18 @@ class Stage:
             case FileMount():
                 source_fd = self._generate(mount, operation.number)
                 fd = self._open_target(mount.target, is_directory=False)
-                attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
-                if mount.read_only:
-                    attributes |= syscalls.MOUNT_ATTR_RDONLY
-                _bind(source_fd, fd, attributes)
-                os.close(source_fd)
+                nosuid = syscalls.MOUNT_ATTR_NOSUID
+                _show_source(source_fd, fd, read_only=mount.read_only, attributes=nosuid)
             case BindMount():
                 source_fd = _open_source(mount)
                 is_directory = stat.S_ISDIR(os.fstat(source_fd).st_mode)
                 fd = self._open_target(mount.target, is_directory=is_directory)
-                attributes = syscalls.MOUNT_ATTR_NODEV
-                if mount.read_only:
-                    attributes |= syscalls.MOUNT_ATTR_RDONLY
-                _bind(source_fd, fd, attributes, recursive=mount.recursive)
-                os.close(source_fd)
+                _show_source(source_fd, fd, read_only=mount.read_only, recursive=mount.recursive)
             case OverlayMount():
                 top_fd = self._overlay_fds[operation.number]
                 source_fd = open_beneath(top_fd, mount.source_beneath or ".", _PATH)
                 fd = self._open_target(mount.target, is_directory=mount.is_directory)
-                attributes = syscalls.MOUNT_ATTR_NODEV
-                if mount.read_only:
-                    attributes |= syscalls.MOUNT_ATTR_RDONLY
-                _bind(source_fd, fd, attributes)
-                os.close(source_fd)
+                _show_source(source_fd, fd, read_only=mount.read_only)
         os.close(fd)
 
     def _generate(self, mount: FileMount, number: int) -> int:
@@ -949,6 +938,17 @@ def _bind(source_fd: int, target_fd: int, attributes: int, *, recursive: bool = 
     syscalls.mount_setattr(tree_fd, attributes, flags=depth)
     syscalls.move_mount(tree_fd, target_fd)
     os.close(tree_fd)
+
+
+def _show_source(
+    source_fd: int, target_fd: int, *, read_only: bool, attributes: int = 0, recursive: bool = False
+) -> None:
+    """Bind what was opened, which is closed, onto a target. No device in it can be opened."""
+    attributes |= syscalls.MOUNT_ATTR_NODEV
+    if read_only:
+        attributes |= syscalls.MOUNT_ATTR_RDONLY
+    _bind(source_fd, target_fd, attributes, recursive=recursive)
+    os.close(source_fd)
 
 
 def _bind_sys(target_fd: int) -> None:

@@ -122,13 +122,8 @@ def pick(store: "Store", members: Members, *, wanted: str, platform: Platform) -
 
     Without any of these it is the only one that fits, or as in buildx the one tagged `latest`.
     """
-    entries = [
-        entry
-        for entry in Index.parse(members.document("index.json")).manifests
-        if entry.media_type in media.MANIFEST_TYPES | media.INDEX_TYPES
-        and not entry.annotation(_ATTESTATION)
-        and _fits(entry, platform)
-    ]
+    manifests = Index.parse(members.document("index.json")).manifests
+    entries = [entry for entry in manifests if _is_image(entry, platform)]
     found = [entry for entry in entries if not wanted or _is_called(entry, wanted)]
     if len({entry.digest for entry in found}) > 1 and not wanted:
         found = [entry for entry in entries if _is_called(entry, "latest")] or found
@@ -153,16 +148,20 @@ def _is_called(entry: Descriptor, wanted: str) -> bool:
         return False
 
 
-def _fits(entry: Descriptor, platform: Platform) -> bool:
+def _is_image(entry: Descriptor, platform: Platform) -> bool:
+    """Whether it is one, and fits the platform."""
     found = entry.platform
-    return found is None or (found.os, found.architecture) == (platform.os, platform.architecture)
+    return (
+        entry.media_type in media.MANIFEST_TYPES | media.INDEX_TYPES
+        and not entry.annotation(_ATTESTATION)
+        and (
+            found is None or (found.os, found.architecture) == (platform.os, platform.architecture)
+        )
+    )
 
 
 def _is_wanted(entry: Descriptor) -> bool:
-    if entry.media_type not in media.MANIFEST_TYPES | media.INDEX_TYPES:
-        if entry.annotation(media.REF_NAME) or entry.annotation(media.FULL_NAME):
-            raise UnsupportedMediaTypeError(media_type=entry.media_type)
-        return False
-    if entry.annotation(_ATTESTATION):
-        return False
-    return _fits(entry, host_platform())
+    is_named = entry.annotation(media.REF_NAME) or entry.annotation(media.FULL_NAME)
+    if is_named and entry.media_type not in media.MANIFEST_TYPES | media.INDEX_TYPES:
+        raise UnsupportedMediaTypeError(media_type=entry.media_type)
+    return _is_image(entry, host_platform())

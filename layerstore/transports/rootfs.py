@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerstore import overlaydir, tarcodec
+from layerstore.beside import left_over
 from layerstore.changeset import Change, PutDir, PutFile, PutHardlink, PutNode, PutSymlink
 from layerstore.layers import Layer, in_user_namespace
 from layerstore.merge import merged_changes
@@ -56,7 +57,8 @@ def write_rootfs(
         on_skip: called for device nodes, which are left out.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    _remove_left_over(directory)
+    for path in left_over(directory, _PRIVATE):
+        overlaydir.remove_tree(path)
     private = directory / f"{_PRIVATE}{os.getpid()}"
     private.mkdir(mode=0o700)
     try:
@@ -103,14 +105,6 @@ def _at(change: Change, mtime_ns: int) -> Change:
     if isinstance(change, PutFile | PutDir | PutSymlink | PutNode):
         return replace(change, meta=replace(change.meta, mtime_ns=mtime_ns))
     return change
-
-
-def _remove_left_over(directory: Path) -> None:
-    """What exports that were killed have left."""
-    for path in directory.glob(f"{_PRIVATE}*"):
-        process = path.name.removeprefix(_PRIVATE)
-        if process.isdigit() and not Path("/proc", process).exists():
-            overlaydir.remove_tree(path)
 
 
 def _move_into_place(source: Path, target: Path, *, chown: bool) -> None:

@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from layerstore import Store
 from tests.support.commands import Commands, copy_store, make_box_store
 from tests.support.rootfs import no_busybox
+
+
+@pytest.fixture
+def store(store_root: Path) -> Iterator[Store]:
+    """An empty store; at the end it is flushed."""
+    with Store.open(store_root) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Which earlier step is compared with, and what above it made the difference."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,6 @@ from tests.support.images import make_image, run_build
 from tests.support.servers import Page, serve
 from tests.support.sources import write_files
 from tests.support.stores import findings
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import random
 import tarfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -65,12 +64,6 @@ from tests.support.rootfs import BUSYBOX, GROUP, PASSWD, no_busybox
 from tests.support.servers import Page, Repository, make_tar, serve, serve_git
 from tests.support.sources import DictTree, Dir, Fifo, File, Hard, Items, Link, Socket, write_files
 from tests.support.stores import findings
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 @pytest.fixture
@@ -1449,12 +1442,13 @@ def test_what_is_older_than_its_time_to_live_is_carried_out_again(
 
 
 def test_the_time_to_live_begins_anew_when_a_step_gives_the_same_again(
-    store: Store, fake: FakeExecutor
+    store: Store, fake: FakeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_build(store, FORCED, executor=fake)
-    time.sleep(0.3)
-    second = run_build(store, FORCED, executor=fake, cache_ttl_s=0.2)
-    third = run_build(store, FORCED, executor=no_executor, cache_ttl_s=0.2)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 3600)
+    second = run_build(store, FORCED, executor=fake, cache_ttl_s=60.0)
+    third = run_build(store, FORCED, executor=no_executor, cache_ttl_s=60.0)
     assert set(third.outcomes) == {"cached"}
     assert first.digest == second.digest == third.digest
 

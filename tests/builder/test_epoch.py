@@ -1,6 +1,6 @@
 """What SOURCE_DATE_EPOCH may be."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,12 +19,6 @@ from tests.support.servers import Page, Repository, make_tar, serve, serve_git
 from tests.support.sources import DictTree, File, write_files
 
 ARG = "ARG SOURCE_DATE_EPOCH="
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 def epoch_of(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from email.utils import formatdate
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
@@ -34,12 +33,6 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 def server() -> Iterator[Server]:
     with serve() as server:
         yield server
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 NewFetcher = Callable[..., Fetcher]

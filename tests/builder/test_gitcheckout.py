@@ -11,7 +11,7 @@ import pytest
 from builder.errors import ChecksumError, FetchError
 from builder.gitcheckout import Git
 from builder.urls import GitUrl
-from tests.support.servers import Page, Repository, serve, serve_git
+from tests.support.servers import Page, Repository, replace_ssh, serve, serve_git
 from tests.support.sources import File, Link, write_files
 
 pytestmark = pytest.mark.needs_git
@@ -208,9 +208,8 @@ def test_a_repository_that_is_not_there_is_an_error_without_its_password(git: Gi
 def test_what_ssh_says_is_passed_on(
     git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = b"#!/bin/sh\necho 'warning: x' >&2; echo 'ssh: no such host' >&2; exit 255\n"
-    write_files(tmp_path / "bin", {"ssh": File(content=script, mode=0o755)})
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    script = "echo 'warning: x' >&2; echo 'ssh: no such host' >&2; exit 255"
+    replace_ssh(monkeypatch, tmp_path / "bin", script)
     with pytest.raises(FetchError, match=r"git ls-remote: ssh: no such host$"):
         git.commit_of(GitUrl(remote="git@h.invalid:x.git"))
 
@@ -218,11 +217,7 @@ def test_what_ssh_says_is_passed_on(
 def test_no_keys_but_those_of_the_agent_that_was_lent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = b"""#!/bin/sh
-echo "$SSH_AUTH_SOCK $*" >&2; exit 255
-"""
-    write_files(tmp_path / "bin", {"ssh": File(content=script, mode=0o755)})
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    replace_ssh(monkeypatch, tmp_path / "bin", 'echo "$SSH_AUTH_SOCK $*" >&2; exit 255')
     monkeypatch.setenv("SSH_AUTH_SOCK", "/the/callers/own")
     for number, agent in enumerate((None, Path("/lent"))):
         work = tmp_path / f"git{number}"

@@ -3,7 +3,7 @@ import gzip
 import io
 import lzma
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,12 +27,6 @@ TAR = (
     + entry("./bin/ash", kind=b"1", target="./bin/sh", mtime=400)
     + END
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 class Trickle:

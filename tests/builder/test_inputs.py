@@ -6,7 +6,7 @@ import io
 import lzma
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +24,6 @@ from tests.support.servers import Page, Repository, make_tar, serve, serve_git
 from tests.support.sources import Dir, Items, write_files
 
 TEXT = b"FROM scratch\n"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 def inputs_of(

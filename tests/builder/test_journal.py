@@ -1,6 +1,5 @@
 """What is told, and what is written down."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,6 @@ from grammar import parse
 from layerstore import Store, host_platform
 
 TEXT = "FROM scratch AS one\nRUN a\nFROM scratch AS two\nRUN b\n"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 class Book:

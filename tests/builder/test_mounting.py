@@ -16,7 +16,7 @@ from builder.grants import Grants
 from builder.ignorefile import NO_RULES, IgnoreRules, parse_ignore_file
 from builder.mounting import OpenedMounts, caches_of, is_as_keyed, open_mounts
 from builder.sandbox import BindMount, FileMount, OverlayMount, TmpfsMount
-from builder.schedule import Later, run_one
+from builder.schedule import Later
 from builder.sources import LayerTree, SourceTree, select
 from builder.steps import (
     AgentMount,
@@ -32,6 +32,8 @@ from builder.steps import (
 from layerstore import Store
 from tests.support.layers import make_layer
 from tests.support.sources import DictTree, Dir, File, Hard, Items, Link, write_files
+from tests.support.steps import cache_mount
+from tests.support.work import run_one
 
 ITEMS: Items = {
     "d": Dir(mode=0o750),
@@ -40,12 +42,6 @@ ITEMS: Items = {
     "d/same": Hard("d/f"),
     "g": b"other",
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 class Bench:
@@ -98,20 +94,6 @@ def context(
     tree = ContextTree(write_files(folder, items), rules)
     cleanup.callback(tree.close)
     return tree
-
-
-def cache(**changes: Any) -> CacheMount:
-    fields: dict[str, Any] = {
-        "target": "/c",
-        "id": "/c",
-        "sharing": "shared",
-        "read_only": False,
-        "mode": 0o755,
-        "uid": 0,
-        "gid": 0,
-        "initial": None,
-    }
-    return CacheMount(**(fields | changes))
 
 
 class TestSources:
@@ -219,7 +201,7 @@ class TestChanges:
 
     def test_other_sources_never_change(self, bench: Bench, store: Store) -> None:
         layers = LayerTree((make_layer(store, ITEMS),), store.layers, description="base")
-        assert is_as_keyed([mount_of(layers, "d"), mount_of(DictTree(ITEMS), "d"), cache()])
+        assert is_as_keyed([mount_of(layers, "d"), mount_of(DictTree(ITEMS), "d"), cache_mount()])
 
 
 class TestCaches:
@@ -231,21 +213,23 @@ class TestCaches:
         return found
 
     def test_the_same_cache_is_the_same_directory(self, bench: Bench) -> None:
-        first, second = self.source(bench, cache(), cache(target="/elsewhere", sharing="locked"))
+        first, second = self.source(
+            bench, cache_mount(), cache_mount(target="/elsewhere", sharing="locked")
+        )
         assert first == second
-        assert self.source(bench, cache(id="/other")) != [first]
+        assert self.source(bench, cache_mount(id="/other")) != [first]
 
     @pytest.mark.needs_root
     def test_owner_and_mode_are_those_asked_for(self, bench: Bench) -> None:
-        (path,) = self.source(bench, cache(mode=0o2751, uid=3, gid=4))
+        (path,) = self.source(bench, cache_mount(mode=0o2751, uid=3, gid=4))
         status = path.stat()
         assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o2751, 3, 4)
-        assert self.source(bench, cache()) != [path]
+        assert self.source(bench, cache_mount()) != [path]
 
     def test_it_begins_with_what_it_is_given(self, bench: Bench) -> None:
         selection = select(DictTree(ITEMS), "d")
         assert selection is not None
-        mount = cache(initial=selection.digest, selection=selection)
+        mount = cache_mount(initial=selection.digest, selection=selection)
         (path,) = self.source(bench, mount)
         assert (path / "f").read_bytes() == b"text"
         (path / "f").unlink()
@@ -254,9 +238,9 @@ class TestCaches:
 
     def test_a_renewed_one_is_empty(self, bench: Bench) -> None:
         with bench.cleanup:
-            (path,) = self.source(bench, cache(mode=0o700))
+            (path,) = self.source(bench, cache_mount(mode=0o700))
             (path / "old").touch()
-        (again,) = self.source(bench, cache(mode=0o700, is_renewed=True))
+        (again,) = self.source(bench, cache_mount(mode=0o700, is_renewed=True))
         assert list(again.iterdir()) == []
 
     def test_a_renewed_one_is_not_filled_from_elsewhere(self, bench: Bench, store: Store) -> None:
@@ -269,13 +253,13 @@ class TestCaches:
                 return None
 
         store.cache_mounts.add_source(Source())
-        (warm,) = self.source(bench, cache())
+        (warm,) = self.source(bench, cache_mount())
         assert [path.name for path in warm.iterdir()] == ["elsewhere"]
-        (renewed,) = self.source(bench, cache(id="/other", is_renewed=True))
+        (renewed,) = self.source(bench, cache_mount(id="/other", is_renewed=True))
         assert list(renewed.iterdir()) == []
 
     def test_a_step_says_which_ones_it_uses(self, bench: Bench, store: Store) -> None:
-        one, two = cache(sharing="locked"), cache(target="/d", id="/d", mode=0o700)
+        one, two = cache_mount(sharing="locked"), cache_mount(target="/d", id="/d", mode=0o700)
         tree = LayerTree((make_layer(store, ITEMS),), store.layers, description="base")
         step = ExecStep(
             argv=("true",),
@@ -294,7 +278,7 @@ class TestCaches:
 
     def test_locks_are_given_up_with_the_rest(self, bench: Bench, store: Store) -> None:
         with bench.cleanup:
-            bench.open(cache(sharing="locked"), cache(id="/b", sharing="private"))
+            bench.open(cache_mount(sharing="locked"), cache_mount(id="/b", sharing="private"))
             assert store.cache_mounts.unused() == []
         assert len(store.cache_mounts.unused()) == 2
 
@@ -303,7 +287,7 @@ class TestCaches:
     ) -> None:
         with ExitStack() as first, ExitStack() as second:
             waiting = open_mounts(
-                [cache(sharing="locked")],
+                [cache_mount(sharing="locked")],
                 store=store,
                 grants=Grants(),
                 cleanup=second,
@@ -311,7 +295,7 @@ class TestCaches:
             )
             with first:
                 bench.cleanup = first
-                bench.open(cache(sharing="locked"))
+                bench.open(cache_mount(sharing="locked"))
                 assert [next(waiting), next(waiting)] == [Later(0.05)] * 2
                 assert bench.told == ["waiting for the cache /c, which another step or build uses"]
             with pytest.raises(StopIteration):
@@ -329,7 +313,9 @@ class TestCaches:
         broken = select(Broken({"d/f": b"1"}), "d")
         assert broken is not None
         with pytest.raises(OSError, match="unreadable"), bench.cleanup:
-            bench.open(cache(id="/a"), cache(id="/b", initial=broken.digest, selection=broken))
+            bench.open(
+                cache_mount(id="/a"), cache_mount(id="/b", initial=broken.digest, selection=broken)
+            )
         assert store.cache_mounts.unused() == store.cache_mounts.paths()
 
 

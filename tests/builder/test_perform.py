@@ -6,7 +6,6 @@ import socket
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,8 @@ from builder.sandbox import (
     Stdio,
     TmpfsMount,
 )
-from builder.schedule import run_one
 from builder.sources import select
 from builder.steps import (
-    CacheMount,
     CopyFiles,
     ExecStep,
     FileStep,
@@ -57,17 +54,13 @@ from tests.support.layers import bytes_of, make_layer
 from tests.support.sandboxes import Bench as SandboxBench
 from tests.support.sandboxes import host_python
 from tests.support.sources import DictTree, File, Items, Link
+from tests.support.steps import cache_mount
+from tests.support.work import run_one
 
 USERS: Items = {
     "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\nada:x:1000:100::/home/ada:/bin/sh\n",
     "etc/group": b"root:x:0:\nusers:x:100:\nstaff:x:50:ada\n",
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 @pytest.fixture
@@ -568,16 +561,7 @@ def test_mounts_of_a_step_come_after_those_of_every_step(
 
 
 def test_mounts_are_gone_when_the_layer_is_made(store: Store, executor: FakeExecutor) -> None:
-    mount = CacheMount(
-        target="/c",
-        id="c",
-        sharing="locked",
-        read_only=False,
-        mode=0o755,
-        uid=0,
-        gid=0,
-        initial=None,
-    )
+    mount = cache_mount(id="c", sharing="locked")
     held: list[int] = []
     executor.before = lambda spec: held.append(len(store.cache_mounts.unused()))
     Bench(store, executor).do(script("echo x > f", mounts=(mount,)))

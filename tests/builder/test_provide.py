@@ -33,12 +33,6 @@ from tests.support.sources import File, write_files
 TWO_STAGES = "FROM scratch AS first\nFROM scratch AS second\n"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
-
-
 class Asked:
     """A provider, asked as the last stage of `text` asks it."""
 

@@ -1,6 +1,5 @@
 """What ADD selects at URLs: known early, fetched late."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,17 +11,11 @@ from builder.remote import Remotes
 from builder.sources import Selection
 from builder.urls import FileUrl, GitUrl, parse_url
 from layerstore import Digest, Peeked, Store, TreePath
-from tests.support.servers import Page, Repository, Server, make_tar, serve, serve_git
-from tests.support.sources import File, write_files
+from tests.support.servers import Page, Repository, Server, make_tar, replace_ssh, serve, serve_git
+from tests.support.sources import write_files
 
 TIME = "Sun, 13 Sep 2020 12:26:40 GMT"
 TIME_S = 1_600_000_000
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 @pytest.fixture
@@ -300,11 +293,7 @@ def test_the_time_of_a_repository_is_its_commit_s(remotes: Remotes, address: str
 def test_the_caller_s_own_agent_is_for_contexts_alone(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = b"""#!/bin/sh
-echo "agent=$SSH_AUTH_SOCK." >&2; exit 255
-"""
-    write_files(tmp_path / "bin", {"ssh": File(content=script, mode=0o755)})
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    replace_ssh(monkeypatch, tmp_path / "bin", 'echo "agent=$SSH_AUTH_SOCK." >&2; exit 255')
     monkeypatch.setenv("SSH_AUTH_SOCK", "/own")
     url = GitUrl(remote="git@h.invalid:x.git")
     with ExitStack() as cleanup:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.schedule import PAUSE, Later, Needs, Readable, Work, run_all, run_one
+from builder.schedule import PAUSE, Later, Needs, Readable, Work, run_all
+from tests.support.work import run_one
 
 
 class Log:

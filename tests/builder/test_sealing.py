@@ -1,11 +1,8 @@
 """What an image says of itself: labels, times, platform."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,12 +17,6 @@ from tests.support.layers import make_layer
 
 ARM = Platform(os="linux", architecture="arm64", variant="v8")
 FILE = dockerfile("FROM scratch\n")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 def sealer(store: Store, *, epoch: int | None = None, **more: Any) -> Sealer:

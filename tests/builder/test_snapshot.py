@@ -2,8 +2,6 @@
 
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,12 +10,6 @@ from layerstore import Change, Layer, Meta, Opaque, PutDir, PutFile, Remove, Sto
 from tests.support.executors import FakeExecutor
 from tests.support.layers import make_layer
 from tests.support.sources import Dir
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 def changes_after(store: Store, layers: tuple[Layer, ...], *commands: str) -> list[Change]:

@@ -1,7 +1,6 @@
 """Selecting from a tree: links, wildcards, and the digest that is a COPY's identity."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -55,12 +54,6 @@ TREE: Items = {
     "dir/back": Link("../a.txt"),
     "star*": b"*",
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 def selected(items: Items, path: str) -> Selection:

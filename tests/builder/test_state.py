@@ -1,8 +1,6 @@
 """StageState: what a stage knows, and that every change makes a new one."""
 
-from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +10,6 @@ from hypothesis import strategies as st
 from builder.state import UNKNOWN_TIME, StageState, set_env
 from layerstore import ContainerConfig, Store, chain_ids
 from tests.support.layers import make_layer
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 def state_with(**config: Any) -> StageState:
@@ -73,7 +65,7 @@ def test_setting_a_variable_keeps_its_place() -> None:
 
 
 def test_metadata_leaves_an_empty_history_entry() -> None:
-    state = StageState().with_config(ContainerConfig(user="me"), "USER me")
+    state = replace(StageState(), config=ContainerConfig(user="me")).with_history("USER me")
     assert state.config.user == "me"
     (entry,) = state.history
     assert (entry.created_by, entry.empty_layer, entry.comment) == ("USER me", True, "lamina")

@@ -24,6 +24,7 @@ from builder.steps import (
 )
 from layerstore import Digest, TreePath
 from tests.support.sources import DictTree
+from tests.support.steps import cache_mount
 
 TREE = DictTree({"f": b"1", "elsewhere": b"2"})
 
@@ -54,17 +55,7 @@ WORKDIR = FileStep(action=MakeDirectory(path="/src", user="builder"), title="WOR
 MOUNTED = SourceMount(
     target="/src", kind="file", digest=Digest.of(b"1"), read_only=True, selection=SELECTION
 )
-CACHE = CacheMount(
-    target="/c",
-    id="/c",
-    sharing="locked",
-    read_only=False,
-    mode=0o755,
-    uid=0,
-    gid=0,
-    initial=Digest.of(b"1"),
-    selection=SELECTION,
-)
+CACHE = cache_mount(sharing="locked", initial=Digest.of(b"1"), selection=SELECTION)
 
 # What identity and locator are, spelled out: a new field must be put on one of the two sides.
 COMPARED = {

@@ -1,6 +1,5 @@
 """Errors of what is still to come are found before anything is executed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ from layerstore import NotFoundError, Store
 from tests.support.executors import FakeExecutor
 from tests.support.images import make_image, run_build
 from tests.support.sources import write_files
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,11 @@ from tests.support import traces
 from tests.support.cli import Lamina, command, describe
 from tests.support.progress import executed
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
-
-
-@pytest.fixture(autouse=True)
-def clean_machine(tmp_path: Path) -> Iterator[None]:
-    before = traces.control_groups()
-    yield
-    traces.wait_until(lambda: traces.processes_in(tmp_path) == [], seconds=10)
-    assert traces.mounts_of(tmp_path) == []
-    assert traces.control_groups() - before == set()
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_overlay,
+    pytest.mark.usefixtures("clean_machine"),
+]
 
 
 def stages(count: int, run: str) -> str:

@@ -44,6 +44,25 @@ class Project:
         assert "Traceback" not in done.stderr
         return done.stderr
 
+    def start(self, text: str, *, until: str) -> "subprocess.Popen[bytes]":
+        """Begin to build; returns once the file `until` is in a cache mount."""
+        (self.context / "Dockerfile").write_text(text)
+        build = self.lamina.start("build", "--progress=plain", self.context)
+        while not list(self.caches.glob(f"*/data/{until}")):
+            assert build.poll() is None
+            time.sleep(0.02)
+        return build
+
+    def start_two(self, folder: Path, run: str) -> list["subprocess.Popen[bytes]"]:
+        """Begin two builds at once; {} in the RUN is the number of each."""
+        builds = []
+        for number in range(2):
+            context = folder / f"build-{number}"
+            context.mkdir()
+            (context / "Dockerfile").write_text(f"FROM busybox\nRUN {run.format(number)}\n")
+            builds.append(self.lamina.start("build", "--progress=plain", context))
+        return builds
+
     def ran(self, text: str, *options: str, env: dict[str, str] | None = None) -> int:
         """Build; gives how many steps had to be executed."""
         return len(executed(self.build(text, *options, env=env)))
@@ -53,6 +72,10 @@ class Project:
         tree = self.layout.tree("it:latest")
         base = self.layout.tree("busybox:latest")
         return {path for path in tree if tree[path] != base.get(path)} | (base.keys() - tree.keys())
+
+    @property
+    def caches(self) -> Path:
+        return self.lamina.root / "lamina/cachemounts"
 
     @property
     def layout(self) -> OciLayout:
@@ -130,22 +153,20 @@ RUN --mount=from=made,source=/out,target=/a --mount=from=made,source=link,target
         """Other than a changed file of a COPY: a program may look at it for as long as it likes."""
         (project.context / "d").mkdir()
         (project.context / "d/f").write_text("one")
-        (project.context / "Dockerfile").write_text(
+        text = (
             "FROM busybox\n"
             "RUN --mount=source=d,target=/src --mount=type=cache,target=/c "
             "touch /c/began; while grep -q one /src/f; do sleep 0.1; done; cat /src/f > /f\n"
         )
-        build = project.lamina.start("build", "--progress=plain", project.context)
-        while not list((project.lamina.root / "lamina/cachemounts").glob("*/data/began")):
-            assert build.poll() is None
-            time.sleep(0.02)
+        build = project.start(text, until="began")
         (project.context / "d/f").write_text("two")
         said = build.communicate(timeout=60)[1].decode()
         assert build.returncode == 0, said
         assert "the build context changed meanwhile" in said
         (project.context / "d/f").write_text("one")
-        again = project.lamina.start("build", "--progress=plain", project.context)
-        time.sleep(1)
+        (began,) = project.caches.glob("*/data/began")
+        began.unlink()
+        again = project.start(text, until="began")
         assert again.poll() is None, "it is executed again, not taken from the cache"
         (project.context / "d/f").write_text("three")
         assert ended(again).returncode == 0
@@ -215,16 +236,11 @@ class TestCache:
     def test_locked_makes_builds_wait_for_each_other(
         self, project: Project, tmp_path: Path
     ) -> None:
-        builds = []
-        for number in range(2):
-            folder = tmp_path / f"build-{number}"
-            folder.mkdir()
-            (folder / "Dockerfile").write_text(
-                "FROM busybox\n"
-                "RUN --mount=type=cache,target=/c,sharing=locked "
-                f"echo begin-{number} >> /c/log; sleep 1; echo end-{number} >> /c/log\n"
-            )
-            builds.append(project.lamina.start("build", "--progress=plain", folder))
+        builds = project.start_two(
+            tmp_path,
+            "--mount=type=cache,target=/c,sharing=locked "
+            "echo begin-{0} >> /c/log; sleep 1; echo end-{0} >> /c/log",
+        )
         said = [build.communicate(timeout=60)[1].decode() for build in builds]
         assert [build.returncode for build in builds] == [0, 0]
         assert "waiting for the cache /c, which another step or build uses" in "".join(said)
@@ -237,32 +253,21 @@ class TestCache:
     def test_private_builds_have_directories_of_their_own(
         self, project: Project, tmp_path: Path
     ) -> None:
-        builds = []
-        for number in range(2):
-            folder = tmp_path / f"build-{number}"
-            folder.mkdir()
-            (folder / "Dockerfile").write_text(
-                "FROM busybox\n"
-                "RUN --mount=type=cache,target=/c,sharing=private "
-                f"touch /c/{number}; sleep 1; test $(ls /c | wc -l) = 1\n"
-            )
-            builds.append(project.lamina.start("build", "--progress=plain", folder))
+        builds = project.start_two(
+            tmp_path,
+            "--mount=type=cache,target=/c,sharing=private "
+            "touch /c/{0}; sleep 1; test $(ls /c | wc -l) = 1",
+        )
         assert [ended(build).returncode for build in builds] == [0, 0]
-        assert len(list((project.lamina.root / "lamina/cachemounts").iterdir())) == 2
+        assert len(list(project.caches.iterdir())) == 2
 
     def test_prune_removes_it_but_never_while_it_is_in_use(self, project: Project) -> None:
-        (project.context / "Dockerfile").write_text(
-            "FROM busybox\nRUN --mount=type=cache,target=/c touch /c/x; sleep 2; ls /c/x\n"
-        )
-        running = project.lamina.start("build", "--progress=plain", project.context)
-        caches = project.lamina.root / "lamina/cachemounts"
-        while not list(caches.glob("*/data/x")):
-            assert running.poll() is None
-            time.sleep(0.02)
+        text = "FROM busybox\nRUN --mount=type=cache,target=/c touch /c/x; sleep 2; ls /c/x\n"
+        running = project.start(text, until="x")
         project.lamina("builder", "prune", "-a", "-f")
         assert ended(running).returncode == 0
         assert "1 cache mounts" in project.lamina("builder", "prune", "-f").stdout
-        assert list(caches.iterdir()) == []
+        assert list(project.caches.iterdir()) == []
 
     def test_it_is_counted_as_build_cache(self, project: Project) -> None:
         def size() -> int:
@@ -495,15 +500,12 @@ RUN test "$(id -u):$(id -g)" = 7:0
 
 def interrupted(project: Project, number: signal.Signals) -> int:
     """Send a signal to a build whose RUN uses mounts; gives the exit code."""
-    (project.context / "Dockerfile").write_text(
+    build = project.start(
         "FROM busybox\n"
         "RUN --mount=target=/src,rw --mount=type=cache,target=/c,sharing=locked "
-        "--mount=from=busybox,target=/b touch /c/began; sleep 60\n"
+        "--mount=from=busybox,target=/b touch /c/began; sleep 60\n",
+        until="began",
     )
-    build = project.lamina.start("build", "--progress=plain", project.context)
-    while not list((project.lamina.root / "lamina/cachemounts").glob("*/data/began")):
-        assert build.poll() is None
-        time.sleep(0.02)
     build.send_signal(number)
     return ended(build).returncode
 

@@ -1,5 +1,4 @@
 import os
-import sqlite3
 import time
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from layerstore import Store
 from layerstore.cacheindex import CachedStep, FileStamp
 from layerstore.digest import Digest
 from layerstore.layers import Layer
-from tests.support.stores import flip_blob, make_layer
+from tests.support.stores import cached_step, edit_cache, flip_blob, make_layer
 
 PARENT = Digest.of(b"parent")
-CREATED = "2024-05-06T07:08:09Z"
 
 
 @pytest.fixture
@@ -28,23 +26,7 @@ def layer(store: Store) -> Layer:
 
 
 def step(name: str, layer: Layer, *, created_by: str = "RUN make") -> CachedStep:
-    document = f'{{"name":"{name}"}}'.encode()
-    return CachedStep(
-        key=Digest.of(document),
-        diff_id=layer.diff_id,
-        created=CREATED,
-        created_by=created_by,
-        seconds=1.5,
-        document=document,
-    )
-
-
-def edit(store: Store, sql: str) -> None:
-    """Change the database behind the store's back."""
-    connection = sqlite3.connect(store.private / "cache.db")
-    with connection:
-        connection.execute(sql)
-    connection.close()
+    return cached_step(f'{{"name":"{name}"}}'.encode(), layer, created_by=created_by, seconds=1.5)
 
 
 def test_an_unknown_key_is_a_miss(store: Store) -> None:
@@ -193,7 +175,7 @@ def test_a_flipped_row_is_a_miss_and_reported(store: Store, layer: Layer, column
     store.cache.put(made, parent=PARENT, variant="")
     store.flush()
     value = f"'{other.diff_id}'" if column == "diff_id" else "CAST('x' AS BLOB)"
-    edit(store, f"UPDATE steps SET {column} = {value}")
+    edit_cache(store, f"UPDATE steps SET {column} = {value}")
 
     assert store.cache.get(made.key) is None
     assert list(store.cache.damaged_rows()) == [f"step {made.key}"]
@@ -226,7 +208,7 @@ def test_memos_are_kept_by_kind_and_key(store: Store) -> None:
 def test_a_flipped_memo_is_unknown_and_reported(store: Store) -> None:
     store.cache.put_memo("a", "k", b"1")
     store.flush()
-    edit(store, "UPDATE memos SET value = CAST('2' AS BLOB)")
+    edit_cache(store, "UPDATE memos SET value = CAST('2' AS BLOB)")
     assert store.cache.get_memo("a", "k") is None
     assert list(store.cache.damaged_rows()) == ["memo a k"]
     store.close()
@@ -441,7 +423,7 @@ def test_a_damaged_listing_is_none_and_is_reported_and_replaced(store: Store, va
     digest = Digest.of(LISTING)
     store.cache.put_listing(digest, LISTING)
     store.flush()
-    edit(store, f"UPDATE listings SET value = {value}")
+    edit_cache(store, f"UPDATE listings SET value = {value}")
     assert store.cache.get_listing(digest) is None
     assert list(store.cache.damaged_rows()) == [f"listing {digest}"]
     store.cache.put_listing(digest, LISTING)

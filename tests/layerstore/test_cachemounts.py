@@ -14,18 +14,9 @@ from layerstore import CacheMounts, Store, prune, usage
 from layerstore.cachemounts import Sharing
 from layerstore.collect import CacheChoice
 from layerstore.errors import StoreBusyError
-from tests.support.stores import kill, start, wait_for
+from tests.support.stores import hold_mount, kill
 
 KEY = "0123456789abcdef" * 4
-HOLDER = """
-import sys, time
-from pathlib import Path
-from layerstore import Store
-with Store.open(Path(sys.argv[1])) as store:
-    with store.cache_mounts.hold(sys.argv[2], sys.argv[3], lambda path: None) as held:
-        Path(sys.argv[4]).write_text(str(held.path))
-        time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -140,8 +131,7 @@ def test_processes_exclude_one_another_until_they_die(
     mounts: CacheMounts, held: ExitStack, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"
-    process = start(HOLDER, tmp_path / "store", KEY, "locked", said)
-    wait_for(lambda: said.exists() and said.read_text() != "")
+    process = hold_mount(tmp_path / "store", KEY, "locked", said)
     assert mounts.hold(KEY, "shared", nothing) is None
     assert str(take(mounts, held, "private")) != said.read_text()
     kill(process)
@@ -282,8 +272,7 @@ def test_who_borrows_waits_a_while(mounts: CacheMounts, held: ExitStack, sharing
 def test_who_borrows_gets_what_becomes_free(
     mounts: CacheMounts, store: Store, tmp_path: Path
 ) -> None:
-    holder = start(HOLDER, store.root, KEY, "locked", tmp_path / "holds")
-    wait_for(lambda: (tmp_path / "holds").exists() and (tmp_path / "holds").read_text() != "")
+    holder = hold_mount(store.root, KEY, "locked", tmp_path / "holds")
     os.kill(holder.pid, signal.SIGSTOP)  # the kernel keeps the lock of one that is stopped
     with pytest.raises(StoreBusyError):
         mounts.borrow(KEY, wait_s=0)

@@ -5,7 +5,6 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import pytest
 from layerstore import (
     CachedStep,
     Descriptor,
-    Digest,
     Image,
     ImageRecord,
     Index,
@@ -34,6 +32,7 @@ from layerstore.images import named
 from layerstore.locks import Lease
 from tests.support.stores import (
     CREATED,
+    cached_step,
     findings,
     flip_blob,
     kill,
@@ -47,22 +46,8 @@ from tests.support.stores import (
 OLD_S = time.time() - 7200
 
 
-@pytest.fixture
-def store(store_root: Path) -> Iterator[Store]:
-    store = Store.open(store_root)
-    yield store
-    store.close()
-
-
 def cache(store: Store, name: str, layer: Layer) -> CachedStep:
-    step = CachedStep(
-        key=Digest.of(name.encode()),
-        diff_id=layer.diff_id,
-        created=CREATED,
-        created_by=name,
-        seconds=1.0,
-        document=name.encode(),
-    )
+    step = cached_step(name.encode(), layer, created_by=name)
     store.cache.put(step, parent=None, variant="")
     store.flush()
     return step

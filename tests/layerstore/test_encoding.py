@@ -10,7 +10,7 @@ from layerstore.blobs import get
 from layerstore.compression import Compression, decompressor, kind_of
 from layerstore.digest import Digest
 from layerstore.documents import Manifest
-from layerstore.encoding import PLAIN, Encoding, encode_image
+from layerstore.encoding import Encoding, encode_image
 from tests.support.stores import findings, flip_blob, make_image
 
 
@@ -34,7 +34,7 @@ def kinds(image: Image) -> list[Compression]:
 
 
 def test_no_wish_changes_nothing(store: Store, image: Image) -> None:
-    assert encode(store, image, PLAIN) is image
+    assert encode(store, image, Encoding()) is image
 
 
 @pytest.mark.parametrize("kind", ["none", "gzip", "zstd"])

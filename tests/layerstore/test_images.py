@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,13 +42,6 @@ from tests.support.stores import (
 )
 
 OTHER = Platform(os="linux", architecture="s390x")
-
-
-@pytest.fixture
-def store(store_root: Path) -> Iterator[Store]:
-    store = Store.open(store_root)
-    yield store
-    store.close()
 
 
 def ref(name: str) -> Reference:

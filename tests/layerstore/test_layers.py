@@ -48,13 +48,6 @@ from tests.support.strategies import changesets
 FILES = {"etc/passwd": b"root", "etc/group": b"", "big": b"x" * 3_000_000}
 
 
-@pytest.fixture
-def store(store_root: Path) -> Iterator[Store]:
-    store = Store.open(store_root)
-    yield store
-    store.close()
-
-
 def reopen(store: Store) -> Store:
     store.close()
     return Store.open(store.root)

@@ -5,13 +5,12 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from layerstore import (
-    CachedStep,
     Digest,
     Layer,
     Reference,
@@ -22,6 +21,7 @@ from layerstore import (
 from layerstore.errors import NotFoundError, StoreError
 from layerstore.locks import Lease, read_uses
 from tests.support.stores import (
+    cached_step,
     findings,
     flip,
     kill,
@@ -34,13 +34,6 @@ from tests.support.stores import (
     start,
     wait_for,
 )
-
-
-@pytest.fixture
-def store(store_root: Path) -> Iterator[Store]:
-    store = Store.open(store_root)
-    yield store
-    store.close()
 
 
 def leftovers(root: Path) -> list[str]:
@@ -233,18 +226,7 @@ def test_nothing_is_visible_before_flush(store: Store) -> None:
     layer = make_layer(store, {"a": b"1"})
     image = seal(store, [layer])
     store.images.tag(image, Reference.parse("app"))
-    store.cache.put(
-        CachedStep(
-            key=Digest.of(b"k"),
-            diff_id=layer.diff_id,
-            created="",
-            created_by="",
-            seconds=0.0,
-            document=b"k",
-        ),
-        parent=None,
-        variant="",
-    )
+    store.cache.put(cached_step(b"k", layer), parent=None, variant="")
     after = {path for path in store.root.rglob("*") if "tmp" not in path.parts}
     assert {path.parent.name for path in after - before} <= {"toc", "lamina"}
     with Store.open(store.root) as other:

@@ -3,10 +3,9 @@
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 
 from layerstore import (
-    CachedStep,
     Descriptor,
     Digest,
     Finding,
@@ -39,6 +37,8 @@ from layerstore import (
 from layerstore.blobs import put
 from tests.support.stores import (
     CREATED,
+    cached_step,
+    edit_cache,
     findings,
     flip,
     flip_blob,
@@ -48,13 +48,6 @@ from tests.support.stores import (
     seal,
     start,
 )
-
-
-@pytest.fixture
-def store(store_root: Path) -> Iterator[Store]:
-    store = Store.open(store_root)
-    yield store
-    store.close()
 
 
 @pytest.fixture
@@ -76,18 +69,7 @@ def image(store: Store) -> Image:
     ]
     image = seal(store, layers)
     store.images.tag(image, Reference.parse("app"))
-    store.cache.put(
-        CachedStep(
-            key=Digest.of(b"k"),
-            diff_id=layers[0].diff_id,
-            created=CREATED,
-            created_by="RUN",
-            seconds=1.0,
-            document=b"k",
-        ),
-        parent=None,
-        variant="",
-    )
+    store.cache.put(cached_step(b"k", layers[0]), parent=None, variant="")
     store.cache.put_memo("kind", "key", b"value")
     store.flush()
     store.layers.lowerdirs(layers)
@@ -347,13 +329,6 @@ def test_platforms_that_were_left_out_are_no_finding(store: Store, image: Image)
 # ---- the database
 
 
-def edit(store: Store, sql: str) -> None:
-    connection = sqlite3.connect(store.private / "cache.db")
-    with connection:
-        connection.execute(sql)
-    connection.close()
-
-
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize(
     ("sql", "kind"),
@@ -368,7 +343,7 @@ def edit(store: Store, sql: str) -> None:
 def test_a_changed_row_is_found(
     store: Store, image: Image, sql: str, kind: str, quick: bool
 ) -> None:
-    edit(store, sql)
+    edit_cache(store, sql)
     only(findings(store, quick=quick), kind)
 
 

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
 
+import pytest
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -167,6 +169,15 @@ def _running(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]
         finally:
             server.shutdown()
             thread.join()
+
+
+def replace_ssh(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """Put a shell script in the place of ssh, kept in `folder`."""
+    program = folder / "ssh"
+    folder.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from layerstore import (
+    CachedStep,
     Change,
     ContainerConfig,
     Digest,
@@ -73,6 +75,25 @@ def make_image(
     return image
 
 
+def cached_step(
+    document: bytes,
+    layer: Layer,
+    *,
+    created: str = CREATED,
+    created_by: str = "RUN",
+    seconds: float = 1.0,
+) -> CachedStep:
+    """A step with this document, which made `layer`."""
+    return CachedStep(
+        key=Digest.of(document),
+        diff_id=layer.diff_id,
+        created=created,
+        created_by=created_by,
+        seconds=seconds,
+        document=document,
+    )
+
+
 def findings(store: Store, *, quick: bool = False) -> list[Finding]:
     return list(verify_store(store, quick=quick))
 
@@ -96,6 +117,14 @@ def flip(path: Path, at: int = -1) -> None:
 
 def flip_blob(store: Store, digest: Digest, at: int = -1) -> None:
     flip(store.blob_path(digest), at)
+
+
+def edit_cache(store: Store, sql: str) -> None:
+    """Change the database behind the store's back."""
+    connection = sqlite3.connect(store.private / "cache.db")
+    with connection:
+        connection.execute(sql)
+    connection.close()
 
 
 def start(program: str, *args: str | Path) -> "subprocess.Popen[bytes]":
@@ -122,6 +151,24 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
     """SIGKILL, and collect what is left of it."""
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
+
+
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from layerstore import Store
+with Store.open(Path(sys.argv[1])) as store:
+    with store.cache_mounts.hold(sys.argv[2], sys.argv[3], lambda path: None) as held:
+        Path(sys.argv[4]).write_text(str(held.path))
+        time.sleep(60)
+"""
+
+
+def hold_mount(root: Path, key: str, sharing: str, said: Path) -> "subprocess.Popen[bytes]":
+    """Another process that holds a cache mount; returns once its path is in `said`."""
+    process = start(_HOLDER, root, key, sharing, said)
+    wait_for(lambda: said.exists() and said.read_text() != "")
+    return process
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:

@@ -23,12 +23,17 @@ def note(record: RecordProperty, category: str, *, exception: str = "") -> None:
     record(_KEY, [category, exception])
 
 
+def _noted(report: Any) -> Any:
+    """What its test noted; of a file that was skipped while it was collected, nothing."""
+    return getattr(report, "user_properties", ())
+
+
 def table(reports: Iterable[Any]) -> Iterator[str]:
     """The lines of the table: a category each, and every exception and skip with its reason."""
     counts: dict[str, Counter[str]] = {}
     reasons: set[str] = set()
     for report in reports:
-        for key, value in report.user_properties:
+        for key, value in _noted(report):
             if key == _KEY:
                 category, exception = value
                 column = _column(report, exception)
@@ -55,7 +60,7 @@ def note_row(record: RecordProperty, row: str, *, answers: str) -> None:
 
 def comparison(reports: Iterable[Any]) -> Iterator[str]:
     """The rows in which something differs or was refused, and how many rows say what."""
-    rows = [value for report in reports for key, value in report.user_properties if key == _ROW]
+    rows = [value for report in reports for key, value in _noted(report) if key == _ROW]
     counts = Counter(answers for _, answers in rows)
     alike = {"ours=ref same, buildah=ref same, ours=buildah same"}
     if rows:

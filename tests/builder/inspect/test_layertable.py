@@ -1,8 +1,5 @@
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -36,12 +33,6 @@ BASE: Items = {
     "etc/passwd": b"root",
     "link": Link("etc"),
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as store:
-        yield store
 
 
 def sealed(store: Store, *layers: Layer, history: tuple[History, ...] = ()) -> Image:

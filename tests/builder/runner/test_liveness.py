@@ -9,6 +9,7 @@ import pytest
 
 from builder.runner import liveness
 from tests.support.cli import REPOSITORY
+from tests.support.containers import wait_until
 
 
 @pytest.fixture
@@ -32,6 +33,12 @@ def holder(path: Path, then: str = "sys.stdin.read()") -> "subprocess.Popen[byte
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"
     return process
+
+
+def is_open(path: Path) -> bool:
+    """Whether this process has the file open."""
+    links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208
+    return any(link.exists() and link.samefile(path) for link in links)
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
@@ -81,7 +88,7 @@ def test_waiting_ends_with_the_holder_s_last_words(path: Path) -> None:
     found: list[str | None] = []
     waiter = threading.Thread(target=lambda: found.append(liveness.wait(path)))
     waiter.start()
-    time.sleep(0.2)  # it has opened the file by then
+    wait_until(lambda: is_open(path))
     assert process.stdin is not None
     process.stdin.write(b"go\n")
     process.stdin.close()

@@ -3,28 +3,14 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from builder.sandbox import ExitStatus, LocalExecutor, init
-from tests.support import rootfs
+from builder.sandbox import ExitStatus, init
 from tests.support.sandboxes import Bench
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
-
-
-@pytest.fixture(scope="module")
-def lower(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rootfs.need_busybox()
-    return rootfs.make_root(tmp_path_factory.mktemp("root") / "root")
-
-
-@pytest.fixture
-def bench(lower: Path, tmp_path: Path) -> Iterator[Bench]:
-    with LocalExecutor() as executor:
-        yield Bench(executor=executor, lower=lower, scratch=tmp_path)
 
 
 def test_the_program_is_the_second_process(bench: Bench) -> None:

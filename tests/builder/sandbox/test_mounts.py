@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from builder.sandbox import (
     BindMount,
     FileMount,
     Limits,
-    LocalExecutor,
     Mount,
     OverlayMount,
     OverlayRoot,
@@ -157,21 +156,9 @@ class TestPlan:
 
 
 @pytest.fixture(scope="module")
-def lower(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rootfs.need_busybox()
-    return rootfs.make_root(tmp_path_factory.mktemp("root") / "root")
-
-
-@pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rootfs.need_busybox()
     return rootfs.make_bare_root(tmp_path_factory.mktemp("bare") / "root")
-
-
-@pytest.fixture
-def bench(lower: Path, tmp_path: Path) -> Iterator[Bench]:
-    with LocalExecutor() as executor:
-        yield Bench(executor=executor, lower=lower, scratch=tmp_path)
 
 
 def everything_in(directory: Path) -> list[str]:

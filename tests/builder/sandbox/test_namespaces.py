@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from builder.sandbox import (
     BindMount,
     ForkServer,
     Limits,
-    LocalExecutor,
     OverlayRoot,
     ProgramNotExecutableError,
     ProgramNotFoundError,
@@ -37,18 +35,6 @@ from tests.support.sandboxes import Bench
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
 
 IDENTITIES = ("mnt", "pid", "ipc", "uts", "net", "cgroup")
-
-
-@pytest.fixture(scope="module")
-def lower(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rootfs.need_busybox()
-    return rootfs.make_root(tmp_path_factory.mktemp("root") / "root")
-
-
-@pytest.fixture
-def bench(lower: Path, tmp_path: Path) -> Iterator[Bench]:
-    with LocalExecutor() as executor:
-        yield Bench(executor=executor, lower=lower, scratch=tmp_path)
 
 
 def status_of(lines: list[str]) -> dict[str, str]:

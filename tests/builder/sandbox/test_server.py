@@ -32,7 +32,6 @@ from builder.sandbox import (
     spec,
 )
 from builder.sandbox.server import from_words, to_words
-from tests.support import rootfs
 from tests.support.sandboxes import Bench, piped
 
 # Every field of every value that a specification is made of, also those that have defaults.
@@ -186,12 +185,6 @@ def wait_until_served(server: ForkServer) -> None:
     """It has arranged itself once it answers."""
     with pytest.raises(SandboxError, match="no program"):
         start(server, replace(SPEC, program=Program(argv=())))
-
-
-@pytest.fixture(scope="module")
-def lower(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rootfs.need_busybox()
-    return rootfs.make_root(tmp_path_factory.mktemp("root") / "root")
 
 
 @pytest.mark.needs_root

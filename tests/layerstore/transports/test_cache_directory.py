@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +12,15 @@ import pytest
 from layerstore import CacheDirectory, CachedStep, Digest, Layer, Store, export_steps
 from layerstore.errors import UnusableLayerError
 from tests.support.imagetree import OciLayout, stack
-from tests.support.stores import findings, flip, make_layer, seal
+from tests.support.stores import cached_step, findings, flip, make_layer, seal
 
-CREATED = "2024-05-06T07:08:09Z"
 DOCUMENTS = (b'{"step":"one"}', b'{"step":"two"}')
 KEYS = tuple(map(Digest.of, DOCUMENTS))
 PARENT = Digest.of(b"parent")
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Store]:
-    """The store that the steps were made in."""
-    with Store.open(tmp_path / "there") as store:
-        yield store
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Store]:
-    """A store that knows nothing."""
-    with Store.open(tmp_path / "here") as store:
-        yield store
-
-
 def put(store: Store, number: int, layer: Layer, *, parent: Digest | None = PARENT) -> CachedStep:
-    step = CachedStep(
-        key=KEYS[number],
-        diff_id=layer.diff_id,
-        created=CREATED,
-        created_by=f"RUN {number}",
-        seconds=1.5,
-        document=DOCUMENTS[number],
-    )
+    step = cached_step(DOCUMENTS[number], layer, created_by=f"RUN {number}", seconds=1.5)
     store.cache.put(step, parent=parent, variant="None")
     store.flush()
     return step

@@ -29,7 +29,7 @@ from layerstore import (
 from layerstore.errors import StoreBusyError
 from layerstore.transports.cached_mounts import Owners, id_ranges
 from tests.support.rawtar import END, entry
-from tests.support.stores import findings, flip, kill, start, wait_for
+from tests.support.stores import findings, flip, hold_mount, kill
 from tests.support.trees import Dir, File, Item, Node, SameFile, make_tree, read_tree
 
 KEY, OTHER_KEY = Digest.of(b"one").hex, Digest.of(b"two").hex
@@ -46,35 +46,7 @@ ITEMS: dict[str, Item] = {
     "odd\udcff\n": b"name",
     ".whx": b"no whiteout",
 }
-HOLDER = """
-import sys, time
-from pathlib import Path
-from layerstore import Store
-with Store.open(Path(sys.argv[1])) as store:
-    with store.cache_mounts.hold(sys.argv[2], "shared", lambda path: None) as held:
-        Path(sys.argv[3]).touch()
-        time.sleep(60)
-"""
 ROOT_ENTRY = entry("./", kind=b"5", mode=0o755)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Store]:
-    """The store that the mounts were used in."""
-    with Store.open(tmp_path / "there") as store:
-        yield store
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Store]:
-    """A store that has none."""
-    with Store.open(tmp_path / "here") as store:
-        yield store
 
 
 def cold(path: Path) -> None:
@@ -105,7 +77,7 @@ def begun(store: Store, key: str = KEY) -> Path:
 
 
 def is_cold(path: Path) -> bool:
-    return [each.name for each in path.iterdir()] == ["cold"]
+    return [each.name for each in Path(path).iterdir()] == ["cold"]
 
 
 def entry_file(cache: Path, key: str = KEY) -> Path:
@@ -271,9 +243,8 @@ class TestWhatIsNotExported:
         self, there: Store, cache: Path, tmp_path: Path
     ) -> None:
         data = used(there, {"f": b"1"})
-        holder = start(HOLDER, there.root, KEY, tmp_path / "holds")
+        holder = hold_mount(there.root, KEY, "shared", tmp_path / "holds")
         try:
-            wait_for((tmp_path / "holds").exists)
             with pytest.raises(StoreBusyError):
                 export_mount(there, KEY, cache, wait_s=0.1)
         finally:
@@ -300,7 +271,7 @@ class TestWhatIsNotExported:
         os.mknod(data / "s", stat.S_IFSOCK | 0o600)
         assert export_mount(there, KEY, cache) == ("s",)
         attach(here, cache)
-        assert [each.name for each in begun(here).iterdir()] == ["f"]
+        assert [each.name for each in Path(begun(here)).iterdir()] == ["f"]
 
     def test_a_name_that_means_a_removal_keeps_it_here(self, there: Store, cache: Path) -> None:
         used(there, {".wh.f": b"1"})
@@ -482,7 +453,7 @@ class TestHostileDirectories:
         flip(blob_of(tmp_path / "bad"))
         for name in ("none", "bad", "good"):
             attach(here, tmp_path / name)
-        assert [each.name for each in begun(here).iterdir()] == ["f"]
+        assert [each.name for each in Path(begun(here)).iterdir()] == ["f"]
 
 
 class TestOwners:

@@ -41,20 +41,6 @@ Files = dict[str, bytes | str]  # text is the target of a link
 
 
 @pytest.fixture
-def store(store_root: Path) -> Iterator[Store]:
-    store = Store.open(store_root)
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[Store]:
-    other = Store.open(tmp_path / "other")
-    yield other
-    other.close()
-
-
-@pytest.fixture
 def image(store: Store) -> Image:
     return make_image(store, "app:1", {"etc/passwd": b"root:x:0:0"}, {"etc/hello": b"hi"})
 

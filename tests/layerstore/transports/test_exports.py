@@ -6,7 +6,7 @@ import io
 import lzma
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -39,20 +39,6 @@ from tests.support.stores import (
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 ARCHIVES: tuple[Format, ...] = ("docker", "oci-archive", "docker-archive")
-
-
-@pytest.fixture
-def store(store_root: Path) -> Iterator[Store]:
-    store = Store.open(store_root)
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[Store]:
-    other = Store.open(tmp_path / "other")
-    yield other
-    other.close()
 
 
 @pytest.fixture

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import CachedStep, Digest, Image, ImageConfig, InlineCache, Layer, Store
+from layerstore import Digest, Image, ImageConfig, InlineCache, Layer, Store
 from layerstore.blobs import get
 from layerstore.transports.inline_cache import inline_steps
-from tests.support.stores import flip_blob, make_layer
+from tests.support.stores import CREATED, cached_step, flip_blob, make_layer
 
 DOCUMENTS = (b'{"step":"one"}', b'{"step":"two"}')
 KEYS = tuple(map(Digest.of, DOCUMENTS))
-CREATED = "2024-05-06T07:08:09Z"
 
 
 @pytest.fixture
@@ -37,15 +36,8 @@ def layers(store: Store) -> list[Layer]:
 def steps(store: Store) -> str:
     """What a config says of two steps that made the layers."""
     parent = None
-    for key, document, layer in zip(KEYS, DOCUMENTS, layers(store), strict=True):
-        step = CachedStep(
-            key=key,
-            diff_id=layer.diff_id,
-            created=CREATED,
-            created_by="RUN it",
-            seconds=0.25,
-            document=document,
-        )
+    for document, layer in zip(DOCUMENTS, layers(store), strict=True):
+        step = cached_step(document, layer, created_by="RUN it", seconds=0.25)
         store.cache.put(step, parent=parent, variant="None")
         parent = layer.diff_id
     return inline_steps(store, KEYS)

@@ -5,7 +5,7 @@ import os
 import socket
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,13 +27,6 @@ from tests.support.stores import make_image
 CONTENT = b"content"
 BLOB = f"blobs/sha256/{Digest.of(CONTENT).hex}"
 Contents = dict[str, bytes | str]
-
-
-@pytest.fixture
-def store(store_root: Path) -> Iterator[Store]:
-    store = Store.open(store_root)
-    yield store
-    store.close()
 
 
 def tar(members: Contents, *, kind: bytes = tarfile.SYMTYPE) -> io.BytesIO:

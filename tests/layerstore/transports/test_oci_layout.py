@@ -2,8 +2,7 @@
 
 import io
 import json
-import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from layerstore.errors import (
     UnsupportedMediaTypeError,
 )
 from layerstore.transports import oci_layout
+from tests.support.peers import run
 from tests.support.stores import findings, make_image, problems, puts
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -43,28 +43,8 @@ BUSYBOX = Path("/bin/busybox")
 
 
 @pytest.fixture
-def store(store_root: Path) -> Iterator[Store]:
-    store = Store.open(store_root)
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[Store]:
-    other = Store.open(tmp_path / "other")
-    yield other
-    other.close()
-
-
-@pytest.fixture
 def image(store: Store) -> Image:
     return make_image(store, "app:1", {"etc/passwd": b"root:x:0:0"}, {"etc/hello": b"hi"})
-
-
-def run(*argv: str | Path, stdin: bytes = b"") -> str:
-    done = subprocess.run(list(map(str, argv)), input=stdin, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()
 
 
 def archive(files: Mapping[str, bytes]) -> io.BytesIO:
