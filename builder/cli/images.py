@@ -191,9 +191,11 @@ def _name_meant(word: str, names: tuple[str, ...]) -> "Reference | None":
 
 def _users(session: "Session", image: "Image") -> "list[ContainerRecord]":
     """The containers of it."""
-    from builder.cli.containers import opened
+    from builder.runner import ContainerStore
 
-    return [record for record in opened(session).all() if record.image_id == image.id]
+    containers = ContainerStore(session.private)
+    containers.sweep()
+    return [record for record in containers.all() if record.image_id == image.id]
 
 
 def _runs(session: "Session", image: "Image") -> bool:
