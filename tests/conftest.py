@@ -28,6 +28,7 @@ GATES: dict[str, Callable[[pytest.Mark], str | None]] = {
     "needs_overlay": lambda _: host.no_overlay(),
     "needs_userns": lambda _: host.no_userns(),
     "needs_peers": _peers,
+    "needs_registry": lambda _: host.no_registry(),
     "needs_git": lambda _: host.no_git(),
     "needs_debian": lambda _: host.no_debian(),
 }

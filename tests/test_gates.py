@@ -97,6 +97,8 @@ def test_a_need_that_nobody_defined_is_an_error(tmp_path: Path) -> None:
     assert "needs_pears" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["needs_root", "needs_overlay", "needs_userns", "needs_debian"])
+@pytest.mark.parametrize(
+    "name", ["needs_root", "needs_overlay", "needs_userns", "needs_registry", "needs_debian"]
+)
 def test_every_gate_is_a_marker_that_is_explained(name: str, pytestconfig: pytest.Config) -> None:
     assert any(line.startswith(f"{name}: ") for line in pytestconfig.getini("markers"))

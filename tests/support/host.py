@@ -51,6 +51,13 @@ def no_peer(name: str) -> str | None:
 
 
 @cache
+def no_registry() -> str | None:
+    """Whether tests can run a registry of their own (`tests/support/registries.py`)."""
+    missing = [name for name in ("docker-registry", "openssl") if not shutil.which(name)]
+    return f"{missing[0]} is not installed" if missing else None
+
+
+@cache
 def no_git() -> str | None:
     return None if shutil.which("git") else "git is not installed"
 

@@ -66,7 +66,7 @@ def serve(pages: Mapping[str, Page] | None = None) -> Iterator[Server]:
     """Serve `pages`. A conditional request for what has not changed is answered by 304."""
     served = Server(pages=dict(pages or {}))
 
-    class Handler(_Quiet):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             served.requests.append(Request(self.command, self.path, headers))
@@ -95,7 +95,7 @@ def serve(pages: Mapping[str, Page] | None = None) -> Iterator[Server]:
             self.wfile.write(body)
             self.wfile.flush()
 
-    with _running(Handler) as address:
+    with running(Handler) as address:
         served.url = address
         yield served
 
@@ -115,7 +115,7 @@ def make_tar(items: Mapping[str, bytes], *, mtime_s: int = 0) -> bytes:
 def serve_git(folder: Path) -> Iterator[str]:
     """Serve the repositories in `folder`, for reading."""
 
-    class Handler(_Quiet):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             path, _, query = self.path.partition("?")
             length = int(self.headers.get("Content-Length") or 0)
@@ -150,17 +150,17 @@ def serve_git(folder: Path) -> Iterator[str]:
 
         do_POST = do_GET
 
-    with _running(Handler) as address:
+    with running(Handler) as address:
         yield address
 
 
-class _Quiet(http.server.BaseHTTPRequestHandler):
+class Quiet(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_args: object) -> None:
         pass
 
 
 @contextlib.contextmanager
-def _running(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+def running(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
