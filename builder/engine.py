@@ -642,11 +642,6 @@ class _Engine:
                 ),
             )
 
-        if isinstance(missed.step, ExecStep):
-            proxies = (pair.partition("=")[2] for pair in missed.step.secret_env)
-            for proxy in proxies:
-                if "@" in proxy:
-                    self.journal.hide(proxy.encode())
         for selection in selections_of(missed.step):  # what explains the next miss
             if selection.listing:  # what is fetched has none: its digest is another's
                 self._store.cache.put_listing(selection.digest, selection.listing)
@@ -658,6 +653,7 @@ class _Engine:
             ended=ended,
             packed=partial(self.journal.packed, vertex),
             grants=self._request.grants,
+            secrets=self.journal.secrets,
             on_failure=self._request.on_failure,
         )
         with self.journal.failing(vertex, started):

@@ -7,7 +7,7 @@ secrets of the build.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,11 @@ _PROGRESS_S = 0.1
 
 
 class Journal:
-    """The journal of one build. `vertices` is how many pieces of work there were so far."""
+    """The journal of one build. `vertices` is how many pieces of work there were so far.
+
+    `secrets` are what neither the log nor a layer is to hold: those the caller lent, and the
+    credentials of proxies.
+    """
 
     def __init__(
         self, request: BuildRequest, store: Store, report: Callable[[Event], None]
@@ -43,15 +47,11 @@ class Journal:
         self._began = self._progressed = time.monotonic()
         self._steps: dict[int, list[StepRecord]] = {}  # by stage
         self._logs: dict[int, StepLog] = {}  # by vertex
-        self._secrets = set(request.grants.secrets.values())  # that no log is to keep
+        self.secrets = _secrets_of(request)
 
     def now(self) -> float:
         """Seconds since the build began."""
         return rounded(time.monotonic() - self._began)
-
-    def hide(self, value: bytes) -> None:
-        """Keep a value out of the log."""
-        self._secrets.add(value)
 
     def output(self, vertex: int, stream: str, data: bytes) -> None:
         """A program has written something."""
@@ -136,7 +136,7 @@ class Journal:
             if kept is not None:
                 from builder.leaks import masked
 
-                data = masked(kept.data(), self._secrets)
+                data = masked(kept.data(), self.secrets.values())
                 step = replace(step, log_offset=len(log), log_bytes=len(data))
                 log += data
             steps.append(step)
@@ -154,6 +154,15 @@ class Journal:
         """The directory that is the context; empty where it is none."""
         context = self._request.context
         return os.path.realpath(context) if isinstance(context, Path) else ""
+
+
+def _secrets_of(request: BuildRequest) -> Mapping[str, bytes]:
+    """What no log and no layer is to hold."""
+    if not any("@" in value for value in request.build_args.values()):
+        return request.grants.secrets
+    from builder.leaks import credentials_of
+
+    return {**credentials_of(request.build_args), **request.grants.secrets}
 
 
 def record_of(instruction: str, span: Span, stage: PlannedStage) -> StepRecord:

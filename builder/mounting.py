@@ -61,7 +61,6 @@ class OpenedMounts:
     mounts: list[Mount] = field(default_factory=list)
     env: list[str] = field(default_factory=list, repr=False)
     relays: "list[AgentRelay]" = field(default_factory=list)
-    secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
 def open_mounts(
@@ -255,7 +254,6 @@ def _add_secret(mount: SecretMount, grants: Grants, opened: OpenedMounts) -> Non
         if mount.is_required:
             raise MissingGrantError(kind="secret", id=mount.id)
         return
-    opened.secrets[mount.id] = value
     if mount.variable:
         opened.env.append(f"{mount.variable}={_text(mount, value)}")
     if mount.target:

@@ -10,9 +10,9 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -39,7 +39,7 @@ from builder.sandbox import (
 from builder.schedule import Readable, Work
 from builder.snapshot import Snapshot, open_snapshot
 from builder.steps import CopyFiles, ExecStep, FileStep, MakeDirectory, Step
-from layerstore import InOrder, Layer, Store, TreeIndex
+from layerstore import Change, InOrder, Layer, Store, TreeIndex
 
 if TYPE_CHECKING:
     from builder.agents import AgentRelay
@@ -68,6 +68,7 @@ class Conditions:
         ended: called with the status of the program, which says what it took.
         packed: called again and again while the layer is written, with its bytes so far.
         grants: the secrets and agents that the step may use.
+        secrets: what no layer may hold: all secrets of the build, whichever step they are for.
         on_failure: called when the program has failed, while all that it had is still there: the
             same specification can be started again.
         perturbed: run the program with another host name, other process ids and one processor;
@@ -81,6 +82,7 @@ class Conditions:
     ended: Ended = lambda status: None
     packed: Packed = lambda size_bytes: None
     grants: Grants = NO_GRANTS
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     on_failure: OnFailure | None = None
     perturbed: bool = False
 
@@ -124,10 +126,8 @@ def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditi
                 title=" ".join(step.argv), code=status.shell_code, signal=status.signal, tail=tail
             )
         changes = snapshot.changes()
-        if opened.secrets:
-            from builder.leaks import without_secrets
-
-            changes = InOrder(without_secrets(changes, opened.secrets))
+        if conditions.secrets:
+            changes = InOrder(_without_secrets(changes, conditions))
         upperdir = None if conditions.perturbed else snapshot.upperdir
         return store.layers.commit(
             changes,
@@ -135,6 +135,15 @@ def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditi
             mtime_max_s=conditions.epoch,
             packed_bytes=conditions.packed,
         )
+
+
+def _without_secrets(changes: Iterator[Change], conditions: Conditions) -> Iterator[Change]:
+    """A step without a secret may have met one where another step left it, or in the context."""
+    if not conditions.secrets:
+        return changes
+    from builder.leaks import without_secrets
+
+    return without_secrets(changes, conditions.secrets)
 
 
 def _perturbed(spec: SandboxSpec, step: ExecStep) -> SandboxSpec:
@@ -313,7 +322,9 @@ def _perform_files(step: FileStep, layers: tuple[Layer, ...], conditions: Condit
             case _:
                 assert_never(step.action)
         return store.layers.commit(
-            collected.changes(), mtime_max_s=epoch, packed_bytes=conditions.packed
+            _without_secrets(collected.changes(), conditions),
+            mtime_max_s=epoch,
+            packed_bytes=conditions.packed,
         )
 
 

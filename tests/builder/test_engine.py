@@ -25,6 +25,7 @@ from builder.errors import (
     ForeignPlatformError,
     LoweringError,
     PlanError,
+    SecretLeakError,
     SourceNotFoundError,
     StageOrderError,
     StepFailedError,
@@ -1178,6 +1179,38 @@ def test_proxies_reach_programs_and_leave_no_trace(store: Store, fake: FakeExecu
             assert b"pa55word" not in path.read_bytes(), path
     _, ran = rebuilt(store, "FROM scratch\nARG A\nRUN echo $A > /a\n", fake, build_args={"A": "1"})
     assert ran == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RUN env HTTP_PROXY > /environment",
+        "RUN echo ada:pa55word > /config",
+        "RUN echo YWRhOnBhNTV3b3Jk > /header",
+        "RUN ln -s http://ada:pa55word@proxy:3128 /link",
+        "RUN touch /ada:pa55word",
+        "COPY file /file",
+    ],
+)
+def test_credentials_of_proxies_get_into_no_layer(
+    store: Store, fake: FakeExecutor, context: Path, text: str
+) -> None:
+    (context / "file").write_text("proxy=http://ada:pa55word@proxy:3128")
+    with pytest.raises(SecretLeakError, match="HTTP_PROXY") as caught:
+        run_build(
+            store,
+            f"FROM scratch\n{text}\n",
+            executor=fake,
+            context=context,
+            build_args={"HTTP_PROXY": "http://ada:pa55word@proxy:3128"},
+        )
+    assert "pa55word" not in f"{caught.value} {caught.value.hint}"
+    if "env" in text:
+        assert not [
+            path
+            for path in store.root.rglob("*")
+            if path.is_file() and b"pa55word" in path.read_bytes()
+        ]
 
 
 # Executors, events, records.

@@ -96,10 +96,14 @@ def test_output_is_told_at_once_and_kept_for_the_log(store: Store) -> None:
 
 
 def test_no_secret_is_in_the_log(store: Store) -> None:
-    book = Book(store, grants=Grants(secrets={"key": b"open sesame"}))
-    book.journal.hide(b"proxy-password")
+    book = Book(
+        store,
+        grants=Grants(secrets={"key": b"open sesame"}),
+        build_args={"http_proxy": "http://ada:proxy-password@proxy", "A": "no@secret"},
+    )
+    assert set(book.journal.secrets) == {"key", "http_proxy", "http_proxy, user and password"}
     vertex = book.journal.begin("a", "one", 1)
-    book.journal.output(vertex, "stdout", b"it is open sesame, by proxy-password\n")
+    book.journal.output(vertex, "stdout", b"it is open sesame, by ada:proxy-password\n")
     book.noted(0, "RUN a", vertex)
     book.journal.write(0, None, "")
     for path in (store.private / "builds").iterdir():

@@ -136,6 +136,7 @@ class Bench:
                     packed=self.packed.append,
                     epoch=epoch,
                     grants=self.grants,
+                    secrets=self.grants.secrets,
                 ),
             )
         )
@@ -601,6 +602,19 @@ def test_a_secret_in_the_layer_is_an_error(store: Store, executor: FakeExecutor)
         bench.do(script("echo my-a-long-secret > /config", mounts=(SECRET,)))
     bench.do(script("echo my-long-secret > /config", mounts=(SECRET,)))
     assert bench.read("config") == b"my-long-secret\n"
+
+
+def test_a_secret_is_looked_for_in_every_layer_of_the_build(
+    store: Store, executor: FakeExecutor
+) -> None:
+    """A cache mount may carry it from one step to another, and a context may hold its file."""
+    grants = Grants(secrets={"token": b"a-long-secret"})
+    with pytest.raises(SecretLeakError, match="'/config'"):
+        Bench(store, executor, grants=grants).do(script("echo a-long-secret > /config"))
+    copied = copying({"a": b"x", "env": b"TOKEN=a-long-secret"}, "a", "env", to="/to/")
+    with pytest.raises(SecretLeakError, match="'/to/env'"):
+        Bench(store, executor, grants=grants).do(copied)
+    Bench(store, executor).do(copied)
 
 
 def test_insecure_takes_the_walls_down(store: Store, executor: FakeExecutor) -> None:
