@@ -238,6 +238,7 @@ class _Engine:
         self._states: dict[int, StageState] = {}
         self._trial: Trial | None = None
         self._cache_mounts: dict[str, str] = {}  # by key: where it is shown
+        self._given: set[Digest] = set()  # by steps that were performed
         self._unstable: list[str] = []  # paths that differ between two runs of a step
         self._noted: dict[int, list[tuple[int, StageState]]] = {}  # by stage: line, what it led to
         self._provider = Provider(request, store, cleanup, self._states.__getitem__)
@@ -661,6 +662,7 @@ class _Engine:
                 if isinstance(missed.step, ExecStep):
                     check_runnable(below.platform)
                 layer = yield from perform(missed.step, below.layers, conditions)
+                self._given.add(layer.diff_id)
                 is_stable = yield from self._verify(missed, below, layer, conditions, noted)
             except BaseException as error:
                 is_canceled = isinstance(error, GeneratorExit | KeyboardInterrupt)
@@ -721,13 +723,18 @@ class _Engine:
         """Whether a second run gives the same, where that was asked for."""
         if not self._request.verify or not isinstance(missed.step, ExecStep):
             return True
-        from builder.rehearse import run_again
+        from builder.rehearse import Rehearsal
 
         took_s = self.journal.now() - noted.started
-        conditions = replace(conditions, output=lambda stream, data: None, on_failure=None)
-        differences = yield from run_again(
-            missed.step, below.layers, layer, conditions, took_s=took_s
+        rehearsal = Rehearsal(
+            step=missed.step,
+            layers=below.layers,
+            first=layer,
+            conditions=replace(conditions, output=lambda stream, data: None, on_failure=None),
+            tell=lambda text: self.journal.report(Notice(message=text, line=noted.line)),
+            used=self._given,
         )
+        differences = yield from rehearsal.run(took_s=took_s)
         for each in differences:
             hint = f"; try: {each.hint}" if each.hint else ""
             self.journal.report(Notice(message=f"not reproducible: {each}{hint}", line=noted.line))

@@ -11,7 +11,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
@@ -47,12 +47,14 @@ if TYPE_CHECKING:
 Output = Callable[[str, bytes], None]
 Ended = Callable[[ExitStatus], None]
 Packed = Callable[[int], None]
+OpenSnapshot = Callable[[tuple[Layer, ...], Store], AbstractContextManager[Snapshot]]
 OnFailure = Callable[[Executor, SandboxSpec], None]
 
 RUN_PIDS_MAX = 4096
 _TAIL_BYTES = 16 << 10
 _READ_BYTES = 64 << 10
 _SKIPPED_PIDS = 20
+_OTHER_UMASK = 0o077
 _PASSWD_MAX_BYTES = 4 << 20
 
 
@@ -71,8 +73,9 @@ class Conditions:
         secrets: what no layer may hold: all secrets of the build, whichever step they are for.
         on_failure: called when the program has failed, while all that it had is still there: the
             same specification can be started again.
-        perturbed: run the program with another host name, other process ids and one processor;
-            its result is for comparing, and gets no checkout.
+        perturbed: run the program with another host name, other process ids and one processor,
+            from under another umask; its result is for comparing, and gets no checkout.
+        snapshot: gives the writable view that the program changes.
     """
 
     store: Store
@@ -85,6 +88,7 @@ class Conditions:
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     on_failure: OnFailure | None = None
     perturbed: bool = False
+    snapshot: OpenSnapshot = open_snapshot
 
 
 def perform(step: Step, layers: tuple[Layer, ...], conditions: Conditions) -> Work[Layer]:
@@ -104,7 +108,7 @@ def perform(step: Step, layers: tuple[Layer, ...], conditions: Conditions) -> Wo
 
 def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditions) -> Work[Layer]:
     store, output = conditions.store, conditions.output
-    with open_snapshot(layers, store) as snapshot:
+    with conditions.snapshot(layers, store) as snapshot:
         with ExitStack() as cleanup:
             opened = yield from open_mounts(
                 step.mounts,
@@ -153,7 +157,12 @@ def _perturbed(spec: SandboxSpec, step: ExecStep) -> SandboxSpec:
         spec,
         hostname=HOSTNAMES[1],
         mounts=(*files, *spec.mounts[len(files) :]),
-        program=replace(spec.program, processors=1, skipped_pids=_SKIPPED_PIDS),
+        program=replace(
+            spec.program,
+            processors=1,
+            skipped_pids=_SKIPPED_PIDS,
+            callers_umask=_OTHER_UMASK,
+        ),
     )
 
 

@@ -18,6 +18,11 @@ from dataclasses import dataclass
 from layerstore import TocEntry
 
 HOSTNAMES = ("lamina", "perturbed")  # of the first run, and of the second
+TIMES_INSIDE = "times in the archive"
+RANDOM = "random bytes, or something that is encrypted or compressed with them"
+DIGEST = "a digest of something that differs"
+ORDER = "directory order"
+ORDER_HINT = "sort what lists a directory (sort, tar --sort=name)"
 _READ_MAX_BYTES = 8 << 20  # of a larger file only the name is looked at
 _DIGITS = re.compile(rb"[0-9]+")
 _CLOCK = re.compile(
@@ -25,6 +30,8 @@ _CLOCK = re.compile(
     rb"|(Mon|Tue|Wed|Thu|Fri|Sat|Sun),? |(Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[ -]"
 )
 _UNIX_TIME = re.compile(rb"(?<![0-9])1[0-9]{9}(?:\.[0-9]+|[0-9]{3}|[0-9]{6}|[0-9]{9})?(?![0-9])")
+
+_HEX = re.compile(rb"[0-9a-f]{32,}")
 
 Read = Callable[[TocEntry], bytes]
 
@@ -75,11 +82,18 @@ def compare(
 
 def explain(path: str, first: bytes, second: bytes) -> tuple[str, str]:
     """Why two contents of a file may differ, and what helps; empty when nothing is known."""
-    for guess in (_by_name, _bytecode, _compressed, _host_name, _order, _times, _random):
+    for guess in (_by_name, _bytecode, _compressed, _host_name, _order, _times, _digest, _random):
         known = guess(path, first, second)
         if known is not None:
             return known
     return "", ""
+
+
+def may_depend_on_order(difference: Difference) -> bool:
+    """Whether what is known of it leaves room for the order of directories as its reason."""
+    return difference.what == "content" and (
+        difference.reason in ("", TIMES_INSIDE, DIGEST, RANDOM)
+    )
 
 
 def _by_path(entries: Iterable[TocEntry]) -> Mapping[tuple[str, str], TocEntry]:
@@ -142,8 +156,8 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
     (r"^/(tmp|var/tmp)/", "temporary file", "remove it in the same RUN"),
     (r"^/etc/shadow-?$", "day of the last password change", "give SOURCE_DATE_EPOCH to useradd"),
     (r"^/etc/.+-$", "backup of a file that differs", "remove it in the same RUN"),
-    (r"\.(jar|zip|whl|egg)$", "times in the archive", "zip -X, or strip-nondeterminism"),
-    (r"\.(tar|deb|a)$", "times in the archive", "tar --mtime, ar D, or strip-nondeterminism"),
+    (r"\.(jar|zip|whl|egg)$", TIMES_INSIDE, "zip -X, or strip-nondeterminism"),
+    (r"\.(tar|deb|a)$", TIMES_INSIDE, "tar --mtime, ar D, or strip-nondeterminism"),
 )
 
 
@@ -181,7 +195,7 @@ def _host_name(_path: str, first: bytes, second: bytes) -> _Known:
 def _order(_path: str, first: bytes, second: bytes) -> _Known:
     old, new = first.splitlines(), second.splitlines()
     if len(old) > 1 and sorted(old) == sorted(new):
-        return "the same lines in another order", "sort what lists directories"
+        return f"{ORDER} (the same lines in another order)", ORDER_HINT
     return None
 
 
@@ -197,7 +211,13 @@ def _times(_path: str, first: bytes, second: bytes) -> _Known:
     return "a number: a time, a process id, a count of processors", "give it a fixed value"
 
 
+def _digest(_path: str, first: bytes, second: bytes) -> _Known:
+    if first and second and _HEX.sub(b"", first) == _HEX.sub(b"", second):
+        return DIGEST, ""
+    return None
+
+
 def _random(_path: str, first: bytes, second: bytes) -> _Known:
     if len(first) == len(second) >= 16 and sum(map(int.__eq__, first, second)) < len(first) // 8:
-        return "random bytes, or something that is encrypted or compressed with them", ""
+        return RANDOM, ""
     return None

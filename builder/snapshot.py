@@ -23,7 +23,7 @@ _USUAL_ROOT = (0o755, 0, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Valid inside the `with` that opened it."""
+    """Valid inside the `with` that opened it. `upperdir` is that of `root` as seen from here."""
 
     root: OverlayRoot
     upperdir: Path
@@ -60,7 +60,7 @@ def open_snapshot(layers: tuple[Layer, ...], store: Store) -> Iterator[Snapshot]
         upperdir, workdir = directory / "upper", directory / "work"
         upperdir.mkdir()
         workdir.mkdir()
-        _take_root_attributes(lowerdirs[0], upperdir)
+        take_root_attributes(lowerdirs[0], upperdir)
         yield Snapshot(
             root=OverlayRoot(lowerdirs=lowerdirs, upperdir=upperdir, workdir=workdir),
             upperdir=upperdir,
@@ -72,7 +72,7 @@ def _attributes(directory: Path) -> tuple[int, int, int]:
     return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
 
 
-def _take_root_attributes(lower: Path, upper: Path) -> None:
+def take_root_attributes(lower: Path, upper: Path) -> None:
     """The merged root shows the upper directory's attributes: make them the image's."""
     status = lower.stat()
     os.chown(upper, status.st_uid, status.st_gid)

@@ -431,6 +431,7 @@ class _Actor:
 
     def be_init(self, spec: SandboxSpec, groups: tuple[str, ...]) -> NoReturn:
         """PID 1: build the stage, fork the program, mind it."""
+        os.umask(self.program.callers_umask)
         self._become_invisible()
         os.setsid()
         null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # later it may be anything

@@ -12,6 +12,10 @@ processes, mounts and namespaces go. Ctrl-C does not reach it: it has a session 
 
 Requests are served one after the other, which costs nothing: a request is one fork, and everything
 slow happens in the new process.
+
+A file system in memory for upper directories (`mount_memory`) is mounted in a mount namespace of
+the server's own, which its sandboxes begin with: nobody else sees it, and it goes with the server,
+or with its directory. The caller reaches what is in it by a descriptor.
 """
 
 import _socket
@@ -19,7 +23,9 @@ import gc
 import marshal
 import os
 import select
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self, cast
@@ -29,7 +35,7 @@ from builder.sandbox.capabilities import mask
 from builder.sandbox.errors import SandboxError, decode, encode
 from builder.sandbox.executor import Handshake, SandboxRunning, usage_of
 from builder.sandbox.namespaces import Channels, Home, Started
-from builder.sandbox.spec import Program, SandboxSpec, Stdio
+from builder.sandbox.spec import OverlayRoot, Program, Root, SandboxSpec, Stdio
 
 _REQUEST_DESCRIPTORS_MAX = 6
 _CLASSES = {
@@ -59,6 +65,7 @@ class ForkServer:
         os.close(caller_pidfd)
         theirs.close()
         self._running: list[SandboxRunning] = []
+        self._memories: dict[Path, int] = {}  # mounted at, and a descriptor of it
 
     def start(self, spec: SandboxSpec, stdio: Stdio) -> SandboxRunning:
         """Implements `Executor`."""
@@ -70,7 +77,7 @@ class ForkServer:
             if group:
                 group.remove()
             raise
-        running.root = spec.root
+        running.root = self._seen_root(spec.root)
         running.group = group
         return self._confirm(running)
 
@@ -84,6 +91,27 @@ class ForkServer:
             os.close(init_pidfd)
         running.init_pid = init_pid
         return self._confirm(running)
+
+    @contextmanager
+    def mount_memory(self, directory: Path, size_bytes: int) -> Iterator[Path]:
+        """Mount a file system in memory at `directory`, for the sandboxes of this server alone.
+
+        Yields the path by which the caller sees what they see at `directory`. It goes when the
+        caller removes `directory`, after this.
+
+        Raises:
+            SandboxError: the kernel refuses it.
+        """
+        body = marshal.dumps(("memory", str(directory), size_bytes))
+        with self._lock:
+            _send_request(self._socket, body, ())
+            _, fd = _receive_reply(self._socket)
+        self._memories[directory] = fd
+        try:
+            yield Path(f"/proc/self/fd/{fd}")
+        finally:
+            del self._memories[directory]
+            os.close(fd)
 
     def close(self) -> None:
         """Implements `Executor`."""
@@ -120,6 +148,19 @@ class ForkServer:
             argv0=program.argv[0],
             reap=_await_end,
         )
+
+    def _seen_root(self, root: Root) -> Root:
+        """The root by the paths of the caller, who tidies it up."""
+        if isinstance(root, OverlayRoot):
+            for directory, fd in self._memories.items():
+                if root.upperdir.is_relative_to(directory):
+                    seen = Path(f"/proc/self/fd/{fd}")
+                    return replace(
+                        root,
+                        upperdir=seen / root.upperdir.relative_to(directory),
+                        workdir=seen / root.workdir.relative_to(directory),
+                    )
+        return root
 
     def _confirm(self, running: SandboxRunning) -> SandboxRunning:
         running.confirm()
@@ -245,6 +286,7 @@ class _Server:
         self._keep_only(socket_fd, caller_pidfd)
         self._home = Home.open()
         self._started: dict[int, _Child] = {}  # by pidfd
+        self._has_own_mounts = False
         self._poller = select.poll()
         self._poller.register(self._socket.fileno(), select.POLLIN)
         self._poller.register(self._caller_pidfd, select.POLLIN)
@@ -279,7 +321,11 @@ class _Server:
             return False
         body, descriptors = request
         try:
-            child = self._launch(body, descriptors)
+            kind, *words = marshal.loads(body)
+            if kind == "memory":
+                self._mount_memory(*words)
+                return True
+            child = self._launch(kind, words, descriptors)
         except Exception as error:  # noqa: BLE001  (an answer must come, whatever happened)
             for fd in descriptors:
                 os.close(fd)
@@ -294,9 +340,22 @@ class _Server:
         self._socket.sendmsg([pid.to_bytes(8, "little")], [_rights((pidfd,))])
         return True
 
-    def _launch(self, body: bytes, descriptors: list[int]) -> _Child:
-        kind, words, groups = marshal.loads(body)
-        value = from_words(words)
+    def _mount_memory(self, directory: str, size_bytes: int) -> None:
+        if not self._has_own_mounts:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            syscalls.mount(None, b"/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+            self._has_own_mounts = True
+        target = os.fsencode(directory)
+        options = f"mode=755,size={size_bytes}".encode()
+        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV  # overlayfs does not pass them on
+        syscalls.mount(b"tmpfs", target, b"tmpfs", flags, options)
+        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._socket.sendmsg([bytes(8)], [_rights((fd,))])
+        os.close(fd)
+
+    def _launch(self, kind: str, words: list[Any], descriptors: list[int]) -> _Child:
+        specification, groups = words
+        value = from_words(specification)
         stdin, stdout, stderr, errors, report, *extra = descriptors
         channels = Channels(stdin=stdin, stdout=stdout, stderr=stderr, errors=errors, report=report)
         if kind == "start":

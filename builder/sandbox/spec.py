@@ -134,7 +134,8 @@ class Program:
     /etc/group. HOME is taken from that passwd entry unless `env` has it. `cwd` is created
     when missing (as Docker does). A bare `argv[0]` is looked up in the PATH of `env`.
     `processors` is how many it may use at most, 0 all of them; `skipped_pids` how many process ids
-    are used up before its first child.
+    are used up before its first child. `callers_umask` is that of the process which makes the
+    sandbox, as if it had inherited it: the program's own is 022 whatever it is.
     """
 
     argv: tuple[str, ...]
@@ -150,6 +151,7 @@ class Program:
     resource_limits: tuple[ResourceLimit, ...] = ()
     processors: int = 0
     skipped_pids: int = 0
+    callers_umask: int = 0o022
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

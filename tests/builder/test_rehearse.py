@@ -86,3 +86,79 @@ def test_times_count_with_source_date_epoch(box: Commands, tmp_path: Path) -> No
 
 def test_a_step_that_fails_fails_once(box: Commands, tmp_path: Path) -> None:
     assert "exit code: 3" in verify(box, tmp_path / "c", "exit 3", code=1).err
+
+
+NAMES = "a b c d e f g h i j k l m n o p q r s t u v w x y z"
+ORDER = "(content: directory order"
+
+
+def test_the_order_of_new_directories_shows(box: Commands, tmp_path: Path) -> None:
+    run = f"mkdir /d; for i in {NAMES}; do touch /d/$i; done; find /d > /order"
+    done = verify(box, tmp_path / "c", run, code=1)
+    assert f"/order {ORDER}" in done.err
+    assert "try: sort what lists a directory (sort, tar --sort=name)" in done.err
+    sorted_run = run.replace("find /d >", "find /d | sort >")
+    verify(box, tmp_path / "c", sorted_run)
+
+
+def test_the_order_of_what_lower_layers_hold_shows(box: Commands, tmp_path: Path) -> None:
+    verify(box, tmp_path / "c", "find /data > /order", code=1)
+    verify(box, tmp_path / "c", "find /data | sort > /order")
+
+
+def test_an_order_that_is_hidden_in_a_digest_is_found_by_another_run(
+    box: Commands, tmp_path: Path
+) -> None:
+    made = f"mkdir /d && for i in {NAMES}; do touch /d/$i; done"
+    run = f"{made}\nRUN tar c /d | sha256sum > /x; date | sha256sum > /y"
+    done = verify(box, tmp_path / "c", run, code=1)
+    assert f"/x {ORDER})" in done.err
+    assert "/y (content: a digest of something that differs)" in done.err
+
+
+def test_a_step_that_memory_has_no_room_for_runs_on_the_disk(
+    box: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builder.disorder.free_bytes", lambda: 1 << 22)
+    monkeypatch.setattr("builder.rehearse.free_bytes", lambda: 1 << 40)
+    done = verify(box, tmp_path / "c", "head -c 8000000 /dev/zero > /big; nproc > /n", code=1)
+    assert "order of directories is not varied: the step fails in memory" in done.err
+    assert "/n (content: a number" in done.err
+    monkeypatch.setattr("builder.rehearse.free_bytes", lambda: 1 << 20)
+    done = verify(box, tmp_path / "c", "head -c 8000000 /dev/zero > /other")
+    assert "not varied: 7 MB do not fit into memory (1 MB are free)" in done.err
+
+
+def test_what_programs_do_to_layers_below_is_the_same_in_memory(
+    box: Commands, tmp_path: Path
+) -> None:
+    """Copied up, removed, replaced, linked, renamed, with every kind of mark."""
+    run = (
+        "mkdir -p /d/e/f && touch /d/e/f/g /d/e/h /d/i && ln -s i /d/j && ln /d/i /d/k && "
+        "chmod 4750 /d/i && mkfifo /d/p && chown 3:4 /d/e"
+        "\nRUN rm -r /d/e && mkdir /d/e && touch /d/e/h && mv /d/i /d/z && echo x >> /data/file &&"
+        " rm /data/twin && ln /data/file /data/other && rm /d/j && mkdir /d/j && rm /etc/passwd"
+        "\nRUN test ! -e /d/e/f && test -e /d/e/h && mv /data/inner /moved || true"
+    )
+    verify(box, tmp_path / "c", run)
+    box("fsck")
+
+
+def test_memory_is_given_back(box: Commands, tmp_path: Path) -> None:
+    verify(box, tmp_path / "c", "echo 1 > /f")
+    assert str(box.root) not in Path("/proc/self/mountinfo").read_text()
+    assert list((box.root / "lamina/tmp").iterdir()) == []
+
+
+def test_a_result_that_another_stage_has_too_stays(box: Commands, tmp_path: Path) -> None:
+    """What a second run gives may be what the first run of another step gave."""
+    (tmp_path / "c").mkdir()
+    once = "if [ $(nproc) = 1 ]; then echo one > /f; else echo {0} > /f; fi"
+    (tmp_path / "c/Dockerfile").write_text(
+        f"FROM box AS a\nRUN {once.format('one')}\nFROM box\nRUN {once.format('two')}\n"
+        "COPY --from=a /f /g\n"
+    )
+    done = box("build", "--progress", "plain", "--verify", tmp_path / "c", code=1)
+    assert "/f (content)" in done.err
+    assert "CACHED" in box("build", "--progress", "plain", "--target", "a", tmp_path / "c").err
+    box("fsck")

@@ -10,10 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.reproduce import HOSTNAMES, Difference, Read, compare, explain
+from builder.reproduce import (
+    HOSTNAMES,
+    Difference,
+    Read,
+    compare,
+    explain,
+    may_depend_on_order,
+)
 from layerstore import Digest, Meta, TocEntry, TreePath
 
 NOW = time.time()
+SUMS = [Digest.of(word).hex.encode() for word in (b"1", b"2")]
 
 
 def file(path: str, content: bytes, *, mtime_ns: int = 1, mode: int = 0o644) -> TocEntry:
@@ -110,12 +118,13 @@ def pyc(seconds: int, code: bytes = b"code") -> bytes:
         ("/x.jar", b"a", b"b", "times in the archive"),
         ("/x", gzip.compress(b"x", mtime=1), gzip.compress(b"x", mtime=2), "the gzip header"),
         ("/x", b"on lamina!", b"on perturbed!", "host name"),
-        ("/x", b"a\nb\nc\n", b"c\na\nb\n", "another order"),
+        ("/x", b"a\nb\nc\n", b"c\na\nb\n", "directory order (the same lines"),
         ("/x", b"t=1700000000\n", b"t=1700000002\n", "seconds since 1970"),
         ("/x", b"t=1700000000.123\n", b"t=1700000002.9\n", "seconds since 1970"),
         ("/x", b"2026-01-01T10:00:01Z", b"2026-01-01T10:00:02Z", "timestamp"),
         ("/x", b"pid 12\n", b"pid 34567\n", "a number"),
         ("/x", bytes(range(64)), bytes(range(100, 164)), "random bytes"),
+        ("/x", SUMS[0] + b"  -", SUMS[1] + b"  -", "a digest of something"),
         ("/x", b"one thing", b"something else", ""),
     ],
 )
@@ -123,6 +132,30 @@ def test_reasons(path: str, first: bytes, second: bytes, reason: str) -> None:
     found, hint = explain(path, first, second)
     assert reason in found
     assert bool(found) >= bool(hint)
+
+
+@pytest.mark.parametrize(
+    ("path", "first", "second", "expected"),
+    [
+        ("x", b"one thing", b"something else", True),
+        ("x", *SUMS, True),
+        ("x.tar", b"a", b"b", True),
+        ("x", bytes(range(64)), bytes(range(100, 164)), True),
+        ("x", b"t=1700000000\n", b"t=1700000002\n", False),
+        ("etc/machine-id", b"a", b"b", False),
+    ],
+)
+def test_what_is_explained_well_does_not_depend_on_the_order(
+    path: str, first: bytes, second: bytes, expected: bool
+) -> None:
+    old, new = {path: first}, {path: second}
+    (found,) = differences(of(old), of(new), (old, new))
+    assert may_depend_on_order(found) == expected
+
+
+def test_no_mode_depends_on_the_order() -> None:
+    (found,) = differences([file("a", b"")], [file("a", b"", mode=0o600)])
+    assert not may_depend_on_order(found)
 
 
 def test_the_host_names_are_what_the_guess_looks_for() -> None:

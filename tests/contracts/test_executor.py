@@ -136,6 +136,14 @@ class TestUsage:
         assert ExitStatus(code=1, cpu_s=1.0, memory_peak_bytes=1) == ExitStatus(code=1)
 
 
+class TestUmask:
+    @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+    def test_that_of_the_caller_does_not_matter(self, bench: Bench, umask: int) -> None:
+        script = "umask; echo > /f; mkdir /d; stat -c %a /f /d /proc/.. /new /new/cwd"
+        found = bench.sh(script, callers_umask=umask, cwd="/new/cwd").lines
+        assert found == ["0022", "644", "755", "755", "755", "755"]
+
+
 class TestStdio:
     def test_three_streams_are_the_given_ones(self, bench: Bench) -> None:
         outcome = bench.sh("cat; echo out; echo err >&2", stdin=b"in\n")

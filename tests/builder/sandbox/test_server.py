@@ -219,6 +219,54 @@ class TestThreads:
             bench = Bench(executor=server, lower=lower, scratch=tmp_path)
             assert bench.run("cat", "/large", mounts=(mount,)).stdout == content
 
+    def test_memory_is_seen_by_its_sandboxes_and_through_a_descriptor_alone(
+        self, lower: Path, tmp_path: Path
+    ) -> None:
+        place = tmp_path / "memory"
+        place.mkdir()
+        before = Path("/proc/self/mountinfo").read_text()
+        with ForkServer() as server:
+            with server.mount_memory(place, 1 << 20) as seen:
+                (seen / "upper").mkdir()
+                (seen / "work").mkdir()
+                assert list(place.iterdir()) == []
+                assert Path("/proc/self/mountinfo").read_text() == before
+                bench = Bench(executor=server, lower=lower, scratch=tmp_path)
+                root = OverlayRoot(
+                    lowerdirs=(lower,), upperdir=place / "upper", workdir=place / "work"
+                )
+                script = "echo 1 > /f; head -c 2000000 /dev/zero > /big || rm /big"
+                assert bench.sh(script, root=root).status.code == 0
+                assert (seen / "upper/f").read_text() == "1\n"
+                assert [path.name for path in (seen / "upper").iterdir()] == ["f"]
+            place.rmdir()
+            assert bench.sh("true").status.code == 0
+        assert Path("/proc/self/mountinfo").read_text() == before
+
+    def test_targets_made_in_memory_are_taken_away_there(self, lower: Path, tmp_path: Path) -> None:
+        """A used upper directory hides the stubs: the targets are made in it."""
+        place = tmp_path / "memory"
+        place.mkdir()
+        with ForkServer() as server, server.mount_memory(place, 1 << 20) as seen:
+            for name in ("upper", "work"):
+                (seen / name).mkdir()
+            (seen / "upper/d").mkdir()
+            os.setxattr(seen / "upper/d", "trusted.overlay.opaque", b"y")
+            bench = Bench(executor=server, lower=lower, scratch=tmp_path)
+            root = OverlayRoot(lowerdirs=(lower,), upperdir=place / "upper", workdir=place / "work")
+            mount = FileMount(target="/d/x", content=b"shown")
+            assert bench.sh("cat /d/x", root=root, mounts=(mount,)).text == "shown"
+            assert list((seen / "upper/d").iterdir()) == []
+
+    def test_memory_that_the_kernel_refuses_is_an_error(self, tmp_path: Path) -> None:
+        with ForkServer() as server:
+            with (
+                pytest.raises(SandboxError, match="No such file"),
+                server.mount_memory(tmp_path / "missing", 1 << 20),
+            ):
+                pass
+            wait_until_served(server)
+
     def test_many_starts_leave_no_descriptor_in_it(self, lower: Path, tmp_path: Path) -> None:
         with ForkServer() as server:
             bench = Bench(executor=server, lower=lower, scratch=tmp_path)
