@@ -8,6 +8,7 @@
                       -> miss: perform, commit, and compare with what the same parent gave before
                                (time-blind): equal -> take the earlier layer, so that everything
                                below stays cached and the image does not change
+               a step that another process, or another stage, is carrying out is waited for
     seal the target's state
 
 A step that gives what the step at its place gave in the last build of this Dockerfile keeps that
@@ -66,7 +67,7 @@ from builder.platforms import check_runnable, name_of
 from builder.provide import Provider
 from builder.request import BuildRequest, BuildResult
 from builder.sandbox import Executor, ExitStatus
-from builder.schedule import PAUSE, Needs, Work, run_all
+from builder.schedule import PAUSE, Later, Needs, Work, run_all
 from builder.sealing import Sealer
 from builder.sources import Selection, SourceTree, select
 from builder.state import StageState, empty_state, state_of_image
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from builder.trial import Trial
 
 _FLUSH_AFTER_S = 0.5
+_ASK_AGAIN_S = 0.05
 _WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
 
 
@@ -169,6 +171,7 @@ def _build(
     started = time.time()
     with ExitStack() as cleanup:
         engine = _Engine(request, store, report, cleanup, start_executor)
+        cleanup.callback(lambda: store.claims.release(store.claims.held()))
         cleanup.callback(store.flush)
         try:
             store.lease()  # what the build finds must not be collected before it is named
@@ -247,6 +250,7 @@ class _Engine:
         self._sealer = Sealer(request, store, self._epoch)
         self._args = dict(request.build_args)
         self._last_flush = time.monotonic()
+        self._finished: list[Digest] = []  # keys of steps whose results are not flushed
 
     # ---- the fold
 
@@ -291,6 +295,7 @@ class _Engine:
             {index: stages[index].needs for index in sorted(self._plan.needed)},
             lambda index: self._build_stage(stages[index]),
             jobs=self._request.jobs or len(os.sched_getaffinity(0)),
+            idle=self._while_waiting,
         )
         return self._states[self._plan.target]
 
@@ -489,10 +494,11 @@ class _Engine:
         )
         key = Digest.of(document)
         forced = self._forced(stage, line)
-        cached = None if forced else self._store.cache.get(key)
-        is_expired = cached is not None and self._is_expired(cached)
-        layer = None if cached is None or is_expired else self._store.layers.find(cached.diff_id)
-        if cached is not None and layer is not None:
+        result = None if forced else self._look_up(key)
+        if result is None and not forced and self._predictor is None:
+            result = yield from self._claim(key, vertex)
+        if result is not None:
+            cached, layer = result
             self.journal.report(VertexCached(vertex=vertex, layer=layer.diff_id))
             found = replace(
                 noted,
@@ -505,6 +511,8 @@ class _Engine:
             )
             self.journal.note(stage, found)
         else:
+            expired = None if forced else self._store.cache.get(key)
+            is_expired = expired is not None and self._is_expired(expired)
             missed = self._missed(lowered, document, state, stage, instructions, forced, is_expired)
             explained = self._explain(missed)
             noted = replace(
@@ -532,6 +540,32 @@ class _Engine:
         if request.no_cache_from is not None and line >= request.no_cache_from:
             return f"--no-cache-from={request.no_cache_from}"
         return ""
+
+    def _look_up(self, key: Digest) -> tuple[CachedStep, Layer] | None:
+        """The step in the cache, unless it is too old or its layer cannot be used."""
+        cached = self._store.cache.get(key)
+        if cached is None or self._is_expired(cached):
+            return None
+        layer = self._store.layers.find(cached.diff_id)
+        return None if layer is None else (cached, layer)
+
+    def _claim(self, key: Digest, vertex: int) -> Work[tuple[CachedStep, Layer] | None]:
+        """Begin a step that is not in the cache; its result, if another has carried it out."""
+        claims = self._store.claims
+        waiting = None
+        while not (is_ours := claims.take(key)):
+            self._flush()  # others may wait for what is finished here
+            if waiting is None:
+                waiting = claims.waiting(key)
+                text = b"waiting for another build or stage that carries out this step\n"
+                self.journal.report(VertexOutput(vertex=vertex, stream="stderr", data=text))
+            if waiting.is_in_vain():
+                break
+            yield Later(_ASK_AGAIN_S)
+        result = self._look_up(key)  # once more: whoever had the claim has given it up
+        if is_ours and result is not None:
+            claims.release((key,))
+        return result
 
     def _is_expired(self, cached: CachedStep) -> bool:
         ttl_s = self._request.cache_ttl_s
@@ -709,6 +743,7 @@ class _Engine:
             )
         )
         note("reused" if is_reused else "executed", seconds, layer)
+        self._finished.append(missed.key)
         self._flush_when_due()
         return made, layer
 
@@ -804,8 +839,22 @@ class _Engine:
     def _flush_when_due(self) -> None:
         """Make finished steps durable now and then: a killed build loses little, cheaply."""
         if time.monotonic() - self._last_flush > _FLUSH_AFTER_S:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._finished:
             self._store.flush()
-            self._last_flush = time.monotonic()
+            self._store.claims.release(self._finished)
+            self._finished = []
+        self._last_flush = time.monotonic()
+
+    def _while_waiting(self) -> float | None:
+        """Let others see what is finished, and that the rest goes on."""
+        if not self._store.claims.held():
+            return None
+        self._store.claims.show_life()
+        self._flush_when_due()
+        return _FLUSH_AFTER_S
 
     # ---- telling
 

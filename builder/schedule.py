@@ -46,7 +46,11 @@ Work = Generator[Wait, None, Result]
 
 
 def run_all(
-    pieces: Mapping[int, Iterable[int]], begin: "Callable[[int], Work[Result]]", *, jobs: int
+    pieces: Mapping[int, Iterable[int]],
+    begin: "Callable[[int], Work[Result]]",
+    *,
+    jobs: int,
+    idle: Callable[[], float | None] = lambda: None,
 ) -> dict[int, Result]:
     """Run pieces to their ends.
 
@@ -56,11 +60,13 @@ def run_all(
         begin: makes the work of a number; also called for one that another piece needs and that
             is not in `pieces`.
         jobs: how many to have under way at once, at least 1.
+        idle: called before everybody waits; says in how many seconds to be called again if they
+            still do then, None for never.
 
     Returns:
         The results of all that was run, by number.
     """
-    running = _Running(pieces, begin, jobs)
+    running = _Running(pieces, begin, jobs, idle)
     try:
         while running.turn():
             pass
@@ -75,11 +81,13 @@ class _Running(Generic[Result]):
         pieces: Mapping[int, Iterable[int]],
         begin: "Callable[[int], Work[Result]]",
         jobs: int,
+        idle: Callable[[], float | None],
     ) -> None:
         self.results: dict[int, Result] = {}
         self._waiting = {index: set(needs) for index, needs in pieces.items()}
         self._begin = begin
         self._jobs = jobs
+        self._idle = idle
         self._active: dict[int, Work[Result]] = {}
         self._ready: deque[int] = deque()
         self._reading: dict[int, tuple[int, ...]] = {}
@@ -130,9 +138,11 @@ class _Running(Generic[Result]):
     def _timeout_ms(self) -> float | None:
         if self._ready:
             return 0
-        if not self._sleeping:
-            return None
-        return max(0.0, (min(self._sleeping.values()) - time.monotonic()) * 1000)
+        asked_s = self._idle()
+        left_s = [] if asked_s is None else [asked_s]
+        if self._sleeping:
+            left_s.append(min(self._sleeping.values()) - time.monotonic())
+        return max(0.0, min(left_s) * 1000) if left_s else None
 
     def _advance(self, index: int) -> None:
         work = self._active.pop(index)

@@ -157,6 +157,7 @@ def sweep_dead(store: "Store", dead: Sequence[Lease]) -> None:
         _sweep_uses(store, dead)
     except StoreError:
         pass  # damage is for verify to report; opening the store must work nevertheless
+    store.claims.sweep()
     for lease in dead:
         try:
             lease.release()

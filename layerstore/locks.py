@@ -10,9 +10,10 @@ Lease, a directory `lamina/tmp/ID`, is held by its process until that has finish
     in it lie the files that are being written; whoever finds it unlocked may remove it;
     `uses` in it lists the digests that its process needs and prune must leave.
 A cache mount, a directory below `lamina/cachemounts`, is locked by those who use it.
+A claim, a directory below `lamina/claims`, is locked by who carries out the step it names.
 
-Lock order: StoreLock before SQLite's. Nothing waits for a lease; for a cache mount only an export
-does, and not for long.
+Lock order: a claim before a cache mount, StoreLock before SQLite's. Nothing waits for a lease; for
+a cache mount only an export does, and not for long; for a claim as long as claims.py says.
 """
 
 import fcntl
@@ -193,3 +194,9 @@ def lock_directory(path: Path, *, exclusive: bool = True) -> int | None:
         pass
     os.close(fd)
     return None
+
+
+def unlock(fd: int) -> None:
+    """Drop a lock that `lock_directory` gave, whoever else has inherited the descriptor."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)

@@ -35,6 +35,7 @@ from layerstore.backends.directory import DirectoryBlobs
 from layerstore.blobs import BlobStore
 from layerstore.cacheindex import CacheIndex
 from layerstore.cachemounts import CacheMounts
+from layerstore.claims import Claims
 from layerstore.database import Database
 from layerstore.digest import Digest
 from layerstore.errors import StoreError
@@ -73,6 +74,7 @@ class Store:
     images: ImageStore
     cache: CacheIndex
     cache_mounts: CacheMounts
+    claims: Claims
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -101,6 +103,7 @@ class Store:
         )
         self.cache = CacheIndex(self.database, self.layers.find)
         self.cache_mounts = CacheMounts(self.private / "cachemounts", self._new_tmp_path)
+        self.claims = Claims(self.private / "claims")
 
     @classmethod
     def open(cls, root: Path | None = None) -> Self:
@@ -174,6 +177,7 @@ class Store:
     def close(self) -> None:
         """Drop what was not flushed, and the lease with all temporary files."""
         self.images.discard_edits()
+        self.claims.release(self.claims.held())
         self.database.close()
         if self._lease is not None:
             self._lease.release()

@@ -5,6 +5,7 @@ import os
 import random
 import tarfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -1917,3 +1918,98 @@ def test_mistakes_in_a_late_run_are_found_before_the_first_is_executed(
     spared = f"FROM scratch AS unneeded\n{instruction}\nFROM scratch\nRUN true\n"
     run_build(store, spared, context=context, executor=fake)
     assert fake.scripts == ["true"]
+
+
+# One carries a step out, the others wait.
+
+
+class Watched(list[Event]):
+    """Events; `act` is called when the build begins to wait for another."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self._act = act
+
+    def append(self, event: Event) -> None:
+        super().append(event)
+        if isinstance(event, VertexOutput) and b"waiting for another" in event.data:
+            self._act()
+
+
+def key_of(text: str, store: Store) -> Digest:
+    """The key of the only step of `text`, found out in another store."""
+    with Store.open(store.root.with_name("elsewhere")) as elsewhere:
+        run_build(elsewhere, text, executor=FakeExecutor())
+        (step,) = elsewhere.cache.steps()
+        return step.key
+
+
+def test_stages_with_the_same_step_carry_it_out_once(store: Store, fake: FakeExecutor) -> None:
+    text = """\
+FROM scratch AS one
+RUN echo same > /a
+FROM scratch AS two
+RUN echo same > /a
+FROM scratch
+COPY --from=one /a /one
+COPY --from=two /a /two
+"""
+    built = run_build(store, text, executor=fake, jobs=2)
+    assert fake.scripts == ["echo same > /a"]
+    assert built.read("one") == built.read("two") == b"same\n"
+    assert store.claims.held() == ()
+
+
+def test_a_step_that_another_build_carries_out_is_waited_for(
+    store: Store, fake: FakeExecutor
+) -> None:
+    """The other has the claim until its result can be seen."""
+    text = "FROM scratch\nRUN echo once > /a\n"
+    key = key_of(text, store)
+    looked: list[int] = []
+    with Store.open(store.root) as other:
+        assert other.claims.take(key)
+
+        def finish() -> None:
+            looked.append(1)
+            run_build(other, text, executor=FakeExecutor(), no_cache=True)
+            other.claims.release([key])
+
+        built = run_build(store, text, executor=fake, events=Watched(finish))
+    assert looked == [1]
+    assert fake.scripts == []
+    assert built.outcomes == ["cached"]
+
+
+def test_a_step_whose_builder_died_is_carried_out(store: Store, fake: FakeExecutor) -> None:
+    text = "FROM scratch\nRUN echo once > /a\n"
+    key = key_of(text, store)
+    with Store.open(store.root) as other:
+        assert other.claims.take(key)
+        run_build(store, text, executor=fake, events=Watched(lambda: other.claims.release([key])))
+    assert fake.scripts == ["echo once > /a"]
+
+
+def test_a_builder_without_a_sign_of_life_is_not_waited_for(
+    store: Store, fake: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerstore.claims._LIFELESS_S_MAX", 0.1)
+    text = "FROM scratch\nRUN echo once > /a\n"
+    key = key_of(text, store)
+    with Store.open(store.root) as other:
+        assert other.claims.take(key)
+        built = run_build(store, text, executor=fake)
+        assert other.claims.held() == (key,)
+    assert fake.scripts == ["echo once > /a"]
+    assert built.outcomes == ["executed"]
+    assert findings(store) == []
+
+
+def test_what_must_be_done_anyway_waits_for_nobody(store: Store, fake: FakeExecutor) -> None:
+    text = "FROM scratch\nRUN echo once > /a\n"
+    key = key_of(text, store)
+    with Store.open(store.root) as other:
+        assert other.claims.take(key)
+        built = run_build(store, text, executor=fake, no_cache=True)
+    assert built.output == b""
+    assert fake.scripts == ["echo once > /a"]

@@ -221,3 +221,49 @@ def test_an_error_while_closing_leaves_none_open() -> None:
 def test_pieces_that_wait_for_one_another_are_a_mistake_of_ours() -> None:
     with pytest.raises(AssertionError, match="wait for one another"):
         run_all({0: (1,), 1: (0,)}, Log().piece, jobs=2)
+
+
+def test_who_is_idle_is_told_and_asked_when_to_be_told_again() -> None:
+    told: list[float] = []
+
+    def idle() -> float:
+        told.append(time.monotonic())
+        return 0.02
+
+    def sleeper(index: int) -> Work[int]:
+        yield Later(0.11)
+        return index
+
+    assert run_all({1: ()}, sleeper, jobs=1, idle=idle) == {1: 1}
+    assert 3 <= len(told) <= 7
+    assert told[-1] - told[0] >= 0.05
+
+
+def test_a_reader_is_not_kept_from_reading_by_the_idle() -> None:
+    with pipe() as (reader, writer):
+        told: list[int] = []
+
+        def idle() -> float | None:
+            told.append(1)
+            if len(told) == 3:
+                os.write(writer, b"x")
+                return None
+            return 0.001
+
+        def read(index: int) -> Work[bytes]:
+            yield Readable((reader,))
+            return os.read(reader, 1)
+
+        assert run_all({0: ()}, read, jobs=1, idle=idle) == {0: b"x"}
+        assert len(told) == 3
+
+
+def test_nobody_is_idle_while_somebody_is_ready() -> None:
+    told: list[int] = []
+
+    def idle() -> float | None:
+        told.append(1)
+        return None
+
+    assert run_all({1: (), 2: ()}, Log().piece, jobs=2, idle=idle) == {1: 10, 2: 20}
+    assert told == []
