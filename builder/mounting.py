@@ -44,7 +44,7 @@ from builder.steps import (
     Step,
     StepMount,
 )
-from layerstore import Digest, HeldCache, Node, Store, TreeIndex, write_overlay
+from layerstore import Digest, HeldCache, Node, Store, TreeIndex, give_file, write_overlay
 
 if TYPE_CHECKING:
     from builder.agents import AgentRelay
@@ -186,7 +186,7 @@ def _nothing_below(node: Node) -> bytes:
 
 def _own(path: Path, mode: int, uid: int, gid: int) -> None:
     try:
-        os.chown(path, uid, gid)
+        give_file(path, uid, gid)
     except OSError as error:
         raise LoweringError(
             f"a mount cannot belong to {uid}:{gid}: {error.strerror}",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.sandbox import OverlayRoot, in_user_namespace
-from layerstore import Change, Layer, Store, TreePath, overlay_changes
+from layerstore import Change, Layer, Store, TreePath, give_file, overlay_changes, owner_of
 
 _USUAL_ROOT = (0o755, 0, 0)
 
@@ -68,13 +68,12 @@ def open_snapshot(layers: tuple[Layer, ...], store: Store) -> Iterator[Snapshot]
 
 
 def _attributes(directory: Path) -> tuple[int, int, int]:
-    status = directory.stat()
-    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+    return stat.S_IMODE(directory.stat().st_mode), *owner_of(directory)
 
 
 def take_root_attributes(lower: Path, upper: Path) -> None:
     """The merged root shows the upper directory's attributes: make them the image's."""
     status = lower.stat()
-    os.chown(upper, status.st_uid, status.st_gid)
+    give_file(upper, *owner_of(lower))
     upper.chmod(status.st_mode & 0o7777)
     os.utime(upper, ns=(status.st_atime_ns, status.st_mtime_ns))

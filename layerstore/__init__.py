@@ -73,6 +73,8 @@ if TYPE_CHECKING:
     from layerstore.overlaydir import OnSkip, remove_tree
     from layerstore.overlaydir import changes as overlay_changes
     from layerstore.overlaydir import write as write_overlay
+    from layerstore.owners import give as give_file
+    from layerstore.owners import owner_of
     from layerstore.reference import Reference
     from layerstore.store import Store, default_root
     from layerstore.tarcodec import InOrder, Limits, Packed, is_tar, pack, unpack
@@ -179,6 +181,7 @@ _HOMES = {
     "encode_image": "encoding",
     "export_mount": "transports.cached_mounts",
     "export_steps": "transports.cache_directory",
+    "give_file": "owners:give",
     "host_platform": "images",
     "in_user_namespace": "layers",
     "inline_steps": "transports.inline_cache",
@@ -189,6 +192,7 @@ _HOMES = {
     "merged_changes": "merge",
     "name_of": "treepath",
     "overlay_changes": "overlaydir:changes",
+    "owner_of": "owners",
     "pack": "tarcodec",
     "parent_of": "treepath",
     "parse_tree_path": "treepath",
@@ -292,6 +296,7 @@ __all__ = [
     "encode_image",
     "export_mount",
     "export_steps",
+    "give_file",
     "host_platform",
     "in_user_namespace",
     "inline_steps",
@@ -302,6 +307,7 @@ __all__ = [
     "merged_changes",
     "name_of",
     "overlay_changes",
+    "owner_of",
     "pack",
     "parent_of",
     "parse_tree_path",

@@ -2,7 +2,8 @@
 
 The form is the kernel's: a removal is a character device 0:0 (or an empty file with the xattr
 overlay.whiteout), a directory that hides what lies beneath it has the xattr overlay.opaque "y".
-The xattrs are `trusted.overlay.*`, or `user.overlay.*` for a mount with `userxattr`.
+The xattrs are `trusted.overlay.*`, or `user.overlay.*` for a mount with `userxattr`. There
+owners and devices that the kernel refuses to make are recorded, too (owners.py).
 
     changes      directory -> changeset    what a step left in its upperdir
     write        changeset -> directory    a layer as a lowerdir
@@ -27,6 +28,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from layerstore import owners
 from layerstore.changeset import (
     Change,
     Meta,
@@ -96,6 +98,7 @@ class _Scan:
         has_lower_dir: Callable[[TreePath], bool] | None,
         on_skip: OnSkip | None,
     ) -> None:
+        self._records = prefix.startswith("user.")
         self._opaque = prefix + "opaque"
         self._whiteout = prefix + "whiteout"
         self._refused = (prefix + "redirect", prefix + "metacopy")
@@ -148,7 +151,7 @@ class _Scan:
         names = os.listxattr(fd)
         opaque = os.getxattr(fd, self._opaque) if self._opaque in names else b""
         self._check(names, path)
-        return meta_of(status, fd, names), opaque
+        return meta_of(status, fd, names, recorded=self._records), opaque
 
     def _check(self, names: list[str], path: TreePath) -> None:
         for name in self._refused:
@@ -184,8 +187,12 @@ class _Scan:
                 self._check(names, path)
                 if self._whiteout in names and status.st_size == 0:
                     return Remove(path)
-            meta = meta_of(status, fd, names)
+            meta = meta_of(status, fd, names, recorded=self._records)
             size = status.st_size
+            if self._records and size == 0 and owners.XATTR in names:
+                record = owners.read(fd)
+                if record is not None and record.device is not None:
+                    return PutNode(path, meta, *record.device)
             if size > _SMALL_BYTES:
                 return PutFile(path, meta, size, LargeFile(root, path, status))
             content = os.read(fd, size + 1)
@@ -232,13 +239,19 @@ def _removals_first(item: tuple[str, int]) -> tuple[bool, bytes]:
     return item[1] != _IS_REMOVED, os.fsencode(item[0])
 
 
-def meta_of(status: os.stat_result, fd: int, names: list[str]) -> Meta:
-    """The Meta of an open inode, given the names of its xattrs."""
+def meta_of(status: os.stat_result, fd: int, names: list[str], *, recorded: bool = False) -> Meta:
+    """The Meta of an open inode, given the names of its xattrs.
+
+    `recorded`: whether a recorded owner is believed.
+    """
     xattrs: tuple[tuple[str, bytes], ...] = ()
+    uid, gid = status.st_uid, status.st_gid
     if names:
         kept = sorted(name for name in names if is_layer_xattr(name))
         xattrs = tuple((name, os.getxattr(fd, name)) for name in kept)
-    return Meta(status.st_mode & 0o7777, status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
+        if recorded and owners.XATTR in names:
+            uid, gid = owners.owner_of(fd)
+    return Meta(status.st_mode & 0o7777, uid, gid, status.st_mtime_ns, xattrs)
 
 
 def special_change(
@@ -394,7 +407,6 @@ def write(
     *,
     userxattr: bool = False,
     chown: bool = True,
-    on_skip: OnSkip | None = None,
 ) -> list[TocEntry]:
     """Make `directory`, which must be empty, the overlayfs form of `changes`.
 
@@ -404,8 +416,6 @@ def write(
 
     Args:
         chown: False leaves every owner to be the caller's.
-        on_skip: called for device nodes that the kernel does not let an ordinary user make (only
-            with `userxattr`; otherwise that is an error).
 
     Returns:
         The table of contents, in canonical order.
@@ -417,7 +427,7 @@ def write(
         OSError: it fails (no space, input/output error); `directory` is then incomplete.
     """
     root_fd = os.open(directory, _DIR_FLAGS)
-    with _OverlayDisk(root_fd, userxattr=userxattr, chown=chown, on_skip=on_skip) as disk:
+    with _OverlayDisk(root_fd, userxattr=userxattr, chown=chown) as disk:
         return _Layer(disk).take(changes)
 
 
@@ -741,15 +751,12 @@ _IMPLIED_META = Meta(0o755)
 class _OverlayDisk:
     """The directory in the file system. Each method makes or takes one name of one directory."""
 
-    def __init__(
-        self, root_fd: int, *, userxattr: bool, chown: bool, on_skip: OnSkip | None
-    ) -> None:
+    def __init__(self, root_fd: int, *, userxattr: bool, chown: bool) -> None:
         self._root_fd = root_fd
         self._prefix = "user.overlay." if userxattr else "trusted.overlay."
         self._userxattr = userxattr
         self._chown = chown
-        self._on_skip = on_skip
-        self._skipped = False
+        self._records = userxattr and chown
         self._open: dict[_Dir, None] = {}  # those whose `fd` is open, oldest first
         self._cursor: Cursor | None = None
         self._chmod_mask = 0o7000 | _umask()
@@ -798,7 +805,7 @@ class _OverlayDisk:
                 raise _changed(path)
             chowned = self._chown and (meta.uid, meta.gid) != self._own_ids
             if chowned:
-                os.fchown(fd, meta.uid, meta.gid)
+                self._give(fd, meta)
             if chowned or meta.mode & self._chmod_mask:
                 os.fchmod(fd, meta.mode)
             if meta.xattrs:
@@ -821,11 +828,9 @@ class _OverlayDisk:
         try:
             os.mknod(name, _NODE_MODES[change.kind] | 0o600, device, dir_fd=dir_fd)
         except PermissionError:
-            if not self._userxattr:
+            if not self._records or change.kind == "fifo":
                 raise
-            self._skipped = True
-            if self._on_skip is not None:
-                self._on_skip(change.path, "an ordinary user cannot make device nodes")
+            self._record_node(dir_fd, name, change)
             return
         self._set_meta(dir_fd, name, change.meta, mode=change.meta.mode)
 
@@ -834,28 +839,16 @@ class _OverlayDisk:
         source_fd, parent_fd = self._fd(source), self._fd(parent)
         if source.fd < 0:
             source_fd = self._fd(source)
-        try:
-            os.link(
-                source_name,
-                name,
-                src_dir_fd=source_fd,
-                dst_dir_fd=parent_fd,
-                follow_symlinks=False,
-            )
-        except FileNotFoundError:
-            if not self._skipped:
-                raise
+        os.link(
+            source_name, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False
+        )
 
     def remove(self, parent: _Dir, name: str, *, is_dir: bool) -> None:
         if is_dir:
             self._close_dirs()
             remove_entry(self._fd(parent), name)
             return
-        try:
-            os.unlink(name, dir_fd=self._fd(parent))
-        except FileNotFoundError:
-            if not self._skipped:
-                raise
+        os.unlink(name, dir_fd=self._fd(parent))
 
     def begin_finish(self) -> None:
         self._close_dirs()
@@ -877,7 +870,7 @@ class _OverlayDisk:
         fd = self._cursor.fd if directory.parent is None else self._cursor.up()
         try:
             if self._chown and (meta.uid, meta.gid) != self._own_ids:
-                os.fchown(fd, meta.uid, meta.gid)
+                self._give(fd, meta)
             os.fchmod(fd, meta.mode)
             if meta.xattrs:
                 self._set_xattrs(fd, meta)
@@ -886,10 +879,33 @@ class _OverlayDisk:
             if directory.parent is not None:
                 os.close(fd)
 
+    def _give(self, fd: int, meta: Meta) -> None:
+        if self._records:
+            owners.give(fd, meta.uid, meta.gid)
+        else:
+            os.fchown(fd, meta.uid, meta.gid)
+
+    def _record_node(self, dir_fd: int, name: str, change: PutNode) -> None:
+        """An empty file that is recorded to be a device."""
+        meta = change.meta
+        device = owners.Device(change.kind, change.major, change.minor)
+        fd = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=dir_fd)
+        try:
+            os.setxattr(fd, owners.XATTR, owners.Record(meta.uid, meta.gid, device).encode())
+            os.fchmod(fd, meta.mode)
+            self._set_xattrs(fd, meta)
+            os.utime(fd, ns=(meta.mtime_ns, meta.mtime_ns))
+        finally:
+            os.close(fd)
+
     def _set_meta(self, dir_fd: int, name: str, meta: Meta, mode: int | None = None) -> None:
         """For what cannot be opened without effects: links, devices, fifos."""
         if self._chown and (meta.uid, meta.gid) != self._own_ids:
-            os.chown(name, meta.uid, meta.gid, dir_fd=dir_fd, follow_symlinks=False)
+            try:
+                os.chown(name, meta.uid, meta.gid, dir_fd=dir_fd, follow_symlinks=False)
+            except OSError as error:  # an id that is not mapped, and no place to record it
+                if not self._records or error.errno != errno.EINVAL:
+                    raise
         if mode is not None:
             # It follows links, but this name is a node made a moment ago in a private directory.
             os.chmod(name, mode, dir_fd=dir_fd)

@@ -69,11 +69,11 @@ _TYPES: dict[Kind, bytes] = {
 def is_layer_xattr(name: str) -> bool:
     """Whether a layer carries the extended attribute `name`.
 
-    Left out: what overlayfs keeps for itself, and labels of the host's security modules, which
-    mean nothing on another machine.
+    Left out: what overlayfs and we keep for ourselves, and labels of the host's security modules,
+    which mean nothing on another machine.
     """
     if name.startswith(("user.", "trusted.")):
-        return not name.startswith(("user.overlay.", "trusted.overlay."))
+        return not name.startswith(("user.overlay.", "trusted.overlay.", "user.lamina."))
     return name in ("security.capability", "system.posix_acl_access", "system.posix_acl_default")
 
 

@@ -43,26 +43,28 @@ def changes(
     after: Path,
     *,
     with_root: bool = False,
+    recorded: bool = False,
     on_skip: OnSkip | None = None,
 ) -> Iterator[Change]:
     """Compare two trees; `before` None is an empty one.
 
     Args:
         with_root: begin with the attributes of the root, when they differ.
+        recorded: whether recorded owners are believed (owners.py).
         on_skip: called for sockets in `after`, which no layer can hold.
 
     Yields:
         Changes in canonical order, contents to be opened when asked for: both trees must outlive
         the iteration, and `after` the contents.
     """
-    return InOrder(_differences(before, after, with_root, on_skip))
+    return InOrder(_differences(before, after, with_root, recorded, on_skip))
 
 
 def _differences(
-    before: Path | None, after: Path, with_root: bool, on_skip: OnSkip | None
+    before: Path | None, after: Path, with_root: bool, recorded: bool, on_skip: OnSkip | None
 ) -> Iterator[Change]:
-    old = _Tree(before, None) if before is not None else None
-    new = _Tree(after, on_skip)
+    old = _Tree(before, recorded, None) if before is not None else None
+    new = _Tree(after, recorded, on_skip)
     put = _paths_to_put(old, new)
     removed = _removed(old, new)
     for path in (*put, *removed):
@@ -166,8 +168,9 @@ class _Inode:
 class _Tree:
     """All of a tree but its contents, in memory."""
 
-    def __init__(self, directory: Path, on_skip: OnSkip | None) -> None:
+    def __init__(self, directory: Path, recorded: bool, on_skip: OnSkip | None) -> None:
         self.root = Root(directory)
+        self._recorded = recorded
         self.inodes: dict[TreePath, _Inode] = {}
         self.links: dict[TreePath, tuple[TreePath, ...]] = {}  # of inodes with several names
         self._on_skip = on_skip
@@ -193,7 +196,10 @@ class _Tree:
 
     def _add_dir(self, fd: int, path: TreePath) -> None:
         status = os.fstat(fd)
-        self.inodes[path] = _Inode(status, meta_of(status, fd, os.listxattr(fd)))
+        self.inodes[path] = self._inode(status, fd)
+
+    def _inode(self, status: os.stat_result, fd: int) -> _Inode:
+        return _Inode(status, meta_of(status, fd, os.listxattr(fd), recorded=self._recorded))
 
     def _read_entries(self, dir_fd: int, prefix: str) -> list[str]:
         """Add all that is no directory; return the names of those."""
@@ -209,7 +215,7 @@ class _Tree:
                 case stat.S_IFREG:
                     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=dir_fd)
                     try:
-                        self.inodes[path] = _Inode(status, meta_of(status, fd, os.listxattr(fd)))
+                        self.inodes[path] = self._inode(status, fd)
                     finally:
                         os.close(fd)
                 case stat.S_IFSOCK:

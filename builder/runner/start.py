@@ -321,12 +321,16 @@ def _register(
 
 
 def _make(containers: ContainerStore, record: ContainerRecord) -> bool:
+    from layerstore import give_file, owner_of
+
     containers.make(record)
     # The merged root shows the upper directory's attributes: make them the image's.
-    status = (containers.private / record.directories[0]).stat()
+    lower = containers.private / record.directories[0]
+    status = lower.stat()
     upper = containers.directory(record.id) / "upper"
-    if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-        os.chown(upper, status.st_uid, status.st_gid)
+    owner = owner_of(lower)
+    if owner != (os.geteuid(), os.getegid()):
+        give_file(upper, *owner)
     upper.chmod(status.st_mode & 0o7777)
     return True
 

@@ -10,8 +10,7 @@ Nothing is believed. The tar must be just what `export_mount` writes: every pare
 in it, directories, files, links and fifos, nothing beneath a link, no removal, no device. What is
 anything else is not used, with a notice: the mount then begins as it would have without.
 
-Owners that cannot be set (a user without subordinate ids) become the caller's own, and such files
-lose their set-id bits. Sockets stay behind.
+Owners that cannot be set (a user without subordinate ids) are recorded. Sockets stay behind.
 
 Invariants (tests/layerstore/transports/test_cached_mounts.py):
   1. A blob is read only when a program is about to use the mount, and there is none yet.
@@ -19,9 +18,8 @@ Invariants (tests/layerstore/transports/test_cached_mounts.py):
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
@@ -47,7 +45,6 @@ _SCHEMA = 1
 _MOUNTS = "lamina/mounts"
 _WAIT_S = 10.0
 _PIECE_BYTES = 1 << 20
-_SET_IDS = 0o6000
 
 
 def export_mount(
@@ -136,7 +133,9 @@ def _pack(
     def skip(path: str, reason: str) -> None:
         sockets.append(path)
 
-    changes = treediff.changes(None, directory, with_root=True, on_skip=skip)
+    changes = treediff.changes(
+        None, directory, with_root=True, recorded=in_user_namespace(), on_skip=skip
+    )
     compressor = compression.compressor(compression.DEFAULT, write)
     packed = tarcodec.pack(tarcodec.InOrder(_checked(filtered(changes))), compressor.write)
     compressor.close()
@@ -236,63 +235,12 @@ class CachedMounts:
     def _unpack(self, entry: _Entry, directory: Path) -> None:
         from layerstore import overlaydir
 
-        blob, owners = entry.blob, Owners.here()
+        blob = entry.blob
         path = self._root / blob_name(blob.digest)
         with open_blob(path, blob.digest, size_bytes=blob.size_bytes) as reader:
             changes = self._store.layers.read_foreign(reader, blob, entry.diff_id)
-            overlaydir.write(
-                (owners.settable(change) for change in _checked(changes)),
-                directory,
-                userxattr=in_user_namespace(),
-            )
+            overlaydir.write(_checked(changes), directory, userxattr=in_user_namespace())
             reader.drain()
 
     def _tell(self, error: Exception) -> None:
         self._notice(f"not used of the build cache in {self._root}: {error}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owners:
-    """Whom this process can give files to: ranges of ids, and its own for all others."""
-
-    uids: tuple[range, ...]
-    gids: tuple[range, ...]
-    uid: int
-    gid: int
-
-    @classmethod
-    def here(cls) -> Self:
-        """Those of this process."""
-        uid, gid = os.geteuid(), os.getegid()
-        if uid != 0:
-            return cls(uids=(range(uid, uid + 1),), gids=(range(gid, gid + 1),), uid=uid, gid=gid)
-        uids, gids = (
-            id_ranges(Path(f"/proc/self/{name}").read_text()) for name in ("uid_map", "gid_map")
-        )
-        return cls(uids=uids, gids=gids, uid=uid, gid=gid)
-
-    def settable(self, change: Change) -> Change:
-        """The change with an owner that can be set."""
-        if not isinstance(change, PutFile | PutDir | PutSymlink | PutNode):
-            return change
-        meta = change.meta
-        has_uid = any(meta.uid in ids for ids in self.uids)
-        has_gid = any(meta.gid in ids for ids in self.gids)
-        if has_uid and has_gid:
-            return change
-        meta = replace(
-            meta,
-            uid=meta.uid if has_uid else self.uid,
-            gid=meta.gid if has_gid else self.gid,
-            mode=meta.mode & ~_SET_IDS,
-        )
-        return replace(change, meta=meta)
-
-
-def id_ranges(text: str) -> tuple[range, ...]:
-    """The ids of a uid_map or gid_map as seen from inside.
-
-    Spec: user_namespaces(7), "User and group ID mappings".
-    """
-    rows = [[int(word) for word in line.split()] for line in text.splitlines()]
-    return tuple(range(first, first + count) for first, _, count in rows)

@@ -67,7 +67,6 @@ def write_rootfs(
             private,
             userxattr=in_user_namespace(),
             chown=chown,
-            on_skip=on_skip,
         )
         _move_into_place(private, directory, chown=chown)
     finally:

@@ -1060,7 +1060,7 @@ def test_a_link_to_a_directory_is_no_directory(layer: Path) -> None:
 
 @pytest.mark.needs_userns
 def test_an_ordinary_user_in_a_namespace_can_write_and_read_layers(tmp_path: Path) -> None:
-    """Everything that needs rights is done with those of the namespace, or noted."""
+    """Everything that needs rights is done with those of the namespace, or recorded."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
     if python is None:
         pytest.skip("there is no python3 that an ordinary user may start")
@@ -1081,15 +1081,19 @@ from layerstore.changeset import *
 from layerstore import overlaydir
 layer = Path({str(work / "layer")!r})
 layer.mkdir()
-notes = []
-meta = Meta(0o644, 0, 0, 5, (("trusted.x", b"1"), ("user.y", b"2")))
+meta = Meta(0o644, 33, 0, 5, (("trusted.x", b"1"), ("user.y", b"2")))
 overlaydir.write(
-    [PutDir("d", Meta(0)), Opaque("d"), PutDir("e", Meta(0o755)), Remove("e/gone"),
-     PutFile("d/f", meta, 1, b"x"), PutNode("dev", Meta(0o600), "block", 8, 0),
-     PutHardlink("dev2", "dev"), PutNode("dev", Meta(0o600), "fifo")],
-    layer, userxattr=True, on_skip=lambda path, why: notes.append(path))
-found = [(type(c).__name__, c.path) for c in overlaydir.changes(layer, userxattr=True)]
-print(notes, found)
+    [PutDir("d", Meta(0, 7, 2**31 - 1)), Opaque("d"), PutDir("e", Meta(0o755)), Remove("e/gone"),
+     PutFile("d/f", meta, 1, b"x"), PutNode("dev", Meta(0o600, 0, 6), "block", 8, 1),
+     PutHardlink("dev2", "dev"), PutSymlink("dev", Meta(0o777, 9, 9), "dev2"),
+     PutNode("fifo", Meta(0o600, 9, 9), "fifo")],
+    layer, userxattr=True)
+for change in overlaydir.changes(layer, userxattr=True):
+    meta = getattr(change, "meta", None)
+    what = [type(change).__name__, change.path, *([meta.uid, meta.gid] if meta else [])]
+    print(*what, *((change.kind, change.major, change.minor) if what[0] == "PutNode" else ()))
+print([c.meta.xattrs for c in overlaydir.changes(layer, userxattr=True) if c.path == "d/f"])
+print([c.meta.uid for c in overlaydir.changes(layer) if c.path == "d/f"])
 overlaydir.remove_tree(layer)
 print(layer.exists())
 """
@@ -1106,8 +1110,16 @@ print(layer.exists())
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "['dev'] [('PutDir', 'd'), ('Opaque', 'd'), ('PutFile', 'd/f'), ('PutNode', 'dev'),"
-        " ('PutDir', 'e'), ('Remove', 'e/gone')]",
+        "PutDir d 7 2147483647",
+        "Opaque d",
+        "PutFile d/f 33 0",
+        "PutSymlink dev 0 0",
+        "PutNode dev2 0 6 block 8 1",
+        "PutDir e 0 0",
+        "Remove e/gone",
+        "PutNode fifo 0 0 fifo 0 0",
+        "[(('user.y', b'2'),)]",
+        "[0]",
         "False",
     ]
 

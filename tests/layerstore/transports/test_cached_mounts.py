@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,12 @@ from layerstore import (
     CachedMounts,
     Change,
     Digest,
-    Meta,
-    PutDir,
-    PutFile,
-    PutHardlink,
-    PutSymlink,
     Store,
     StoreError,
-    TreePath,
     export_mount,
     layers,
 )
 from layerstore.errors import StoreBusyError
-from layerstore.transports.cached_mounts import Owners, id_ranges
 from tests.support.rawtar import END, entry
 from tests.support.stores import findings, flip, hold_mount, kill
 from tests.support.trees import Dir, File, Item, Node, SameFile, make_tree, read_tree
@@ -454,47 +446,3 @@ class TestHostileDirectories:
         for name in ("none", "bad", "good"):
             attach(here, tmp_path / name)
         assert [each.name for each in Path(begun(here)).iterdir()] == ["f"]
-
-
-class TestOwners:
-    FEW = Owners(
-        uids=id_ranges("         0       1000          1\n         1     100000      65536\n"),
-        gids=id_ranges("0 1000 1\n"),
-        uid=0,
-        gid=0,
-    )
-
-    def test_ids_are_those_seen_from_inside(self) -> None:
-        assert self.FEW.uids == (range(1), range(1, 65537))
-        assert id_ranges("") == ()
-
-    @pytest.mark.parametrize(
-        ("given", "expected"),
-        [
-            ((5, 0, 0o4755), (5, 0, 0o4755)),
-            ((5, 6, 0o6755), (5, 0, 0o755)),
-            ((70000, 0, 0o4711), (0, 0, 0o711)),
-            ((70000, 6, 0o1777), (0, 0, 0o1777)),
-        ],
-    )
-    def test_one_that_cannot_be_set_is_ones_own_without_its_rights(
-        self, given: tuple[int, int, int], expected: tuple[int, int, int]
-    ) -> None:
-        uid, gid, mode = given
-        change = PutFile(TreePath("f"), Meta(mode, uid=uid, gid=gid, mtime_ns=7), 1, b"1")
-        found = self.FEW.settable(change)
-        uid, gid, mode = expected
-        assert found == replace(change, meta=Meta(mode, uid=uid, gid=gid, mtime_ns=7))
-
-    def test_every_kind_of_file_has_one(self) -> None:
-        meta = Meta(0o755, uid=5, gid=6)
-        for change in (PutDir(TreePath("d"), meta), PutSymlink(TreePath("l"), meta, "/")):
-            found = self.FEW.settable(change)
-            assert isinstance(found, PutDir | PutSymlink)
-            assert (found.meta.uid, found.meta.gid) == (5, 0)
-        link = PutHardlink(TreePath("h"), TreePath("f"))
-        assert self.FEW.settable(link) is link
-
-    def test_those_of_this_process_are_settable_here(self) -> None:
-        change = PutDir(TreePath("d"), Meta(0o755, uid=os.geteuid(), gid=os.getegid()))
-        assert Owners.here().settable(change) is change
