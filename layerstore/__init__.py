@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from layerstore.beside import remove_left_over, temporary_beside
+    from layerstore.beside import remove_left_over, temporary_beside, written_beside
     from layerstore.blobs import BlobInfo, BlobReader, BlobStore, BlobWriter
     from layerstore.cacheindex import CachedStep, CacheIndex, FileStamp
     from layerstore.cachemounts import CacheMounts, HeldCache
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         CorruptBlobError,
         InvalidReferenceError,
         MalformedDocumentError,
+        NoPlatformError,
         NotFoundError,
         StoreBusyError,
         StoreError,
@@ -82,8 +83,12 @@ if TYPE_CHECKING:
     from layerstore.transports import Export, Format, load_images, read_layout_image, save_images
     from layerstore.transports.cache_directory import CacheDirectory, export_steps
     from layerstore.transports.cached_mounts import CachedMounts, export_mount
+    from layerstore.transports.copying import Copied
+    from layerstore.transports.dir_format import is_one as is_plain_directory
     from layerstore.transports.inline_cache import InlineCache, inline_steps
     from layerstore.transports.oci_layout import add as add_to_layout
+    from layerstore.transports.places import Place, PlainDirectory, StoredImage, parse_place
+    from layerstore.transports.places import copy as copy_between
     from layerstore.transports.rootfs import write_rootfs, write_rootfs_tar
     from layerstore.treediff import changes as tree_changes
     from layerstore.treeindex import Node, TreeIndex
@@ -114,6 +119,7 @@ _HOMES = {
     "ContainerConfig": "documents",
     "ContainerUsage": "collect",
     "Content": "changeset",
+    "Copied": "transports.copying",
     "CorruptBlobError": "errors",
     "Descriptor": "descriptor",
     "Detected": "compression",
@@ -143,6 +149,7 @@ _HOMES = {
     "MalformedDocumentError": "errors",
     "Manifest": "documents",
     "Meta": "changeset",
+    "NoPlatformError": "errors",
     "Node": "treeindex",
     "NodeKind": "changeset",
     "NotFoundError": "errors",
@@ -150,6 +157,8 @@ _HOMES = {
     "Opaque": "changeset",
     "Packed": "tarcodec",
     "Peeked": "compression",
+    "Place": "transports.places",
+    "PlainDirectory": "transports.places",
     "Platform": "descriptor",
     "Pruned": "collect",
     "PutDir": "changeset",
@@ -163,6 +172,7 @@ _HOMES = {
     "Store": "store",
     "StoreBusyError": "errors",
     "StoreError": "errors",
+    "StoredImage": "transports.places",
     "Summary": "toc",
     "TocEntry": "toc",
     "TreeIndex": "treeindex",
@@ -174,6 +184,7 @@ _HOMES = {
     "add_to_layout": "transports.oci_layout:add",
     "canonical_json": "documents",
     "chain_ids": "digest",
+    "copy_between": "transports.places:copy",
     "decompressor": "compression",
     "default_root": "store",
     "detect": "compression",
@@ -185,6 +196,7 @@ _HOMES = {
     "host_platform": "images",
     "in_user_namespace": "layers",
     "inline_steps": "transports.inline_cache",
+    "is_plain_directory": "transports.dir_format:is_one",
     "is_tar": "tarcodec",
     "join": "treepath",
     "levels": "compression",
@@ -195,6 +207,7 @@ _HOMES = {
     "owner_of": "owners",
     "pack": "tarcodec",
     "parent_of": "treepath",
+    "parse_place": "transports.places",
     "parse_tree_path": "treepath",
     "prune": "collect",
     "read_layout_image": "transports",
@@ -211,6 +224,7 @@ _HOMES = {
     "write_overlay": "overlaydir:write",
     "write_rootfs": "transports.rootfs",
     "write_rootfs_tar": "transports.rootfs",
+    "written_beside": "beside",
 }
 
 __all__ = [
@@ -229,6 +243,7 @@ __all__ = [
     "ContainerConfig",
     "ContainerUsage",
     "Content",
+    "Copied",
     "CorruptBlobError",
     "Descriptor",
     "Detected",
@@ -258,6 +273,7 @@ __all__ = [
     "MalformedDocumentError",
     "Manifest",
     "Meta",
+    "NoPlatformError",
     "Node",
     "NodeKind",
     "NotFoundError",
@@ -265,6 +281,8 @@ __all__ = [
     "Opaque",
     "Packed",
     "Peeked",
+    "Place",
+    "PlainDirectory",
     "Platform",
     "Pruned",
     "PutDir",
@@ -278,6 +296,7 @@ __all__ = [
     "Store",
     "StoreBusyError",
     "StoreError",
+    "StoredImage",
     "Summary",
     "TocEntry",
     "TreeIndex",
@@ -289,6 +308,7 @@ __all__ = [
     "add_to_layout",
     "canonical_json",
     "chain_ids",
+    "copy_between",
     "decompressor",
     "default_root",
     "detect",
@@ -300,6 +320,7 @@ __all__ = [
     "host_platform",
     "in_user_namespace",
     "inline_steps",
+    "is_plain_directory",
     "is_tar",
     "join",
     "levels",
@@ -310,6 +331,7 @@ __all__ = [
     "owner_of",
     "pack",
     "parent_of",
+    "parse_place",
     "parse_tree_path",
     "prune",
     "read_layout_image",
@@ -326,6 +348,7 @@ __all__ = [
     "write_overlay",
     "write_rootfs",
     "write_rootfs_tar",
+    "written_beside",
 ]
 
 

@@ -5,9 +5,12 @@
 A process that is killed cannot remove it; the next one that writes into the directory does.
 """
 
+import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _PREFIX = ".lamina-write-"
 
@@ -29,3 +32,24 @@ def remove_left_over(directory: Path) -> None:
     """Remove what writers that are dead have left in `directory`, if there is one."""
     for path in left_over(directory):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when all went well, and is removed if not.
+
+    Raises:
+        OSError: `path` is a directory, or its directory is missing.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such directory", str(path.parent))
+    remove_left_over(path.parent)
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -542,7 +542,7 @@ class _Measured:
 
     def _parts(self, record: ImageRecord) -> dict[Digest, int]:
         """Layers by diff_id, documents by digest, with their stored bytes."""
-        needs = _needs_of_entry(self._store, _as_entry(record.manifest_digest))
+        needs = _needs_of_entry(self._store, record.entry)
         layer_blobs = {self._layer_blobs.get(diff_id) for diff_id in needs.layers}
         parts = {diff_id: self._layer_bytes.get(diff_id, 0) for diff_id in needs.layers}
         for digest in needs.blobs - layer_blobs:

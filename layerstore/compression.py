@@ -33,15 +33,19 @@ _DOCKER_MEDIA_TYPES: dict[Compression, str] = {
     "gzip": "application/vnd.docker.image.rootfs.diff.tar.gzip",
     "zstd": "application/vnd.docker.image.rootfs.diff.tar.zstd",
 }
-_KINDS: dict[str, Compression] = {
-    **{media_type: kind for kind, media_type in _MEDIA_TYPES.items()},
-    **{media_type: kind for kind, media_type in _DOCKER_MEDIA_TYPES.items()},
-    # Deprecated by the specification, still found; the bytes are ordinary layers.
+# Deprecated by the specification, still found. Where the bytes are there, they are a layer's.
+_FOREIGN: dict[str, Compression] = {
     "application/vnd.oci.image.layer.nondistributable.v1.tar": "none",
     "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": "gzip",
     "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": "zstd",
     "application/vnd.docker.image.rootfs.foreign.diff.tar": "none",
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "gzip",
+}
+FOREIGN_TYPES = frozenset(_FOREIGN)
+_KINDS: dict[str, Compression] = {
+    **{media_type: kind for kind, media_type in _MEDIA_TYPES.items()},
+    **{media_type: kind for kind, media_type in _DOCKER_MEDIA_TYPES.items()},
+    **_FOREIGN,
 }
 _MAGICS: tuple[tuple[bytes, Detected], ...] = (
     (b"\x1f\x8b\x08", "gzip"),
@@ -120,7 +124,9 @@ def kind_of(media_type: str) -> Compression:
     """
     kind = _KINDS.get(media_type)
     if kind is None:
-        raise UnsupportedMediaTypeError(media_type=media_type)
+        raise UnsupportedMediaTypeError(
+            media_type=media_type, hint="a layer is a tar: plain, +gzip or +zstd, not encrypted"
+        )
     return kind
 
 

@@ -48,6 +48,13 @@ class Descriptor:
     annotations: tuple[tuple[str, str], ...] = ()
     platform: Platform | None = None
 
+    @property
+    def plain(self) -> "Descriptor":
+        """Without what an index says about it."""
+        return Descriptor(
+            media_type=self.media_type, digest=self.digest, size_bytes=self.size_bytes
+        )
+
     def annotation(self, name: str) -> str:
         """The annotation `name`, empty when it is not there."""
         return next((value for key, value in self.annotations if key == name), "")

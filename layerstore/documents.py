@@ -20,12 +20,13 @@ from typing import Self, TypeVar
 from layerstore import descriptor as media
 from layerstore.descriptor import Descriptor, Platform
 from layerstore.digest import Digest
-from layerstore.errors import MalformedDocumentError
+from layerstore.errors import MalformedDocumentError, UnsupportedMediaTypeError
 
 DOCUMENT_BYTES_MAX = 4 * 1024 * 1024
 DEPTH_MAX = 32  # nested brackets; an OCI document needs 5
 LAYERS_MAX = 500  # OVL_MAX_STACK of the kernel's overlayfs: more could never be mounted
 _INT64_MAX = 2**63 - 1
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
 _INLINE_CACHE = "lamina.cache.v1"
 _MEDIA_TYPE_LETTERS = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$&^_.+-"
@@ -379,7 +380,14 @@ class Reader:
 
     def check_version(self) -> None:
         """Check the schemaVersion of a manifest or index."""
-        if self.integer("schemaVersion", required=True) != 2:
+        version = self.integer("schemaVersion", required=True)
+        if version == 1 and self.value("fsLayers") is not None:
+            raise UnsupportedMediaTypeError(
+                media_type=_SCHEMA_1,
+                hint="it is of Docker's schema 1, of before 2016: push the image again from a"
+                " newer docker, or convert it with `skopeo copy --format oci`",
+            )
+        if version != 2:
             raise self.error("schemaVersion", "is not 2")
 
     def check_absent(self, *keys: str) -> None:

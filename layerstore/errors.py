@@ -2,6 +2,7 @@
 
 StoreError(message, hint)
   NotFoundError(kind, key)              no such image, blob, layer
+    NoPlatformError(wanted, offered)    an index has nothing for that platform
   CorruptBlobError(what, expected, actual)
   MalformedDocumentError(context, problem)
   UnsafePathError(path, reason)         a name that would leave, or confuse, its root
@@ -26,6 +27,13 @@ class NotFoundError(StoreError):
         super().__init__(f"no such {kind}: {key}", hint=hint)
         self.kind = kind
         self.key = key
+
+
+class NoPlatformError(NotFoundError):
+    def __init__(self, *, wanted: str, offered: str, hint: str = "") -> None:
+        super().__init__(kind=f"image for {wanted}", key=f"the index offers {offered}", hint=hint)
+        self.wanted = wanted
+        self.offered = offered
 
 
 class CorruptBlobError(StoreError):

@@ -14,7 +14,7 @@ Invariants (tests/layerstore/test_images.py):
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from layerstore import descriptor as media
@@ -26,6 +26,7 @@ from layerstore.documents import DOCUMENT_BYTES_MAX, History, ImageConfig, Index
 from layerstore.errors import (
     InvalidReferenceError,
     MalformedDocumentError,
+    NoPlatformError,
     NotFoundError,
     StoreError,
     UnsupportedMediaTypeError,
@@ -38,7 +39,7 @@ GET_HINT = (
     "`lamina images` lists what is here; get one by `lamina bootstrap busybox|debian:SUITE`, "
     "`lamina import ROOTFS.tar NAME` or `lamina load -i ARCHIVE`"
 )
-_NESTING_MAX = 3  # of indexes in indexes
+NESTING_MAX = 3  # of indexes in indexes
 _PREFIX_MIN = 2
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -48,13 +49,22 @@ Edit = Callable[[Entries], Entries]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A stored image. `descriptor` names its manifest, `id` is the digest of its config."""
+    """A stored image. `descriptor` names its manifest, `id` is the digest of its config.
+
+    `index` is the one of several platforms that it was chosen from, which its name stands for.
+    """
 
     descriptor: Descriptor
     manifest: Manifest
     config: ImageConfig
     id: Digest
     layers: tuple[Layer, ...]
+    index: Descriptor | None = field(default=None, compare=False)
+
+    @property
+    def entry(self) -> Descriptor:
+        """What a name of the image names: the index, where it was chosen from one."""
+        return self.index or self.descriptor
 
     def history(self) -> list[tuple[History, Layer | None]]:
         """Every history entry with its layer, bottom first; at the end layers without an entry."""
@@ -68,10 +78,15 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
-    """A row of the list of images. `problem` says why the rest of a damaged one is empty."""
+    """A row of the list of images. `problem` says why the rest of a damaged one is empty.
+
+    `entry` is what the names name: the manifest, or an index with it. Of an index that has nothing
+    for this host, `id` and `manifest_digest` are the index's own.
+    """
 
     id: str
     manifest_digest: Digest
+    entry: Descriptor
     names: tuple[str, ...]
     created: str
     size_bytes: int
@@ -163,11 +178,15 @@ class ImageStore:
             NotFoundError: there is none.
             StoreError: a prefix fits several.
         """
+        return self.open(self.find(name), platform)
+
+    def find(self, name: str) -> Descriptor:
+        """What `name` names: a manifest, or an index of several platforms. Raises as `resolve`."""
         while True:
             entry = self._find(name, self.entries())
             self._hold((entry.digest,))
             if entry in self.entries():  # held and listed: nobody can collect it now
-                return self.open(entry, platform)
+                return entry.plain
 
     def open(self, descriptor: Descriptor, platform: Platform | None = None) -> Image:
         """Read the image of a manifest, or `platform`'s (the host's) of a multi-platform index.
@@ -186,8 +205,8 @@ class ImageStore:
         )
         return image
 
-    def _read(self, descriptor: Descriptor, platform: Platform | None = None) -> Image:
-        descriptor = self.manifest_of(descriptor, platform)
+    def _read(self, entry: Descriptor, platform: Platform | None = None) -> Image:
+        descriptor = self.manifest_of(entry, platform)
         manifest, config = self.documents(descriptor)
         known = self._layers.find_all(config.diff_ids)
         layers = [
@@ -195,11 +214,12 @@ class ImageStore:
             for diff_id, blob in zip(config.diff_ids, manifest.layers, strict=True)
         ]
         return Image(
-            descriptor=_plain(descriptor),
+            descriptor=descriptor.plain,
             manifest=manifest,
             config=config,
             id=manifest.config.digest,
             layers=tuple(layers),
+            index=entry.plain if entry.media_type in media.INDEX_TYPES else None,
         )
 
     def documents(self, descriptor: Descriptor) -> tuple[Manifest, ImageConfig]:
@@ -222,34 +242,53 @@ class ImageStore:
 
     def manifest_of(self, descriptor: Descriptor, platform: Platform | None = None) -> Descriptor:
         """The manifest that `descriptor` stands for on `platform`, or this host."""
-        for _ in range(_NESTING_MAX):
+        for _ in range(NESTING_MAX):
             if descriptor.media_type in media.MANIFEST_TYPES:
                 return descriptor
             if descriptor.media_type not in media.INDEX_TYPES:
                 raise UnsupportedMediaTypeError(media_type=descriptor.media_type)
             data = get(self._blobs, descriptor.digest, size_bytes=descriptor.size_bytes)
-            descriptor = _choose(Index.parse(data), platform or host_platform())
+            descriptor = choose(Index.parse(data), platform or host_platform())
         raise MalformedDocumentError(context="image index", problem="indexes nested too deeply")
+
+    def family(self, entry: Descriptor) -> list[Descriptor]:
+        """`entry`, and the manifests and indexes listed in it that are here; each once."""
+        found = {entry.digest: entry.plain}
+        level = [entry]
+        for _ in range(NESTING_MAX):
+            indexes = [each for each in level if each.media_type in media.INDEX_TYPES]
+            level = [
+                inner
+                for index in indexes
+                for inner in Index.parse(get(self._blobs, index.digest)).manifests
+                if inner.digest not in found and self._blobs.has(inner.digest)
+            ]
+            found |= {each.digest: each.plain for each in level}
+        return [*found.values()]
 
     def list(self) -> list[ImageRecord]:
         """Every image once, newest first. A damaged one is listed with its problem."""
         names: dict[Descriptor, set[str]] = {}
         for entry in self.entries():
             reference = name_of_entry(entry)
-            names.setdefault(_plain(entry), set()).update(
+            names.setdefault(entry.plain, set()).update(
                 () if reference is None else (reference.familiar,)
             )
         records = [self._record(entry, tuple(sorted(found))) for entry, found in names.items()]
         if any(record.problem for record in records):  # removed meanwhile, or damaged?
             listed = {entry.digest for entry in self.entries()}
-            records = [r for r in records if not r.problem or r.manifest_digest in listed]
+            records = [r for r in records if not r.problem or r.entry.digest in listed]
         return sorted(records, key=lambda record: record.created, reverse=True)
 
     def tag(self, image: Image, reference: Reference) -> None:
-        """Name `image`; the image that had the name loses it."""
+        """Name `image`, with the index it was chosen from; what had the name loses it."""
+        self.tag_entry(image.entry, reference)
+
+    def tag_entry(self, entry: Descriptor, reference: Reference) -> None:
+        """Name a manifest or an index; what had the name loses it."""
         if reference.digest is not None:
             raise InvalidReferenceError(text=str(reference), reason="a name cannot have a digest")
-        self._edits.append(lambda entries: _with_name(entries, image.descriptor, reference))
+        self._edits.append(lambda entries: _with_name(entries, entry, reference))
 
     def untag(self, reference: Reference) -> None:
         """Take a name away; its image stays, nameless if it was the last.
@@ -263,29 +302,45 @@ class ImageStore:
 
     def remove(self, image: Image) -> None:
         """Remove `image` with all its names. Its bytes stay until they are collected."""
-        gone = {
+        digests = {image.descriptor.digest, image.entry.digest}
+        digests |= {
             entry.digest
             for entry in self.entries()
-            if entry.digest == image.descriptor.digest
-            or (
-                entry.media_type in media.INDEX_TYPES
-                and self.manifest_of(entry).digest == image.descriptor.digest
-            )
+            if entry.media_type in media.INDEX_TYPES and self._stands_for(entry, image)
         }
+        self._remove(digests)
+        self._removed.add(image.id)
+
+    def remove_entry(self, entry: Descriptor) -> None:
+        """Remove a manifest or an index with all its names, and nothing that is listed in it."""
+        self._remove({entry.digest})
+
+    def _remove(self, gone: set[Digest]) -> None:
         self._edits.append(lambda entries: [entry for entry in entries if entry.digest not in gone])
-        self._removed |= gone | {image.descriptor.digest, image.id}
+        self._removed |= gone
+
+    def _stands_for(self, entry: Descriptor, image: Image) -> bool:
+        try:
+            return self.manifest_of(entry).digest == image.descriptor.digest
+        except StoreError:  # for other platforms, or damaged
+            return False
 
     def note_untagged(self, image: Image) -> None:
         """List `image` although it has no name."""
-        self._edits.append(lambda entries: _listed(entries, image.descriptor))
+        self.note_entry(image.entry)
+
+    def note_entry(self, entry: Descriptor) -> None:
+        """List a manifest or an index although it has no name."""
+        self._edits.append(lambda entries: _listed(entries, entry))
 
     def names(self, image: Image) -> tuple[str, ...]:
         """The familiar names of `image`, sorted."""
-        found = (
-            name_of_entry(entry)
-            for entry in self.entries()
-            if entry.digest == image.descriptor.digest
-        )
+        return self.names_of(image.descriptor, image.entry)
+
+    def names_of(self, *named: Descriptor) -> tuple[str, ...]:
+        """The familiar names of manifests and indexes, sorted."""
+        digests = {each.digest for each in named}
+        found = (name_of_entry(entry) for entry in self.entries() if entry.digest in digests)
         return tuple(sorted(reference.familiar for reference in found if reference is not None))
 
     def entries(self) -> Entries:
@@ -353,22 +408,25 @@ class ImageStore:
             return
 
     def _record(self, entry: Descriptor, names: tuple[str, ...]) -> ImageRecord:
+        blank = ImageRecord(
+            id="",
+            manifest_digest=entry.digest,
+            entry=entry.plain,
+            names=names,
+            created="",
+            size_bytes=0,
+            labels=(),
+        )
         try:
             image = self._read(entry)
+        except NoPlatformError:
+            return replace(blank, id=entry.digest)
         except StoreError as error:
-            return ImageRecord(
-                id="",
-                manifest_digest=entry.digest,
-                names=names,
-                created="",
-                size_bytes=0,
-                labels=(),
-                problem=error.message,
-            )
-        return ImageRecord(
+            return replace(blank, problem=error.message)
+        return replace(
+            blank,
             id=image.id,
             manifest_digest=image.descriptor.digest,
-            names=names,
             created=image.config.created,
             size_bytes=sum(layer.size_bytes for layer in image.layers),
             labels=image.config.config.labels,
@@ -395,7 +453,7 @@ def name_of_entry(entry: Descriptor) -> Reference | None:
 def named(descriptor: Descriptor, reference: Reference) -> Descriptor:
     """The entry of an index that gives an image a name."""
     return replace(
-        _plain(descriptor),
+        descriptor.plain,
         annotations=((media.FULL_NAME, reference.full), (media.REF_NAME, reference.familiar)),
     )
 
@@ -430,17 +488,12 @@ def write_durably(path: Path, data: bytes, temporary: Path) -> None:
     fsync(path.parent)
 
 
-def _plain(descriptor: Descriptor) -> Descriptor:
-    """Without what an index says about it."""
-    return Descriptor(
-        media_type=descriptor.media_type,
-        digest=descriptor.digest,
-        size_bytes=descriptor.size_bytes,
-    )
+def choose(index: Index, wanted: Platform) -> Descriptor:
+    """The entry for a platform; one without a platform if none has any.
 
-
-def _choose(index: Index, wanted: Platform) -> Descriptor:
-    """The entry for a platform; one without a platform if none has any."""
+    Raises:
+        NoPlatformError: there is none.
+    """
     fitting = [
         entry
         for entry in index.manifests
@@ -452,8 +505,8 @@ def _choose(index: Index, wanted: Platform) -> Descriptor:
     if not fitting and len(unspecified) == 1:
         fitting = unspecified
     if not fitting:
-        offered = ", ".join(sorted({str(entry.platform) for entry in index.manifests})) or "nothing"
-        raise NotFoundError(kind=f"image for {wanted}", key=f"the index offers {offered[:200]}")
+        offered = sorted({str(entry.platform) for entry in index.manifests if entry.platform})
+        raise NoPlatformError(wanted=str(wanted), offered=", ".join(offered)[:200] or "nothing")
     return (of_variant or fitting)[0]
 
 
@@ -513,4 +566,4 @@ def _without_name(entries: Sequence[Descriptor], reference: Reference) -> Entrie
 def _listed(entries: Sequence[Descriptor], descriptor: Descriptor) -> Entries:
     if any(entry.digest == descriptor.digest for entry in entries):
         return list(entries)
-    return [*entries, _plain(descriptor)]
+    return [*entries, descriptor.plain]

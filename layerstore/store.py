@@ -170,6 +170,20 @@ class Store:
         finally:
             remove_tree(path)
 
+    def check_room(self, size_bytes: int) -> None:
+        """Refuse what is announced as larger than the disk has room for, before it is written.
+
+        Raises:
+            StoreError: it is.
+        """
+        status = os.statvfs(self.private)
+        free_bytes = status.f_bavail * status.f_frsize
+        if size_bytes > free_bytes:
+            raise StoreError(
+                f"{size_bytes} bytes are to be stored, and {free_bytes} are free in {self.root}",
+                hint="`lamina system prune` frees what is not needed",
+            )
+
     def blob_path(self, digest: Digest) -> Path:
         """Where the blob is once it is flushed: any OCI tool finds it there."""
         return self.root / "blobs" / "sha256" / digest.hex

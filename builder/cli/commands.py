@@ -37,6 +37,7 @@ COMMANDS = {
     "rmi": "images:RMI",
     "import": "transfer:IMPORT",
     "save": "transfer:SAVE",
+    "copy": "copy:COPY",
     "load": "transfer:LOAD",
     "bootstrap": "transfer:BOOTSTRAP",
     "parse": "parse:PARSE",

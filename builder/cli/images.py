@@ -158,7 +158,12 @@ def rmi(arguments: Arguments, session: "Session") -> int:
 
 def _remove(store: "Store", session: "Session", word: str, *, force: bool) -> bool:
     """Remove what `word` names; True when an image went."""
-    image = store.images.resolve(word)
+    from layerstore import NoPlatformError
+
+    try:
+        image = store.images.resolve(word)
+    except NoPlatformError:
+        return remove_index(store, word)
     names = store.images.names(image)
     name = _name_meant(word, names)
     if name is not None and (len(names) > 1 or (force and _runs(session, image))):
@@ -175,6 +180,22 @@ def _remove(store: "Store", session: "Session", word: str, *, force: bool) -> bo
     for each in names:
         line(f"Untagged: {each}")
     line(f"Deleted: {image.id}")
+    return True
+
+
+def remove_index(store: "Store", word: str) -> bool:
+    """Remove a name of a multi-platform index, and the index with the last; True when it went."""
+    index = store.images.find(word)
+    names = store.images.names_of(index)
+    name = _name_meant(word, names)
+    if name is not None and len(names) > 1:
+        store.images.untag(name)
+        line(f"Untagged: {name.familiar}")
+        return False
+    store.images.remove_entry(index)
+    for each in names:
+        line(f"Untagged: {each}")
+    line(f"Deleted: {index.digest}")
     return True
 
 

@@ -1,8 +1,7 @@
 """Images in and out: import, save, load, bootstrap."""
 
-import errno
-import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -12,7 +11,7 @@ from builder.errors import UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
-    from layerstore import Export, Format, Image, Reference, Store
+    from layerstore import Export, Format, Image, Platform, Reference, Store
 
 _FORMATS: dict[str, "Format"] = {
     "docker": "docker",
@@ -20,6 +19,8 @@ _FORMATS: dict[str, "Format"] = {
     "docker-archive": "docker-archive",
     "oci-dir": "oci-dir",
 }
+_PLAIN = "docker-dir"
+_DIRECTORIES = ("oci-dir", _PLAIN)
 _REGISTRY = "registries are not there yet"
 
 
@@ -49,18 +50,25 @@ def import_(arguments: Arguments, session: "Session") -> int:
 def save(arguments: Arguments, session: "Session") -> int:
     """Write images as one archive, or as a directory."""
     style = arguments.value("format") or "docker"
-    if style not in _FORMATS:
-        raise UsageError(f"invalid argument {style!r} for --format", hint=", ".join(_FORMATS))
-    output = arguments.value("output")
-    if output is None and (style == "oci-dir" or sys.stdout.isatty()):
+    if style not in (*_FORMATS, _PLAIN):
         raise UsageError(
-            "cowardly refusing to save to a terminal" if style != "oci-dir" else "no directory",
+            f"invalid argument {style!r} for --format", hint=", ".join((*_FORMATS, _PLAIN))
+        )
+    output = arguments.value("output")
+    if output is None and (style in _DIRECTORIES or sys.stdout.isatty()):
+        raise UsageError(
+            "no directory" if style in _DIRECTORIES else "cowardly refusing to save to a terminal",
             hint="name a file with -o, or redirect",
         )
+    from builder.cli.copy import chosen_platform
     from layerstore import save_images
 
+    platform = chosen_platform(arguments)
     with session.open_store() as store:
-        exports = _exports(store, arguments.words)
+        if style == _PLAIN and output is not None:
+            _save_plain(store, arguments.words, Path(output), platform)
+            return 0
+        exports = _exports(store, arguments.words, platform)
         if output is None:
             save_images(store, exports, sys.stdout.buffer, format=_FORMATS[style])
         elif style == "oci-dir":
@@ -70,16 +78,22 @@ def save(arguments: Arguments, session: "Session") -> int:
     return 0
 
 
-def _exports(store: "Store", names: list[str]) -> "list[Export]":
-    """The images, each with the names it was asked for by; one asked for twice is written once."""
+def _exports(store: "Store", names: list[str], platform: "Platform | None") -> "list[Export]":
+    """The images, each with the names it was asked for by; one asked for twice is written once.
+
+    A multi-platform image goes whole, unless one `platform` of it is asked for.
+    """
     from builder.timetravel import is_address, resolve
     from layerstore import Export, Reference
 
     images: dict[str, Image] = {}
     wanted: dict[str, list[Reference]] = {}
     for name in names:
-        image = resolve(store, name)
-        digest = image.descriptor.digest
+        if platform is None:
+            image = resolve(store, name)
+        else:
+            image = replace(store.images.resolve(name, platform), index=None)
+        digest = image.entry.digest
         images[digest] = image
         named = wanted.setdefault(digest, [])
         if not (is_address(name) or _is_id(name, image)):
@@ -97,35 +111,40 @@ def _is_id(name: str, image: "Image") -> bool:
 
 def _save_to_file(store: "Store", exports: "list[Export]", path: Path, style: "Format") -> None:
     """Written beside and renamed: whoever waits for the file never sees half of one."""
-    from layerstore import remove_left_over, save_images, temporary_beside
+    from layerstore import save_images, written_beside
 
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "No such directory", str(path.parent))
-    remove_left_over(path.parent)
-    temporary = temporary_beside(path)
-    try:
-        with temporary.open("xb") as file:
-            save_images(store, exports, file, format=style)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_beside(path) as file:
+        save_images(store, exports, file, format=style)
+
+
+def _save_plain(store: "Store", names: list[str], path: Path, platform: "Platform | None") -> None:
+    """Write one image as plain files."""
+    from builder.cli.copy import listed
+    from layerstore import PlainDirectory, StoredImage, copy_between
+
+    if len(names) > 1:
+        raise UsageError(f"a directory of --format {_PLAIN} holds one image", hint="use oci-dir")
+    source = listed(store, StoredImage(name=names[0]))
+    copy_between(store, source, PlainDirectory(path=path), platform=platform)
 
 
 def load(arguments: Arguments, session: "Session") -> int:
     """Take in every image of an archive or layout; prints what was loaded."""
-    from layerstore import load_images
+    from builder.cli.copy import chosen_platform
+    from layerstore import is_plain_directory, load_images
 
+    platform = chosen_platform(arguments)
     source = arguments.value("input")
     if source is None and sys.stdin.isatty():
         raise UsageError("requested load from stdin, but stdin is empty", hint="name a file: -i")
     with session.open_store() as store:
-        if source is not None and Path(source).is_dir():
-            exports = load_images(store, Path(source))
+        if source is not None and is_plain_directory(Path(source)):
+            exports = [_load_plain(store, Path(source), platform)]
+        elif source is not None and Path(source).is_dir():
+            exports = load_images(store, Path(source), platform)
         else:
             with _reading(source or "-") as stream:
-                exports = load_images(store, stream)
+                exports = load_images(store, stream, platform)
         store.flush()
     for export in exports:
         for name in export.names:
@@ -133,6 +152,14 @@ def load(arguments: Arguments, session: "Session") -> int:
         if not export.names:
             line(f"Loaded image ID: {export.image.id}")
     return 0
+
+
+def _load_plain(store: "Store", path: Path, platform: "Platform | None") -> "Export":
+    from layerstore import Export, PlainDirectory, StoredImage, copy_between
+
+    target = StoredImage(name="")
+    copied = copy_between(store, PlainDirectory(path=path), target, platform=platform)
+    return Export(image=store.images.open(copied))
 
 
 def bootstrap(arguments: Arguments, session: "Session") -> int:
@@ -198,11 +225,11 @@ SAVE = Command(
             "--format",
             metavar="FORMAT",
             about="docker (default: docker-archive and OCI layout at once), oci-archive, "
-            "docker-archive or oci-dir",
+            "docker-archive, oci-dir or docker-dir",
         ),
+        value("--platform", metavar="OS/ARCH", about="Only this one of a multi-platform image"),
     ),
     words=(1, None),
-    refused={"--platform": "an image has one platform here"},
 )
 LOAD = Command(
     name="load",
@@ -212,9 +239,9 @@ LOAD = Command(
     options=(
         value("-i", "--input", metavar="FILE|DIRECTORY", about="Default: standard input"),
         flag("-q", "--quiet", about="Accepted: there is nothing to leave out"),
+        value("--platform", metavar="OS/ARCH", about="Only this one of a multi-platform image"),
     ),
     words=(0, 0),
-    refused={"--platform": "this machine's platform is taken"},
 )
 BOOTSTRAP = Command(
     name="bootstrap",

@@ -5,7 +5,8 @@
     docker-archive  the old format alone, with uncompressed layers
     oci-dir         an OCI image layout as a directory
 
-`load_images` finds out by itself which one it is given.
+`load_images` finds out by itself which one it is given. What has a name as a place (`oci:`, `dir:`,
+a registry) is copied one image at a time: places.py, copying.py.
 """
 
 from typing import TYPE_CHECKING, assert_never
@@ -56,10 +57,13 @@ def save_images(
         write_archive(changes, target)
 
 
-def load_images(store: "Store", source: "Reader | Path") -> "list[Export]":
+def load_images(
+    store: "Store", source: "Reader | Path", platform: "Platform | None" = None
+) -> "list[Export]":
     """Take in every image of an archive of any of the formats, compressed or not, and name it.
 
-    A multi-platform image gives the host's. Visible to others after `Store.flush`.
+    A multi-platform image is taken in whole and stands for the host's; with a `platform`, that one
+    is taken alone. Visible to others after `Store.flush`.
 
     Raises:
         MalformedDocumentError, UnsafePathError: `source` is no archive of images, or a hostile one.
@@ -71,17 +75,17 @@ def load_images(store: "Store", source: "Reader | Path") -> "list[Export]":
 
     with read_members(store, source) as members:
         if oci_layout.is_in(members):
-            exports = oci_layout.read(store, members)
+            exports = oci_layout.read(store, members, platform)
             if docker_archive.is_in(members):
                 exports = docker_archive.with_names(members, exports)
         else:
-            exports = docker_archive.read(store, members)
+            exports = docker_archive.read(store, members, platform)
         for export in exports:
             for name in export.names:
                 store.images.tag(export.image, name)
             if not export.names:
                 store.images.note_untagged(export.image)
-            members.keep(export.image)
+            members.keep(export.image.entry)
     return exports
 
 
@@ -99,5 +103,5 @@ def read_layout_image(
 
     with read_members(store, directory) as members:
         image = oci_layout.pick(store, members, wanted=wanted, platform=platform)
-        members.keep(image)
+        members.keep(image.descriptor)
     return image

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from layerstore.blobs import BlobInfo
 from layerstore.changeset import Change
 from layerstore.compression import Compression, detect, media_type
-from layerstore.descriptor import OCI_CONFIG, Descriptor
+from layerstore.descriptor import OCI_CONFIG, Descriptor, Platform
 from layerstore.digest import Digest
 from layerstore.documents import ImageConfig, Reader, canonical_json, parse_json
-from layerstore.errors import CorruptBlobError, MalformedDocumentError
+from layerstore.errors import CorruptBlobError, MalformedDocumentError, NotFoundError
 from layerstore.layers import Layer
 from layerstore.reference import Reference
 from layerstore.transports.exports import (
@@ -82,14 +82,21 @@ def is_in(members: Members) -> bool:
     return _MANIFEST in members
 
 
-def read(store: "Store", members: Members) -> list[Export]:
-    """The images of an archive. Layers are kept as they are, compressed or not."""
+def read(store: "Store", members: Members, platform: Platform | None = None) -> list[Export]:
+    """The images of an archive, or those for a platform. Layers are kept as they are."""
     # First all that can go wrong: a manifest that is made here would not be dropped.
     parts = [_read_parts(store, members, row) for row in _rows(members)]
+    found = [part for part in parts if platform is None or _fits(part[1], platform)]
+    if not found:
+        raise NotFoundError(kind=f"image for {platform} in the archive", key=f"{len(parts)} others")
     return [
         Export(image=store.images.assemble(descriptor, config, layers), names=names)
-        for descriptor, config, layers, names in parts
+        for descriptor, config, layers, names in found
     ]
+
+
+def _fits(config: ImageConfig, platform: Platform) -> bool:
+    return (config.os, config.architecture) == (platform.os, platform.architecture)
 
 
 def with_names(members: Members, exports: Sequence[Export]) -> list[Export]:

@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
+from layerstore import descriptor as media
+from layerstore.blobs import get
 from layerstore.changeset import Change, Content, Meta, PutDir, PutFile
+from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
+from layerstore.documents import Manifest
 from layerstore.errors import StoreError
 from layerstore.images import Image
 from layerstore.reference import Reference
@@ -25,7 +29,10 @@ _FILE = Meta(0o644)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """An image with the names it goes by in an archive."""
+    """An image with the names it goes by in an archive.
+
+    An image with an `index` stands for all of the index that is in the store.
+    """
 
     image: Image
     names: tuple[Reference, ...] = ()
@@ -55,6 +62,20 @@ def blob_name(digest: Digest) -> str:
 def blob_pieces(store: "Store", digest: Digest, size_bytes: int) -> Iterator[bytes]:
     """A stored blob, verified while it is read."""
     return store.blobs.open(digest, size_bytes=size_bytes).pieces()
+
+
+def blobs_of(store: "Store", entry: Descriptor) -> list[Descriptor]:
+    """A manifest with all it needs, or an index with those of its images that are here whole."""
+    found: dict[Digest, Descriptor] = {}
+    for descriptor in store.images.family(entry):
+        parts = [descriptor]
+        if descriptor.media_type in media.MANIFEST_TYPES:
+            data = get(store.blobs, descriptor.digest, size_bytes=descriptor.size_bytes)
+            manifest = Manifest.parse(data)
+            parts += [manifest.config, *manifest.layers]
+        if descriptor.digest == entry.digest or all(store.blobs.has(p.digest) for p in parts):
+            found |= {part.digest: part for part in parts}
+    return [*found.values()]
 
 
 def write_archive(changes: Sequence[Change], target: BinaryIO | Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from layerstore.backends.directory import open_blob
 from layerstore.beside import remove_left_over, temporary_beside
 from layerstore.blobs import fsync
-from layerstore.descriptor import Descriptor
+from layerstore.descriptor import REF_NAME, Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import Index
 from layerstore.errors import StoreError
@@ -44,11 +44,15 @@ class LayoutDirectory:
             self.write("oci-layout", LAYOUT_FILE)
         (root / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
 
+    def has(self, digest: Digest, size_bytes: int) -> bool:
+        """Whether the blob is there, and right: all of it is read."""
+        return _is_right(self.root / blob_name(digest), digest, size_bytes)
+
     def put(self, digest: Digest, size_bytes: int, pieces: Callable[[], Iterable[bytes]]) -> None:
         """Add a blob. `pieces` verifies what it yields; it is called when the blob is missing."""
-        path = self.root / blob_name(digest)
-        if _is_right(path, digest, size_bytes):
+        if self.has(digest, size_bytes):
             return
+        path = self.root / blob_name(digest)
         temporary = self._temporary_for(path)
         try:
             with temporary.open("xb") as file:
@@ -81,11 +85,11 @@ class LayoutDirectory:
         """List `entries` in index.json; each takes its name, if it has one, from older ones."""
         kept: list[Descriptor] = []
         if (self.root / "index.json").exists():
-            names = {name_of_entry(entry) for entry in entries} - {None}
+            names = {_name(entry) for entry in entries} - {""}
             kept = [
                 entry
                 for entry in read_index(self.root).manifests
-                if entry not in entries and name_of_entry(entry) not in names
+                if entry not in entries and _name(entry) not in names
             ]
         self.write("index.json", Index(manifests=(*kept, *entries)).encode())
 
@@ -94,6 +98,12 @@ class LayoutDirectory:
             remove_left_over(path.parent)
             self._swept.add(path.parent)
         return temporary_beside(path)
+
+
+def _name(entry: Descriptor) -> str:
+    """What an entry is called: a tag need not be the name of an image."""
+    name = name_of_entry(entry)
+    return entry.annotation(REF_NAME) if name is None else name.full
 
 
 def _is_right(path: Path, digest: Digest, size_bytes: int) -> bool:

@@ -25,11 +25,12 @@ from layerstore.changeset import (
     PutSymlink,
 )
 from layerstore.compression import Peeked, Reader, decompressor, detect
+from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import DOCUMENT_BYTES_MAX
 from layerstore.errors import MalformedDocumentError, NotFoundError
-from layerstore.images import Image
 from layerstore.tarcodec import unpack
+from layerstore.transports.exports import blobs_of
 from layerstore.treepath import TreePath
 
 if TYPE_CHECKING:
@@ -96,10 +97,9 @@ class Members:
                         context="archive", problem=f"{change.path!r} is neither file nor directory"
                     )
 
-    def keep(self, image: Image) -> None:
-        """Do not drop what `image` needs."""
-        self._kept |= {image.descriptor.digest, image.id}
-        self._kept |= {layer.digest for layer in image.manifest.layers}
+    def keep(self, entry: Descriptor) -> None:
+        """Do not drop what a manifest needs, or an index with all that is here of it."""
+        self._kept |= {blob.digest for blob in blobs_of(self._store, entry)}
 
     def drop_rest(self) -> None:
         """Forget the files that nothing kept, and which were not in the store before."""
@@ -111,6 +111,7 @@ class Members:
     def _take_file(self, change: PutFile) -> None:
         blob = _BLOB.fullmatch(change.path)
         expected = Digest(f"sha256:{blob[1]}") if blob else None
+        self._store.check_room(change.size_bytes)
         with self._blobs.writer() as writer:
             content = change.content
             for piece in (content,) if isinstance(content, bytes) else content():

@@ -7,6 +7,7 @@ Spec: OCI image-spec v1.1, image-layout.md.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from layerstore.transports.exports import (
     Export,
     blob_name,
     blob_pieces,
+    blobs_of,
     directory,
     large_file,
     small_file,
@@ -45,16 +47,12 @@ _ATTESTATION = "vnd.docker.reference.type"
 
 def contents(store: "Store", exports: Sequence[Export]) -> list[Change]:
     """The files of a layout that holds `exports`."""
-    entries: dict[Descriptor, None] = {}
-    blobs: dict[Digest, int] = {}
-    for export in exports:
-        image = export.image
-        for name in export.names:
-            entries[named(image.descriptor, name)] = None
-        if not export.names:
-            entries[image.descriptor] = None
-        for descriptor in (image.descriptor, image.manifest.config, *image.manifest.layers):
-            blobs[descriptor.digest] = descriptor.size_bytes
+    return contents_of(store, [entry for export in exports for entry in _entries(export)])
+
+
+def contents_of(store: "Store", entries: Sequence[Descriptor]) -> list[Change]:
+    """The files of a layout that lists `entries`, and has all that the store has of them."""
+    blobs = {each.digest: each.size_bytes for entry in entries for each in blobs_of(store, entry)}
     return [
         directory("blobs"),
         directory("blobs/sha256"),
@@ -66,7 +64,7 @@ def contents(store: "Store", exports: Sequence[Export]) -> list[Change]:
             )
             for digest, size_bytes in blobs.items()
         ),
-        small_file("index.json", Index(manifests=tuple(entries)).encode()),
+        small_file("index.json", Index(manifests=tuple(dict.fromkeys(entries))).encode()),
         small_file("oci-layout", LAYOUT_FILE),
     ]
 
@@ -74,14 +72,16 @@ def contents(store: "Store", exports: Sequence[Export]) -> list[Change]:
 def add(store: "Store", exports: Sequence[Export], root: Path) -> None:
     """Add `exports` to the layout in `root`, which is made if it is missing."""
     layout = LayoutDirectory(root)
-    entries = []
-    for export in exports:
-        image = export.image
-        for blob in (*image.manifest.layers, image.manifest.config, image.descriptor):
-            pieces = partial(blob_pieces, store, blob.digest, blob.size_bytes)
-            layout.put(blob.digest, blob.size_bytes, pieces)
-        entries += [named(image.descriptor, name) for name in export.names] or [image.descriptor]
+    entries = [entry for export in exports for entry in _entries(export)]
+    for blob in reversed([blob for entry in entries for blob in blobs_of(store, entry)]):
+        pieces = partial(blob_pieces, store, blob.digest, blob.size_bytes)
+        layout.put(blob.digest, blob.size_bytes, pieces)
     layout.list_entries(entries)
+
+
+def _entries(export: Export) -> list[Descriptor]:
+    entry = export.image.entry
+    return [named(entry, name) for name in export.names] or [entry]
 
 
 def is_in(members: Members) -> bool:
@@ -89,25 +89,28 @@ def is_in(members: Members) -> bool:
     return "oci-layout" in members and "index.json" in members
 
 
-def read(store: "Store", members: Members) -> list[Export]:
+def read(store: "Store", members: Members, platform: Platform | None = None) -> list[Export]:
     """The images of a layout, each once with all its names.
 
-    Left out: other platforms' where one fits this host, and what is no image.
+    Of an index it is the image for this host, with the index. With a `platform` it is that one
+    alone. Left out: other platforms' where one fits, and what is no image.
     """
     layout = Reader.of(members.document("oci-layout"), context="oci-layout")
     if layout.text("imageLayoutVersion") != "1.0.0":
         raise MalformedDocumentError(context="oci-layout", problem="not of version 1.0.0")
     entries = Index.parse(members.document("index.json")).manifests
-    wanted = [entry for entry in entries if _is_wanted(entry)]
+    wanted = [entry for entry in entries if _is_wanted(entry, platform or host_platform())]
     if not wanted:
         raise NotFoundError(
-            kind=f"image for {host_platform()} in the archive",
+            kind=f"image for {platform or host_platform()} in the archive",
             key=f"{len(entries)} entries in its index.json",
         )
     found: dict[Digest, tuple[Image, list[Descriptor]]] = {}
     for entry in wanted:
-        image = store.images.open(entry)
-        found.setdefault(image.descriptor.digest, (image, []))[1].append(entry)
+        image = store.images.open(entry, platform)
+        if platform is not None:
+            image = replace(image, index=None)
+        found.setdefault(image.entry.digest, (image, []))[1].append(entry)
     return [
         Export(
             image=image,
@@ -134,7 +137,13 @@ def pick(store: "Store", members: Members, *, wanted: str, platform: Platform) -
     if not found:
         what = f"{wanted!r}" if wanted else "an image"
         raise NotFoundError(kind="image in the OCI layout", key=f"{what} for {platform}")
-    return store.images.open(found[0], platform)
+    return replace(store.images.open(found[0], platform), index=None)
+
+
+def entries_called(index: Index, wanted: str) -> list[Descriptor]:
+    """The entries that have this tag, name or digest (`@sha256:...`), or all."""
+    wanted = wanted.removeprefix("@")
+    return [entry for entry in index.manifests if not wanted or _is_called(entry, wanted)]
 
 
 def _is_called(entry: Descriptor, wanted: str) -> bool:
@@ -160,8 +169,8 @@ def _is_image(entry: Descriptor, platform: Platform) -> bool:
     )
 
 
-def _is_wanted(entry: Descriptor) -> bool:
+def _is_wanted(entry: Descriptor, platform: Platform) -> bool:
     is_named = entry.annotation(media.REF_NAME) or entry.annotation(media.FULL_NAME)
     if is_named and entry.media_type not in media.MANIFEST_TYPES | media.INDEX_TYPES:
         raise UnsupportedMediaTypeError(media_type=entry.media_type)
-    return _is_image(entry, host_platform())
+    return _is_image(entry, platform)

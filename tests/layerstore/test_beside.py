@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from layerstore.beside import remove_left_over, temporary_beside
+import pytest
+
+from layerstore.beside import remove_left_over, temporary_beside, written_beside
 
 
 def left_by_the_dead(directory: Path) -> Path:
@@ -57,3 +59,30 @@ def test_a_link_is_removed_not_followed(tmp_path: Path) -> None:
 def test_a_directory_that_is_not_there_has_nothing(tmp_path: Path) -> None:
     remove_left_over(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    path.write_bytes(b"old")
+    with written_beside(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_after_an_error_the_old_file_is_there_alone(tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), written_beside(path) as file:
+        file.write(b"new")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_place_for_a_file_is_told_first(tmp_path: Path) -> None:
+    for path, kind in ((tmp_path, IsADirectoryError), (tmp_path / "a/b", FileNotFoundError)):
+        with pytest.raises(kind), written_beside(path):
+            raise AssertionError

@@ -22,6 +22,12 @@ def test_an_annotation_is_found_by_name() -> None:
     assert descriptor.annotation("b") == "2"
 
 
+def test_plain_is_without_what_an_index_says() -> None:
+    platform = Platform(os="linux", architecture="amd64")
+    listed = dataclasses.replace(make(annotations=(("a", "1"),)), platform=platform)
+    assert listed.plain == make()
+
+
 def test_an_annotation_that_is_not_there_is_empty() -> None:
     assert make().annotation("a") == ""
 

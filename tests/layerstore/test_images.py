@@ -26,6 +26,7 @@ from layerstore.errors import (
     CorruptBlobError,
     InvalidReferenceError,
     MalformedDocumentError,
+    NoPlatformError,
     NotFoundError,
     StoreError,
     UnsupportedMediaTypeError,
@@ -654,3 +655,65 @@ def test_a_short_text_is_no_prefix(store: Store) -> None:
 def test_a_digest_that_is_unknown_is_not_found(store: Store) -> None:
     with pytest.raises(NotFoundError):
         store.images.resolve(Digest.of(b"unknown"))
+
+
+def far(store: Store) -> Descriptor:
+    """An index that has nothing for this host, named `far`."""
+    image = make_image(store, "theirs", {"b": b"b"})
+    entry = multi(store, (image, OTHER))
+    store.images.tag_entry(entry, ref("far"))
+    store.flush()
+    return entry
+
+
+def test_an_index_is_found_named_and_removed_whole(store: Store) -> None:
+    ours = make_image(store, "ours", {"a": b"a"})
+    theirs = make_image(store, "theirs", {"b": b"b"})
+    entry = multi(store, (theirs, OTHER), (ours, host_platform()))
+    store.images.tag_entry(entry, ref("multi"))
+    store.flush()
+    assert store.images.find("multi") == entry
+    image = store.images.resolve("multi")
+    assert (image.entry, image.index, ours.entry) == (entry, entry, ours.descriptor)
+    store.images.tag(image, ref("again"))
+    assert store.images.find("again") == entry
+    assert store.images.names(image) == ("again:latest", "multi:latest", "ours:latest")
+    assert store.images.names_of(entry) == ("again:latest", "multi:latest")
+    store.images.remove(image)
+    store.flush()
+    assert names_in(store) == ["theirs:latest"]
+
+
+def test_the_family_of_an_index_is_what_is_here_of_it(store: Store) -> None:
+    ours = make_image(store, "ours", {"a": b"a"})
+    absent = replace(ours.descriptor, digest=Digest.of(b"?"))
+    inner = multi(store, (ours, host_platform()))
+    data = Index(manifests=(replace(inner, annotations=(("a", "b"),)), absent, inner)).encode()
+    outer = replace(inner, digest=put(store.blobs, data).digest, size_bytes=len(data))
+    assert store.images.family(outer) == [outer, inner, ours.descriptor]
+    assert store.images.family(ours.descriptor) == [ours.descriptor]
+
+
+def test_an_index_without_this_host_is_listed_and_hinders_nobody(store: Store) -> None:
+    entry = far(store)
+    ours = make_image(store, "ours", {"a": b"a"})
+    rows = {record.names: record for record in store.images.list()}
+    assert rows["far:latest",].id == rows["far:latest",].manifest_digest == entry.digest
+    assert rows["far:latest",].problem == ""
+    with pytest.raises(NoPlatformError, match=r"linux/s390x"):
+        store.images.resolve("far")
+    assert store.images.resolve("far", OTHER).id == store.images.resolve("theirs").id
+    store.images.remove(ours)
+    store.flush()
+    assert names_in(store) == ["far:latest", "theirs:latest"]
+
+
+def test_an_index_goes_without_what_is_listed_in_it(store: Store) -> None:
+    entry = far(store)
+    store.images.remove_entry(entry)
+    store.flush()
+    assert names_in(store) == ["theirs:latest"]
+    store.images.note_entry(entry)
+    store.flush()
+    assert store.images.find(entry.digest) == entry
+    assert store.images.names_of(entry) == ()

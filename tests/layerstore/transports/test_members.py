@@ -215,7 +215,7 @@ def test_the_parts_of_an_image_are_kept(store: Store, tmp_path: Path) -> None:
             for digest in other.blobs.digests()
         }
     with read_members(store, tar({**blobs, "rest": b"not needed"})) as members:
-        members.keep(image)
+        members.keep(image.descriptor)
     assert len(blobs) == 3
     assert set(store.blobs.digests()) == {Digest(f"sha256:{name[-64:]}") for name in blobs}
 

@@ -145,7 +145,7 @@ def test_entries_of_one_image_are_one_image(store: Store, image: Image, other: S
     assert [str(name) for name in loaded.names] == ["a:1", "b:1"]
 
 
-def test_of_several_platforms_the_hosts_is_loaded_and_the_rest_dropped(
+def test_of_several_platforms_the_name_is_the_hosts_and_the_rest_is_kept(
     store: Store, image: Image, other: Store
 ) -> None:
     foreign = make_image(store, "foreign", {"other": b"machine"})
@@ -168,8 +168,62 @@ def test_of_several_platforms_the_hosts_is_loaded_and_the_rest_dropped(
     other.flush()
     assert loaded.image == image
     assert [str(name) for name in loaded.names] == ["multi:latest"]
-    assert not other.blobs.has(foreign.id)
+    assert loaded.image.entry.digest == entry.digest
+    assert other.images.names(loaded.image) == ("multi:latest",)
+    assert other.images.resolve("multi", OTHER).id == foreign.id
     assert problems(other.root) == []
+
+
+def load_multi(store: Store, image: Image, other: Store, **chosen: Platform) -> list[Export]:
+    """Load an index of `image` for this host and of another one for OTHER."""
+    foreign = make_image(store, "foreign", {"other": b"machine"})
+    files = layout_of(store)
+    nested = Index(
+        manifests=(
+            replace(image.descriptor, platform=host_platform()),
+            replace(foreign.descriptor, platform=OTHER),
+        )
+    )
+    entry = add_blob(files, nested.encode(), media.OCI_INDEX)
+    files["index.json"] = Index(manifests=(with_annotations(entry, ref="multi"),)).encode()
+    loaded = load_images(other, archive(files), **chosen)
+    other.flush()
+    return loaded
+
+
+def test_an_index_is_saved_whole_and_loads_as_it_was(
+    store: Store, image: Image, other: Store, tmp_path: Path
+) -> None:
+    (loaded,) = load_multi(store, image, other)
+    save_images(other, [loaded], tmp_path / "layout", format="oci-dir")
+    with Store.open(tmp_path / "third") as third:
+        (again,) = load_images(third, tmp_path / "layout")
+        assert again.image.entry == loaded.image.entry
+        assert again.image == loaded.image
+        foreign = third.images.resolve("multi", OTHER)
+        assert foreign.layers != image.layers
+    assert problems(tmp_path / "third") == []
+
+
+def test_one_platform_can_be_loaded_alone(store: Store, image: Image, other: Store) -> None:
+    (loaded,) = load_multi(store, image, other, platform=OTHER)
+    assert loaded.image.index is None
+    assert other.images.resolve("multi").id == loaded.image.id != image.id
+    assert not other.blobs.has(image.id)
+    assert problems(other.root) == []
+
+
+def test_of_an_index_only_what_is_here_whole_is_saved(
+    store: Store, image: Image, other: Store, tmp_path: Path
+) -> None:
+    (loaded,) = load_multi(store, image, other)
+    foreign = other.images.resolve("multi", OTHER)
+    for layer in foreign.layers:
+        other.blobs.remove(layer.descriptor.digest)
+    save_images(other, [loaded], tmp_path / "layout", format="oci-dir")
+    names = {path.name for path in (tmp_path / "layout/blobs/sha256").iterdir()}
+    assert loaded.image.entry.digest.hex in names
+    assert foreign.descriptor.digest.hex not in names
 
 
 def test_platforms_side_by_side_in_the_index_are_chosen_from(

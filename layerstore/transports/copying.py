@@ -1,0 +1,167 @@
+"""Images from one place to another, byte for byte: what is copied keeps its digest.
+
+A place is read as a Source and written as a Destination; `places.py` opens them by name. A copy
+goes from the bottom up: layers and config before the manifest, manifests before their index, the
+name last. So whatever stops it, nothing at the destination names what is not there.
+
+Invariants (tests/layerstore/transports/test_copying.py):
+  1. Every byte is verified by its digest before what names it is written.
+  2. What the destination has is not read from the source.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from layerstore import descriptor as media
+from layerstore.compression import FOREIGN_TYPES
+from layerstore.descriptor import Descriptor, Platform
+from layerstore.digest import Digest
+from layerstore.documents import Index, Manifest
+from layerstore.errors import MalformedDocumentError, NotFoundError, UnsupportedMediaTypeError
+from layerstore.images import NESTING_MAX, choose, host_platform
+
+MANIFESTS_MAX = 1000  # of one copy: an index of every platform there is has some twenty
+
+
+class Source(Protocol):
+    """An image, or several under an index, to be read. All that it gives has been verified."""
+
+    def root(self) -> Descriptor:
+        """The manifest or index that is copied."""
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        """A manifest or an index."""
+
+    def pieces(self, blob: Descriptor) -> Iterator[bytes]:
+        """A layer or a config; the last piece comes when all of it is right.
+
+        Raises:
+            NotFoundError, CorruptBlobError.
+        """
+
+
+class Destination(Protocol):
+    """A place that takes an image."""
+
+    def has(self, blob: Descriptor) -> bool:
+        """Whether the blob is there, whole and right."""
+
+    def put(self, blob: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> None:
+        """Store a layer or a config. `pieces` verifies what it yields."""
+
+    def put_document(self, descriptor: Descriptor, data: bytes) -> None:
+        """Store a manifest or an index; all that it names is there."""
+
+    def finish(self, root: Descriptor) -> None:
+        """Give what has been copied its name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """What has been done for one blob so far. `existed`: it was at the destination already."""
+
+    blob: Descriptor
+    done_bytes: int
+    existed: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.existed or self.done_bytes == self.blob.size_bytes
+
+
+Report = Callable[[Copied], object]
+
+
+def copy_image(
+    source: Source,
+    destination: Destination,
+    *,
+    platform: Platform | None = None,
+    whole: bool = False,
+    report: Report = lambda _: None,
+) -> Descriptor:
+    """Copy an image; returns what the destination names now.
+
+    Args:
+        platform: which image of an index is copied; None is this host's.
+        whole: copy an index with all its images.
+
+    Raises:
+        NoPlatformError: an index has nothing for the platform.
+        UnsupportedMediaTypeError: what is to be copied is no image.
+        MalformedDocumentError, CorruptBlobError, NotFoundError: the source is damaged.
+    """
+    root = source.root().plain
+    depth = 0
+    while root.media_type in media.INDEX_TYPES and not whole:
+        _check_depth(depth := depth + 1)
+        index = Index.parse(source.document(root))
+        root = choose(index, platform or host_platform()).plain
+    copy = _Copy(source=source, destination=destination, report=report)
+    copy.take(root, depth=0)
+    destination.finish(root)
+    return root
+
+
+@dataclass(slots=True, kw_only=True)
+class _Copy:
+    source: Source
+    destination: Destination
+    report: Report
+    _done: set[Digest] = field(default_factory=set)
+
+    def take(self, descriptor: Descriptor, *, depth: int) -> None:
+        """Copy a manifest or an index, after what it names."""
+        if descriptor.digest in self._done:
+            return
+        self._done.add(descriptor.digest)
+        _check_depth(depth)
+        if len(self._done) > MANIFESTS_MAX:
+            raise MalformedDocumentError(
+                context="image index", problem=f"more than {MANIFESTS_MAX} manifests"
+            )
+        if descriptor.media_type in media.INDEX_TYPES:
+            data = self.source.document(descriptor)
+            for each in Index.parse(data).manifests:
+                self.take(each, depth=depth + 1)
+        elif descriptor.media_type in media.MANIFEST_TYPES:
+            data = self.source.document(descriptor)
+            manifest = Manifest.parse(data)
+            for blob in dict.fromkeys((*manifest.layers, manifest.config)):
+                self._take_blob(blob)
+        else:
+            raise UnsupportedMediaTypeError(
+                media_type=descriptor.media_type, hint="only images and indexes are copied"
+            )
+        self.destination.put_document(descriptor, data)
+
+    def _take_blob(self, blob: Descriptor) -> None:
+        if self.destination.has(blob):
+            self.report(Copied(blob=blob, done_bytes=blob.size_bytes, existed=True))
+            return
+        self.report(Copied(blob=blob, done_bytes=0))
+        try:
+            self.destination.put(blob, lambda: self._counted(blob))
+        except NotFoundError:
+            if blob.media_type not in FOREIGN_TYPES:
+                raise
+            raise UnsupportedMediaTypeError(
+                media_type=blob.media_type,
+                hint="the layer's bytes are kept by somebody else, and not fetched from there",
+            ) from None
+        self.report(Copied(blob=blob, done_bytes=blob.size_bytes))
+
+    def _counted(self, blob: Descriptor) -> Iterator[bytes]:
+        done_bytes = 0
+        for piece in self.source.pieces(blob):
+            done_bytes += len(piece)
+            if done_bytes < blob.size_bytes:
+                self.report(Copied(blob=blob, done_bytes=done_bytes))
+            yield piece
+
+
+def _check_depth(depth: int) -> None:
+    if depth > NESTING_MAX:
+        raise MalformedDocumentError(context="image index", problem="indexes nested too deeply")

@@ -1,0 +1,94 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from layerstore import Image, Store
+from tests.support.commands import Commands
+from tests.support.stores import make_image, problems
+
+
+@pytest.fixture
+def shop(bare: Commands) -> Commands:
+    with Store.open(bare.root) as store:
+        make_image(store, "one:1", {"a": b"shared"}, {"b": b"1"})
+    return bare
+
+
+def image(commands: Commands, name: str) -> Image:
+    with Store.open(commands.root) as store:
+        return store.images.resolve(name)
+
+
+@pytest.mark.parametrize(
+    "place", ["oci:{}/a:x", "oci-archive:{}/a.tar:x", "docker-archive:{}/b.tar:one:1", "dir:{}/d"]
+)
+def test_it_prints_the_digest_and_tells_of_each_blob(
+    place: str, shop: Commands, tmp_path: Path
+) -> None:
+    wanted = image(shop, "one:1")
+    there = place.format(tmp_path)
+    done = shop("copy", "one:1", there)
+    assert done.out == f"{wanted.descriptor.digest}\n"
+    names = [blob.digest.short for blob in (*wanted.manifest.layers, wanted.manifest.config)]
+    told = [
+        re.match(r"([0-9a-f]{12}): (copying|copied|exists)", text) for text in done.err.splitlines()
+    ]
+    assert [match[1] for match in told if match and match[2] != "copying"] == names
+    assert None not in told
+    elsewhere = Commands(tmp_path / "elsewhere", shop.capture)
+    back = elsewhere("copy", "-q", there, "back:2")
+    assert (back.out, back.err) == (done.out, "") or "docker-archive" in place
+    assert image(elsewhere, "back:2").id == wanted.id
+    assert problems(elsewhere.root) == []
+
+
+def test_what_is_there_is_told_to_exist(shop: Commands, tmp_path: Path) -> None:
+    shop("copy", "-q", "one:1", f"oci:{tmp_path}/a:x")
+    again = shop("copy", "one:1", f"oci:{tmp_path}/a:y")
+    assert [line.split(": ")[1].split()[0] for line in again.err.splitlines()] == ["exists"] * 3
+
+
+def test_the_digest_goes_to_a_file_as_well(shop: Commands, tmp_path: Path) -> None:
+    done = shop("copy", "--digestfile", tmp_path / "digest", "one:1", f"dir:{tmp_path}/d")
+    assert (tmp_path / "digest").read_text() == done.out.strip()
+
+
+def test_a_store_can_be_copied_to_itself_under_another_name(shop: Commands) -> None:
+    shop("copy", "-q", "one:1", "two:2")
+    assert image(shop, "two:2") == image(shop, "one:1")
+
+
+def test_a_moment_of_an_image_is_copied_too(shop: Commands, tmp_path: Path) -> None:
+    done = shop("copy", "-q", "one:1@1", f"oci:{tmp_path}/a:x")
+    shop("copy", "-q", f"oci:{tmp_path}/a:x", "early")
+    early = image(shop, "early")
+    assert done.out.strip() == early.descriptor.digest
+    assert early.layers == image(shop, "one:1").layers[:1]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("missing", "oci:{}/a"), "no such image: missing"),
+        (("one:1", "docker-daemon:x:1"), "docker-daemon: is not supported"),
+        (("one:1", "dir:{}"), "neither empty nor"),
+        (("oci:{}/nothing", "x"), "not an OCI image layout"),
+        (("one:1", "NO NAME"), "invalid image name"),
+        (("--all", "--platform", "linux/amd64", "one:1", "dir:{}/d"), "exclude each other"),
+        (("--platform", "x/y/z/w", "one:1", "dir:{}/d"), "unknown operating system"),
+        (("oci-archive:{}/none.tar", "x"), "No such file"),
+        (("one:1", "oci-archive:{}/no/such/a.tar"), "No such directory"),
+    ],
+)
+def test_mistakes_are_one_line_and_change_nothing(
+    words: tuple[str, ...], problem: str, shop: Commands, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    before = sorted(path for path in tmp_path.rglob("*") if "store" not in path.parts)
+    done = shop("copy", *(word.format(tmp_path) for word in words), code=None)
+    assert done.code != 0
+    assert problem in done.err
+    assert "Traceback" not in done.err
+    assert sorted(path for path in tmp_path.rglob("*") if "store" not in path.parts) == before
+    assert shop("images", "-q").lines == [image(shop, "one:1").id.short]
