@@ -189,7 +189,11 @@ def _build(
         else:
             for digest in (image.descriptor.digest, image.id):
                 store.blobs.discard(digest)  # unless another build has left it
-        store.flush()
+        try:
+            store.flush()
+        except BaseException:
+            store.images.discard_edits()  # what follows keeps the steps, and names nothing
+            raise
     written = engine.journal.write(started, image, "")
     if request.keep:
         names = tuple(name.familiar for name in request.names)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from builder.events import (
     Event,
+    Notice,
     VertexCanceled,
     VertexFailed,
     VertexOutput,
@@ -124,7 +125,11 @@ class Journal:
             context=self.context,
             bases=tuple(base for _, base in sorted(self.bases.items())),
         )
-        write(written, self._store.private / "builds", log)
+        try:
+            write(written, self._store.private / "builds", log)
+        except OSError as error:  # the image is there, or the build has failed for another reason
+            why = error.strerror or str(error)
+            self.report(Notice(message=f"the record of this build could not be kept: {why}"))
         return written
 
     def _with_logs(self) -> tuple[tuple[StepRecord, ...], bytes]:

@@ -45,6 +45,7 @@ from layerstore import (
     Store,
     add_to_layout,
     encode_image,
+    fsync,
     levels,
     remove_left_over,
     save_images,
@@ -448,18 +449,9 @@ def _writing(dest: Path | None, stdout: BinaryIO) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync(path.parent)
+        fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync(directory: Path) -> None:
-    """Make what was renamed in it safe from a power cut."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 # ---- telling scripts

@@ -1,12 +1,13 @@
 """What one build did: a record per step, kept beside the store's other private files.
 
-    builds/<id>.json    the record, written by rename when the build has ended (also when it failed)
+    builds/<id>.json    the record, written when the build has ended (also when it failed)
     builds/<id>.log     what its programs wrote, step after step, where they wrote anything
 
 `layers`, `history` and later questions ("why did this run?") read it. The engine reads records to
 explain a miss, and to know whether a step that gave the same layer again is the one that gave it
 before, whose words the history keeps. They never decide what is executed. Records are numbered by
-time, newest last. Records of earlier versions are read as far as they go.
+time, newest last. Records of earlier versions are read as far as they go. Both files appear by
+rename and are synced, the log first: after a power cut a record is there whole, or not at all.
 """
 
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from builder.errors import BuilderError
-from layerstore import remove_left_over, temporary_beside
+from layerstore import remove_left_over, replace_file
 
 if TYPE_CHECKING:
     from builder.explain import Difference, Explanation
@@ -130,8 +131,8 @@ def write(record: BuildRecord, directory: Path, log: bytes = b"") -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     remove_left_over(directory)
     if log:
-        _replace(directory / f"{record.id}.log", log)
-    _replace(directory / f"{record.id}.json", json.dumps(_plain(record)).encode())
+        replace_file(directory / f"{record.id}.log", log)
+    replace_file(directory / f"{record.id}.json", json.dumps(_plain(record)).encode())
     # by either file: of a build that was killed there may be the log alone
     ids = {path.stem for path in directory.iterdir() if path.suffix in (".json", ".log")}
     for build_id in sorted(ids)[:-_KEPT_MAX]:
@@ -226,15 +227,6 @@ def log_of(record: BuildRecord, step: StepRecord, directory: Path) -> bytes:
             return file.read(step.log_bytes)
     except OSError:
         return b""
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = temporary_beside(path)
-    try:
-        temporary.write_bytes(data)
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _records(directory: Path, is_wanted: Callable[[bytes], bool]) -> Iterator[BuildRecord]:

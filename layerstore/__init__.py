@@ -7,8 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from layerstore.beside import remove_left_over, temporary_beside, written_beside
-    from layerstore.blobs import BlobInfo, BlobReader, BlobStore, BlobWriter
+    from layerstore.beside import (
+        left_over,
+        remove_left_over,
+        replace_file,
+        temporary_beside,
+        written_beside,
+    )
+    from layerstore.blobs import BlobInfo, BlobReader, BlobStore, BlobWriter, fsync
     from layerstore.cacheindex import CachedStep, CacheIndex, FileStamp
     from layerstore.cachemounts import CacheMounts, HeldCache
     from layerstore.changeset import (
@@ -55,6 +61,7 @@ if TYPE_CHECKING:
     )
     from layerstore.encoding import Encoding, encode_image
     from layerstore.errors import (
+        FULL_HINT,
         CorruptBlobError,
         InvalidReferenceError,
         MalformedDocumentError,
@@ -104,6 +111,7 @@ if TYPE_CHECKING:
     from layerstore.verify import Finding, verify_store
 
 _HOMES = {
+    "FULL_HINT": "errors",
     "ROOT": "treepath",
     "BlobInfo": "blobs",
     "BlobReader": "blobs",
@@ -192,6 +200,7 @@ _HOMES = {
     "encode_image": "encoding",
     "export_mount": "transports.cached_mounts",
     "export_steps": "transports.cache_directory",
+    "fsync": "blobs",
     "give_file": "owners:give",
     "host_platform": "images",
     "in_user_namespace": "layers",
@@ -199,6 +208,7 @@ _HOMES = {
     "is_plain_directory": "transports.dir_format:is_one",
     "is_tar": "tarcodec",
     "join": "treepath",
+    "left_over": "beside",
     "levels": "compression",
     "load_images": "transports",
     "merged_changes": "merge",
@@ -213,6 +223,7 @@ _HOMES = {
     "read_layout_image": "transports",
     "remove_left_over": "beside",
     "remove_tree": "overlaydir",
+    "replace_file": "beside",
     "save_images": "transports",
     "sort_key": "treepath",
     "summarise": "toc",
@@ -228,6 +239,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "FULL_HINT",
     "ROOT",
     "BlobInfo",
     "BlobReader",
@@ -316,6 +328,7 @@ __all__ = [
     "encode_image",
     "export_mount",
     "export_steps",
+    "fsync",
     "give_file",
     "host_platform",
     "in_user_namespace",
@@ -323,6 +336,7 @@ __all__ = [
     "is_plain_directory",
     "is_tar",
     "join",
+    "left_over",
     "levels",
     "load_images",
     "merged_changes",
@@ -337,6 +351,7 @@ __all__ = [
     "read_layout_image",
     "remove_left_over",
     "remove_tree",
+    "replace_file",
     "save_images",
     "sort_key",
     "summarise",

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from layerstore.blobs import fsync, write_all
+
 _PREFIX = ".lamina-write-"
 
 
@@ -50,6 +52,31 @@ def written_beside(path: Path) -> Iterator[BinaryIO]:
     try:
         with temporary.open("xb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+        fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, data: bytes, temporary: Path) -> None:
+    """Replace a small file by way of `temporary`: afterwards the old or the new one is there."""
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        write_all(fd, data, temporary)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+    fsync(path.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Make or replace a small file, whole and durably, by way of a temporary one beside it."""
+    temporary = temporary_beside(path)
+    temporary.unlink(missing_ok=True)  # a dead process of our number may have left it
+    try:
+        write_durably(path, data, temporary)
     finally:
         temporary.unlink(missing_ok=True)

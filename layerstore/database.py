@@ -10,12 +10,14 @@ SQLite in WAL mode, synchronous=FULL, opened at first use. Each row carries a ch
 none, and a flipped bit must be a miss, not another layer.
 """
 
+import errno
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerstore.errors import StoreBusyError, StoreError
+from layerstore.errors import FULL_HINT, StoreBusyError, StoreError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -27,6 +29,7 @@ Statement = tuple[str, Sequence[Value]]
 _VERSION = 3
 _TABLES = ("layers", "steps", "memos", "listings", "removed")
 _BUSY_TIMEOUT_S = 30.0
+_ROOM_BYTES_MIN = 1 << 20
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS layers (
     diff_id TEXT PRIMARY KEY, media_type TEXT, digest TEXT, blob_bytes INTEGER,
@@ -125,8 +128,14 @@ class Database:
         connection.execute("PRAGMA synchronous = FULL")
 
     def _error(self, error: "sqlite3.Error") -> StoreError:
-        if "locked" in str(error):
+        """What SQLite says in words of its own, in those of every other file."""
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return StoreBusyError(path=str(self._path), hint="try again")
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            is_full = name.startswith("SQLITE_FULL") or self._is_disk_full()
+            problem = os.strerror(errno.ENOSPC if is_full else errno.EIO)
+            return StoreError(f"{self._path}: {problem}", hint=FULL_HINT if is_full else "")
         hint = ""
         if "malformed" in str(error) or "not a database" in str(error):
             hint = (
@@ -134,6 +143,14 @@ class Database:
                 "blobs, only the build cache is lost"
             )
         return StoreError(f"{self._path}: {error}", hint=hint)
+
+    def _is_disk_full(self) -> bool:
+        """Whether it is want of room that SQLite calls an I/O error (of its shared memory, say)."""
+        try:
+            status = os.statvfs(self._path.parent)
+        except OSError:
+            return False
+        return status.f_bavail * status.f_frsize < _ROOM_BYTES_MIN
 
 
 def checksum(*values: Value) -> str:

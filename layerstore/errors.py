@@ -12,6 +12,10 @@ StoreError(message, hint)
   InvalidReferenceError(text, reason)
 """
 
+FULL_HINT = (
+    "`lamina system df` shows what takes the room, `lamina system prune` frees what nothing needs"
+)
+
 
 class StoreError(Exception):
     """A store operation failed; `hint` says what to do about it, empty when nothing helps."""

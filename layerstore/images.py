@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from layerstore import descriptor as media
-from layerstore.blobs import BlobStore, fsync, get, put
+from layerstore.beside import write_durably
+from layerstore.blobs import BlobStore, get, put
 from layerstore.database import Statement
 from layerstore.descriptor import Descriptor, Platform
 from layerstore.digest import Digest
@@ -367,7 +368,14 @@ class ImageStore:
     def rewrite(self, entries: Sequence[Descriptor]) -> None:
         """Replace index.json durably; the caller holds the store's lock exclusively."""
         index = replace(read_index(self._root), manifests=tuple(entries))
-        write_durably(self._root / "index.json", index.encode(), self._new_tmp_path("index"))
+        path, former = self._root / "index.json", self._new_tmp_path("index")
+        former.hardlink_to(path)
+        try:
+            write_durably(path, index.encode(), self._new_tmp_path("index"))
+        except BaseException:  # what was renamed and perhaps not synced is taken back
+            former.rename(path)
+            raise
+        former.unlink()
 
     def discard_edits(self) -> None:
         """Forget the pending edits."""
@@ -472,20 +480,6 @@ def read_index(root: Path) -> Index:
         raise MalformedDocumentError(context=str(path), problem=problem) from None
     with open(fd, "rb") as file:
         return Index.parse(file.read(DOCUMENT_BYTES_MAX + 1))
-
-
-def write_durably(path: Path, data: bytes, temporary: Path) -> None:
-    """Replace a small file by way of `temporary`: afterwards the old or the new one is there."""
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.rename(path)
-    fsync(path.parent)
 
 
 def choose(index: Index, wanted: Platform) -> Descriptor:

@@ -15,6 +15,8 @@ Whatever was done last, everything it leads to was durable before. What a crash 
                the dead lease's `uses`, and the next `open` removes them (after a power cut the
                list may be lost: then they are garbage for `prune`)
     after 2    the same as a build that was not given a name: cached steps
+A step of 3 that fails is taken back: who gets an error has named nothing. The directories of a new
+store are synced with their parents when it is made.
 Checkouts are not synced. They hold for one boot: at the first `open` of another they are thrown
 away, and made again from the blobs when needed.
 
@@ -22,6 +24,8 @@ Invariants (tests/layerstore/test_store.py):
   1. After SIGKILL at any moment `verify` finds nothing wrong: test_verify_is_clean_after_kill.
   2. What a dead process left is gone after the next open: test_open_sweeps_what_the_dead_left.
   3. Nothing is visible to others before flush: test_nothing_is_visible_before_flush.
+  4. What was flushed survives a power cut, and any failing call leaves a good store:
+     tests/endtoend/test_power_cuts.py.
 """
 
 import os
@@ -32,14 +36,15 @@ from types import TracebackType
 from typing import Self
 
 from layerstore.backends.directory import DirectoryBlobs
-from layerstore.blobs import BlobStore
+from layerstore.beside import write_durably
+from layerstore.blobs import BlobStore, fsync
 from layerstore.cacheindex import CacheIndex
 from layerstore.cachemounts import CacheMounts
 from layerstore.claims import Claims
 from layerstore.database import Database
 from layerstore.digest import Digest
 from layerstore.errors import StoreError
-from layerstore.images import ImageStore, write_durably
+from layerstore.images import ImageStore
 from layerstore.layers import LayerStore
 from layerstore.locks import Lease, StoreLock
 
@@ -226,10 +231,13 @@ class Store:
                 hint="use the lamina that made it, or another --root",
             )
         self._refuse_foreign()
+        missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root.chmod(0o700)
         for path in (self.root / "blobs" / "sha256", *(self.private / n for n in _PRIVATE_NAMES)):
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for path in (*(made.parent for made in missing), self.root / "blobs"):
+            fsync(path)  # the others are synced with the files below
         for path, data in (
             (self.root / "index.json", _EMPTY_INDEX),
             (self.root / "oci-layout", _OCI_LAYOUT),

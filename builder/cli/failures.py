@@ -7,6 +7,7 @@ image or a Dockerfile. Only the excerpt of a Dockerfile makes it more than one l
 `--debug` there is never a traceback.
 """
 
+import errno
 import os
 import sys
 
@@ -43,7 +44,7 @@ def describe(error: BaseException) -> str:
     from builder.errors import BuilderError
     from builder.sandbox import SandboxError
     from grammar import DockerfileError
-    from layerstore import StoreError
+    from layerstore import FULL_HINT, StoreError
 
     match error:
         case BrokenPipeError():
@@ -54,6 +55,8 @@ def describe(error: BaseException) -> str:
             return _cut(_lines(error.render()), BYTES_MAX)
         case BuilderError() | SandboxError() | StoreError() | TemplateError() | UsageError():
             return _with_excerpt(_line(error.message, error.hint), error)
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return _with_excerpt(_line(_system_error(error), FULL_HINT), error)
         case OSError() if error.strerror:
             return _with_excerpt(_line(_system_error(error), ""), error)
         case MemoryError():

@@ -113,9 +113,12 @@ def _runnable(store: "Store", name: str, image: "Image") -> RunnableImage:
 
 
 def _remember(root: Path, image: RunnableImage, stamp: list[object]) -> None:
+    from layerstore import remove_left_over, temporary_beside
+
     path = _memo_path(root, image.name)
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name[:100]}")
+    remove_left_over(path.parent)
+    temporary = temporary_beside(path)
     temporary.write_text(json.dumps([_VERSION, stamp, list(image)]))
     temporary.rename(path)
 

@@ -88,6 +88,9 @@ class ContainerStore:
         (path / "upper").mkdir(0o755)
         (path / "work").mkdir(0o700)
         self.write(record)
+        if not record.auto_remove:  # whose name must survive with it
+            _sync_directory(self._containers)
+            _sync_directory(self._names)
 
     def write(self, record: ContainerRecord) -> None:
         """Replace the record."""

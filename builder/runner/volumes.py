@@ -126,14 +126,15 @@ def _beneath(
 
 
 def _fill(path: Path, changes: "list[Change]") -> None:
-    from layerstore import remove_tree, write_overlay
+    from layerstore import left_over, remove_tree, temporary_beside, write_overlay
 
     if path.exists():
         write_overlay(changes, path)
         return
-    temporary = path.with_name(f".{os.getpid()}")
-    if temporary.exists():
-        remove_tree(temporary)
+    temporary = temporary_beside(path)
+    for dead in (*left_over(path.parent), temporary):
+        if dead.exists():
+            remove_tree(dead)
     temporary.mkdir(0o755)
     try:
         write_overlay(changes, temporary)

@@ -22,6 +22,7 @@ from layerstore.blobs import (
     corrupt_blob,
     fsync,
     is_intact,
+    write_all,
 )
 from layerstore.digest import Digest
 from layerstore.errors import MalformedDocumentError, NotFoundError
@@ -212,9 +213,7 @@ class DirectoryBlobWriter:
         self._held_bytes = 0
         self._hash.update(data)
         self._size_bytes += len(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        write_all(self._fd, data, self._path)
 
 
 class _Descriptor:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from layerstore.backends.directory import open_blob
-from layerstore.beside import remove_left_over, temporary_beside
+from layerstore.beside import remove_left_over, temporary_beside, write_durably
 from layerstore.blobs import fsync
 from layerstore.descriptor import REF_NAME, Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import Index
 from layerstore.errors import StoreError
-from layerstore.images import name_of_entry, read_index, write_durably
+from layerstore.images import name_of_entry, read_index
 from layerstore.transports.exports import LAYOUT_FILE, blob_name
 
 

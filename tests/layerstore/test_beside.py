@@ -1,5 +1,6 @@
 """Temporary names, and what is left of them."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from layerstore.beside import remove_left_over, temporary_beside, written_beside
+from layerstore.beside import (
+    left_over,
+    remove_left_over,
+    replace_file,
+    temporary_beside,
+    write_durably,
+    written_beside,
+)
 
 
 def left_by_the_dead(directory: Path) -> Path:
@@ -68,6 +76,22 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
         file.write(b"new")
         file.flush()
         assert path.read_bytes() == b"old"
+
+
+def test_a_durable_write_replaces_all_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_durably(path, b"old", tmp_path / "tmp")
+    with pytest.raises(FileExistsError):
+        (tmp_path / "tmp").touch()
+        write_durably(path, b"new", tmp_path / "tmp")
+    assert path.read_bytes() == b"old"
+
+
+def test_a_small_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    temporary_beside(path).write_bytes(b"of a dead process with our number")
+    replace_file(path, b"old")
+    replace_file(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -86,3 +110,29 @@ def test_what_is_no_place_for_a_file_is_told_first(tmp_path: Path) -> None:
     for path, kind in ((tmp_path, IsADirectoryError), (tmp_path / "a/b", FileNotFoundError)):
         with pytest.raises(kind), written_beside(path):
             raise AssertionError
+
+
+def test_a_small_file_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"old")
+    for call in ("write", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            with pytest.raises(OSError, match="No space"):
+                replace_file(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def fail(*args: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_directories_that_were_left_are_found_by_their_prefix(tmp_path: Path) -> None:
+    left = left_by_the_dead(tmp_path)
+    left.unlink()
+    left.mkdir()
+    temporary_beside(tmp_path / "x").mkdir()
+    assert list(left_over(tmp_path)) == [left]

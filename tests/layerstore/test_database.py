@@ -1,6 +1,8 @@
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,6 +73,7 @@ def test_a_process_killed_in_a_transaction_leaves_nothing(opened: Database, path
         """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from layerstore.database import Database
 database = Database(Path(sys.argv[1]))
 def statements():
@@ -105,6 +108,37 @@ def test_a_locked_database_is_busy(
     finally:
         other.close()
         late.close()
+
+
+def test_a_full_disk_is_told_in_the_words_of_every_other_file(opened: Database, path: Path) -> None:
+    opened.write([(PUT, ("k", "old", b"1", ""))])
+    opened._open().execute("PRAGMA max_page_count = 30")
+    with pytest.raises(StoreError, match=f"^{path}: No space left on device$") as caught:
+        opened.write([(PUT, ("k", "new", b"x" * 200_000, ""))])
+    assert "system prune" in caught.value.hint
+    assert keys(opened) == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("free_blocks", "problem"), [(10, "No space left on device"), (1 << 20, "Input/output error")]
+)
+def test_an_input_output_error_is_told_by_the_room_there_is(
+    opened: Database,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    free_blocks: int,
+    problem: str,
+) -> None:
+    """A file may not grow, which SQLite calls a disk I/O error."""
+
+    def statvfs(where: Path) -> SimpleNamespace:
+        assert where == path.parent
+        return SimpleNamespace(f_bavail=free_blocks, f_frsize=4096)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
+    assert opened._error(error).message == f"{path}: {problem}"
 
 
 def test_what_is_no_database_is_explained(path: Path) -> None:
@@ -165,6 +199,7 @@ def test_two_processes_may_make_it_at_once(path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from layerstore.database import Database
 database = Database(Path(sys.argv[1]))
 for number in range(20):

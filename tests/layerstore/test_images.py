@@ -31,7 +31,7 @@ from layerstore.errors import (
     StoreError,
     UnsupportedMediaTypeError,
 )
-from layerstore.images import name_of_entry, named, read_index, write_durably
+from layerstore.images import name_of_entry, named, read_index
 from tests.support.stores import (
     CREATED,
     flip_blob,
@@ -598,15 +598,6 @@ def test_an_enormous_index_is_refused(store: Store) -> None:
     (store.root / "index.json").write_bytes(b" " * (5 << 20))
     with pytest.raises(MalformedDocumentError, match="more than"):
         store.images.list()
-
-
-def test_a_durable_write_replaces_all_or_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_durably(path, b"old", tmp_path / "tmp")
-    with pytest.raises(FileExistsError):
-        (tmp_path / "tmp").touch()
-        write_durably(path, b"new", tmp_path / "tmp")
-    assert path.read_bytes() == b"old"
 
 
 def test_an_entry_is_named_both_ways(store: Store) -> None:

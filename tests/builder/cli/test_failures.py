@@ -6,7 +6,7 @@ from builder.cli.govalues import TemplateError
 from builder.errors import BuilderError
 from builder.sandbox import ProgramNotFoundError, SandboxError
 from grammar import DockerfileError, parse
-from layerstore import NotFoundError
+from layerstore import FULL_HINT, NotFoundError
 
 Capture = pytest.CaptureFixture[str]
 
@@ -23,7 +23,8 @@ def test_an_error_is_one_line_with_its_hint() -> None:
         (BuilderError("it went wrong"), "lamina: it went wrong"),
         (TemplateError("no field"), "lamina: bad template: no field"),
         (SandboxError(phase="mount", errno=1), "lamina: mount: Operation not permitted"),
-        (OSError(28, "No space left on device"), "lamina: No space left on device"),
+        (OSError(28, "No space left", "/a"), f"lamina: /a: No space left ({FULL_HINT})"),
+        (OSError(122, "Disk quota exceeded"), f"lamina: Disk quota exceeded ({FULL_HINT})"),
         (OSError(2, "No such file", "/a"), "lamina: /a: No such file"),
         (OSError(18, "Cross-device", "/a", None, "/b"), "lamina: /a -> /b: Cross-device"),
         (MemoryError(), "lamina: out of memory"),

@@ -1,0 +1,77 @@
+"""A full disk is one clear line and a code other than 0: no name, no damage, and room again later.
+
+LAMINA_FULL_DISKS says how many sizes are tried; they are drawn at random.
+"""
+
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.cli import Lamina
+from tests.support.fulldisk import fill
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_overlay,
+    pytest.mark.usefixtures("clean_machine"),
+    pytest.mark.timeout(3600),
+]
+
+DISKS = int(os.environ.get("LAMINA_FULL_DISKS", "4"))
+SIZES_KB = (100, *random.Random(7).sample(range(1500, 16_000), DISKS))
+FULL = "No space left on device"
+DOCKERFILE = """\
+FROM busybox
+COPY data /data
+RUN head -c 1500000 /dev/urandom > /r && for n in $(seq 200); do echo $n > /f$n || exit 1; done
+RUN cat /r /r > /s
+"""
+
+
+@pytest.fixture
+def archive(busybox: Lamina, tmp_path: Path) -> Path:
+    path = tmp_path / "loaded.tar"
+    context = tmp_path / "first"
+    context.mkdir()
+    (context / "Dockerfile").write_text(
+        "FROM busybox\nRUN head -c 900000 /dev/urandom > /r\nRUN head -c 900000 /dev/urandom > /s\n"
+    )
+    busybox("build", "-t", "loaded", context)
+    busybox("save", "-o", path, "loaded")
+    return path
+
+
+def is_clear(report: dict[str, object]) -> bool:
+    """Whether a failure is told by one line, and by the full disk or the program that met it."""
+    lines = [line for line in str(report["errors"]).splitlines() if line.startswith("lamina: ")]
+    if str(report["errors"]).strip() == "" or "Traceback" in str(report["errors"]):
+        return False
+    (last,) = lines[-1:] or [FULL]
+    return any(
+        word in last for word in (f"{FULL} (`lamina system df`", "did not complete", FULL)
+    ) or last.startswith("lamina: no such image")
+
+
+@pytest.mark.parametrize("size_kb", SIZES_KB)
+def test_a_full_disk_is_told_and_harms_nothing(
+    archive: Path, context: Path, tmp_path: Path, size_kb: int
+) -> None:
+    (context / "data").write_bytes(random.Random(1).randbytes(1 << 20))
+    (context / "Dockerfile").write_text(DOCKERFILE)
+    reports: Sequence[dict[str, object]] = fill(tmp_path / "small", size_kb, archive, context)
+    for report in reports:
+        words, images = report["words"], report["images"]
+        if size_kb > 1000:  # else there is no store to look at
+            assert report["fsck"] == 0, report
+        assert report["code"] == 0 or is_clear(report), report
+        for command, name in (("build", "built"), ("load", "loaded"), ("bootstrap", "busybox")):
+            if words[0] == command:  # type: ignore[index]
+                assert (report["code"] == 0) == (name in images), report  # type: ignore[operator]
+    made, *_, pruned, ran = reports
+    if made["code"] == 0:
+        assert pruned["code"] == 0
+    if size_kb > 4000:  # the image and its directory
+        assert (ran["code"], ran["out"]) == (0, "hi\n")
