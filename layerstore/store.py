@@ -43,7 +43,7 @@ from layerstore.cachemounts import CacheMounts
 from layerstore.claims import Claims
 from layerstore.database import Database
 from layerstore.digest import Digest
-from layerstore.errors import StoreError
+from layerstore.errors import FULL_HINT, StoreError
 from layerstore.images import ImageStore
 from layerstore.layers import LayerStore
 from layerstore.locks import Lease, StoreLock
@@ -185,8 +185,9 @@ class Store:
         free_bytes = status.f_bavail * status.f_frsize
         if size_bytes > free_bytes:
             raise StoreError(
-                f"{size_bytes} bytes are to be stored, and {free_bytes} are free in {self.root}",
-                hint="`lamina system prune` frees what is not needed",
+                f"{self.root}: No space left on device: {size_bytes} bytes are to be stored, and "
+                f"{free_bytes} are free",
+                hint=FULL_HINT,
             )
 
     def blob_path(self, digest: Digest) -> Path:
