@@ -74,6 +74,15 @@ if TYPE_CHECKING:
         UnusableLayerError,
     )
     from layerstore.images import Image, ImageRecord, ImageStore, host_platform
+    from layerstore.indexes import (
+        EntryWishes,
+        find_index,
+        index_changed,
+        index_entries,
+        index_with,
+        index_without,
+        name_index,
+    )
     from layerstore.layerfiles import LayerFiles
     from layerstore.layers import Layer, LayerStore, in_user_namespace
     from layerstore.locks import Lease
@@ -94,8 +103,16 @@ if TYPE_CHECKING:
     from layerstore.transports.dir_format import is_one as is_plain_directory
     from layerstore.transports.inline_cache import InlineCache, inline_steps
     from layerstore.transports.oci_layout import add as add_to_layout
-    from layerstore.transports.places import Place, PlainDirectory, StoredImage, parse_place
+    from layerstore.transports.places import (
+        Place,
+        PlainDirectory,
+        RegistryPlace,
+        StoredImage,
+        document_at,
+        parse_place,
+    )
     from layerstore.transports.places import copy as copy_between
+    from layerstore.transports.places import take_in as take_in_image
     from layerstore.transports.rootfs import write_rootfs, write_rootfs_tar
     from layerstore.treediff import changes as tree_changes
     from layerstore.treeindex import Node, TreeIndex
@@ -133,6 +150,7 @@ _HOMES = {
     "Detected": "compression",
     "Digest": "digest",
     "Encoding": "encoding",
+    "EntryWishes": "indexes",
     "Export": "transports",
     "FileStamp": "cacheindex",
     "Finding": "verify",
@@ -176,6 +194,7 @@ _HOMES = {
     "PutSymlink": "changeset",
     "Reader": "compression",
     "Reference": "reference",
+    "RegistryPlace": "transports.places",
     "Remove": "changeset",
     "Store": "store",
     "StoreBusyError": "errors",
@@ -197,12 +216,18 @@ _HOMES = {
     "default_root": "store",
     "detect": "compression",
     "disk_bytes": "collect",
+    "document_at": "transports.places",
     "encode_image": "encoding",
     "export_mount": "transports.cached_mounts",
     "export_steps": "transports.cache_directory",
     "fsync": "blobs",
     "give_file": "owners:give",
+    "find_index": "indexes",
     "host_platform": "images",
+    "index_changed": "indexes",
+    "index_entries": "indexes",
+    "index_with": "indexes",
+    "index_without": "indexes",
     "in_user_namespace": "layers",
     "inline_steps": "transports.inline_cache",
     "is_plain_directory": "transports.dir_format:is_one",
@@ -213,6 +238,7 @@ _HOMES = {
     "load_images": "transports",
     "merged_changes": "merge",
     "name_of": "treepath",
+    "name_index": "indexes",
     "overlay_changes": "overlaydir:changes",
     "owner_of": "owners",
     "pack": "tarcodec",
@@ -227,6 +253,7 @@ _HOMES = {
     "save_images": "transports",
     "sort_key": "treepath",
     "summarise": "toc",
+    "take_in_image": "transports.places:take_in",
     "temporary_beside": "beside",
     "tree_changes": "treediff:changes",
     "unpack": "tarcodec",
@@ -261,6 +288,7 @@ __all__ = [
     "Detected",
     "Digest",
     "Encoding",
+    "EntryWishes",
     "Export",
     "FileStamp",
     "Finding",
@@ -304,6 +332,7 @@ __all__ = [
     "PutSymlink",
     "Reader",
     "Reference",
+    "RegistryPlace",
     "Remove",
     "Store",
     "StoreBusyError",
@@ -325,13 +354,19 @@ __all__ = [
     "default_root",
     "detect",
     "disk_bytes",
+    "document_at",
     "encode_image",
     "export_mount",
     "export_steps",
+    "find_index",
     "fsync",
     "give_file",
     "host_platform",
     "in_user_namespace",
+    "index_changed",
+    "index_entries",
+    "index_with",
+    "index_without",
     "inline_steps",
     "is_plain_directory",
     "is_tar",
@@ -340,6 +375,7 @@ __all__ = [
     "levels",
     "load_images",
     "merged_changes",
+    "name_index",
     "name_of",
     "overlay_changes",
     "owner_of",
@@ -355,6 +391,7 @@ __all__ = [
     "save_images",
     "sort_key",
     "summarise",
+    "take_in_image",
     "temporary_beside",
     "tree_changes",
     "unpack",

@@ -547,6 +547,8 @@ def parse_descriptor(reader: Reader) -> Descriptor:
             os=platform.text("os", required=True),
             architecture=platform.text("architecture", required=True),
             variant=platform.text("variant"),
+            os_version=platform.text("os.version"),
+            os_features=platform.texts("os.features") or (),
         ),
     )
 
@@ -573,7 +575,13 @@ def descriptor_json(descriptor: Descriptor) -> dict[str, object]:
         document["platform"] = {
             "os": descriptor.platform.os,
             "architecture": descriptor.platform.architecture,
-        } | _without_empty({"variant": descriptor.platform.variant})
+        } | _without_empty(
+            {
+                "variant": descriptor.platform.variant,
+                "os.version": descriptor.platform.os_version,
+                "os.features": descriptor.platform.os_features,
+            }
+        )
     return document
 
 

@@ -26,7 +26,7 @@ def exit_code(error: BaseException, command: str) -> int:
     from builder.runner import DetachedError
     from builder.sandbox import ProgramNotExecutableError, ProgramNotFoundError
 
-    own = OWN_FAILURE if command.split(" ")[-1] in _RUNNERS else FAILURE
+    own = OWN_FAILURE if command.removeprefix("container ") in _RUNNERS else FAILURE
     match error:
         case UsageError(is_count=is_count):
             return FAILURE if is_count else OWN_FAILURE

@@ -53,6 +53,7 @@ class StoredImage:
 
     name: str
     entry: Descriptor | None = None
+    is_listed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,18 +131,40 @@ def copy(
         StoreError and its children; OSError for a directory or file that cannot be used.
     """
     with ExitStack() as stack:
-        opened = stack.enter_context(_source(store, source, platform))
+        opened = stack.enter_context(_source(store, source))
         destination = stack.enter_context(_destination(store, target))
         copied = copy_image(opened, destination, platform=platform, whole=whole, report=report)
         if isinstance(opened, _FromArchive) and isinstance(target, StoredImage):
             opened.members.keep(copied)
-    if isinstance(target, StoredImage):
+    if isinstance(target, StoredImage) and target.is_listed:
         store.flush()
     return copied
 
 
+def take_in(
+    store: "Store",
+    source: Place,
+    *,
+    platform: Platform | None = None,
+    whole: bool = False,
+    report: Report = lambda _: None,
+) -> Descriptor:
+    """Copy an image into the store without listing it: the caller does, or lists what needs it.
+
+    Raises as `copy`.
+    """
+    target = StoredImage(name="", is_listed=False)
+    return copy(store, source, target, platform=platform, whole=whole, report=report)
+
+
+def document_at(store: "Store", place: Place) -> bytes:
+    """The manifest or index at a place. Raises as `copy`."""
+    with _source(store, place) as source:
+        return source.document(source.root())
+
+
 @contextmanager
-def _source(store: "Store", place: Place, platform: Platform | None) -> Iterator[Source]:
+def _source(store: "Store", place: Place) -> Iterator[Source]:
     match place:
         case StoredImage(name=name, entry=entry):
             yield FromStore(store, entry or store.images.find(name))
@@ -165,8 +188,9 @@ def _source(store: "Store", place: Place, platform: Platform | None) -> Iterator
 @contextmanager
 def _destination(store: "Store", place: Place) -> Iterator[Destination]:
     match place:
-        case StoredImage(name=name):
-            destination = IntoStore(store, Reference.parse(name) if name else None)
+        case StoredImage(name=name, is_listed=is_listed):
+            reference = Reference.parse(name) if name else None
+            destination = IntoStore(store, reference, is_listed=is_listed)
             try:
                 yield destination
             except BaseException:
@@ -221,9 +245,10 @@ class IntoStore:
     An image must be one that could be run; of an index it is this host's.
     """
 
-    def __init__(self, store: "Store", name: Reference | None) -> None:
+    def __init__(self, store: "Store", name: Reference | None, *, is_listed: bool = True) -> None:
         self._store = store
         self._name = name
+        self._is_listed = is_listed
         self._new: set[Digest] = set()
 
     def has(self, blob: Descriptor) -> bool:
@@ -249,10 +274,10 @@ class IntoStore:
             images.open(root)
         except NoPlatformError:
             pass  # an index without this host's: the others are believed when they are used
-        if self._name is None:
-            images.note_entry(root)
-        else:
+        if self._name is not None:
             images.tag_entry(root, self._name)
+        elif self._is_listed:
+            images.note_entry(root)
 
     def forget(self) -> None:
         """Drop what is new, and not flushed."""
