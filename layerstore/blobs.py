@@ -117,11 +117,36 @@ def corrupt_blob(digest: Digest, expected: str, actual: str) -> CorruptBlobError
     return CorruptBlobError(what=f"blob {digest}", expected=expected, actual=actual, hint=HEAL_HINT)
 
 
+class WrittenBytes(Protocol):
+    """What a BlobWriter has written so far. A context manager."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
 class BlobWriter(Protocol):
     """Takes the bytes of one blob. A context manager: leaving it without commit drops them."""
 
     def write(self, data: bytes, /) -> object:
         """Append `data`."""
+
+    def written(self) -> "WrittenBytes":
+        """A reader of what is written, from the start; for one other thread, while this writes.
+
+        It comes up empty where nothing more has been flushed yet.
+        """
+
+    def flush(self) -> None:
+        """Hand everything that was written to such a reader."""
 
     def commit(
         self, *, expected_digest: Digest | None = None, expected_size_bytes: int | None = None

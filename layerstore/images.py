@@ -289,6 +289,10 @@ class ImageStore:
         """Name a manifest or an index; what had the name loses it."""
         if reference.digest is not None:
             raise InvalidReferenceError(text=str(reference), reason="a name cannot have a digest")
+        self.name_entry(entry, reference)
+
+    def name_entry(self, entry: Descriptor, reference: Reference) -> None:
+        """As `tag_entry`, for what a registry has under `reference`, which may be a digest."""
         self._edits.append(lambda entries: _with_name(entries, entry, reference))
 
     def untag(self, reference: Reference) -> None:

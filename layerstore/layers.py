@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from layerstore.blobs import BlobStore, fsync, is_intact
+from layerstore.blobs import BlobStore, BlobWriter, fsync, is_intact
 from layerstore.database import Database, Row, Statement, Value, checksum
 from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
@@ -176,6 +176,23 @@ class LayerStore:
             writer.commit(
                 expected_digest=descriptor.digest, expected_size_bytes=descriptor.size_bytes
             )
+        return self._add(layer, entries)
+
+    def adopt_written(
+        self,
+        stream: "Reader",
+        writer: BlobWriter,
+        descriptor: Descriptor,
+        expected_diff_id: Digest,
+    ) -> Layer:
+        """As `adopt`, of a blob that another thread writes: `stream` is what has come of it.
+
+        `writer` gets its last byte before `stream` ends, and stays the caller's to close.
+        """
+        layer, entries = self._survey(stream, descriptor, expected_diff_id)
+        while stream.read(_PIECE_BYTES):
+            pass
+        writer.commit(expected_digest=descriptor.digest, expected_size_bytes=descriptor.size_bytes)
         return self._add(layer, entries)
 
     def index(self, descriptor: Descriptor, expected_diff_id: Digest) -> Layer:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -177,6 +178,12 @@ class DirectoryBlobWriter:
         self._held_bytes += len(data)
         if self._held_bytes >= _BUFFER_BYTES:
             self._write_held()
+
+    def written(self) -> FileIO:
+        return FileIO(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+
+    def flush(self) -> None:
+        self._write_held()
 
     def commit(
         self, *, expected_digest: Digest | None = None, expected_size_bytes: int | None = None

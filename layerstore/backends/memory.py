@@ -79,6 +79,12 @@ class MemoryBlobWriter:
     def write(self, data: bytes, /) -> None:
         self._pieces.append(bytes(data))
 
+    def written(self) -> "_Written":
+        return _Written(self._pieces)
+
+    def flush(self) -> None:
+        pass
+
     def commit(
         self, *, expected_digest: Digest | None = None, expected_size_bytes: int | None = None
     ) -> BlobInfo:
@@ -101,3 +107,30 @@ class MemoryBlobWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Written:
+    """Reads a list that another thread appends to."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+        self._next = 0
+        self._rest = b""
+
+    def read(self, size: int, /) -> bytes:
+        if not self._rest and self._next < len(self._pieces):
+            self._rest = self._pieces[self._next]
+            self._next += 1
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass

@@ -1,0 +1,88 @@
+"""Registries: everything that other rooms may use.
+
+Names are loaded when they are first asked for (PEP 562): a command pays for what it uses.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from layerstore.registry.client import RegistryClient
+    from layerstore.registry.credentials import Credentials
+    from layerstore.registry.errors import (
+        BlockedRegistryError,
+        CredentialsError,
+        DeniedError,
+        RegistryError,
+        UnauthorizedError,
+        UnexpectedAnswerError,
+        UnknownManifestError,
+        UnreachableRegistryError,
+        UntrustedRegistryError,
+    )
+    from layerstore.registry.pull import Pulled, find_remote, manifest_for, pull_image
+    from layerstore.registry.push import push_blobs, push_image
+    from layerstore.registry.repository import Referrer, RemoteDocument, Repository
+    from layerstore.registry.settings import Bounds, Settings
+    from layerstore.registry.transfers import Transfer
+
+_HOMES = {
+    "BlockedRegistryError": "errors",
+    "Bounds": "settings",
+    "Credentials": "credentials",
+    "CredentialsError": "errors",
+    "DeniedError": "errors",
+    "Pulled": "pull",
+    "Referrer": "repository",
+    "RegistryClient": "client",
+    "RegistryError": "errors",
+    "RemoteDocument": "repository",
+    "Repository": "repository",
+    "Settings": "settings",
+    "Transfer": "transfers",
+    "UnauthorizedError": "errors",
+    "UnexpectedAnswerError": "errors",
+    "UnknownManifestError": "errors",
+    "UnreachableRegistryError": "errors",
+    "UntrustedRegistryError": "errors",
+    "find_remote": "pull",
+    "manifest_for": "pull",
+    "pull_image": "pull",
+    "push_blobs": "push",
+    "push_image": "push",
+}
+
+__all__ = [
+    "BlockedRegistryError",
+    "Bounds",
+    "Credentials",
+    "CredentialsError",
+    "DeniedError",
+    "Pulled",
+    "Referrer",
+    "RegistryClient",
+    "RegistryError",
+    "RemoteDocument",
+    "Repository",
+    "Settings",
+    "Transfer",
+    "UnauthorizedError",
+    "UnexpectedAnswerError",
+    "UnknownManifestError",
+    "UnreachableRegistryError",
+    "UntrustedRegistryError",
+    "find_remote",
+    "manifest_for",
+    "pull_image",
+    "push_blobs",
+    "push_image",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,239 @@
+"""From a registry into the store: only what is missing, verified while it comes.
+
+    manifest (of an index: the one for the platform) -> config -> layers, several at once
+    each layer is decompressed, checked and listed while it comes; it is committed when digest, size
+    and diff_id were right, and the image is read and named when every layer is there
+
+The manifest is kept byte for byte, so that the image has the digest here that it has there. A layer
+that came damaged is fetched once more. What has come whole before a failure stays for the next try.
+"""
+
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from layerstore import compression
+from layerstore.blobs import put
+from layerstore.descriptor import CONFIG_TYPES, Descriptor, Platform
+from layerstore.digest import Digest
+from layerstore.documents import ImageConfig, Index, Manifest
+from layerstore.errors import (
+    CorruptBlobError,
+    MalformedDocumentError,
+    NotFoundError,
+    StoreError,
+    UnsafePathError,
+    UnsupportedMediaTypeError,
+)
+from layerstore.images import Image, choose, host_platform
+from layerstore.reference import Reference
+from layerstore.registry.errors import RegistryError, UnknownManifestError
+from layerstore.registry.repository import RemoteDocument, Repository
+from layerstore.registry.transfers import Download, Report, Status, Transfer, Workers
+
+if TYPE_CHECKING:
+    from layerstore.registry.client import RegistryClient
+    from layerstore.store import Store
+
+_NESTING_MAX = 3  # of indexes in indexes
+_BEGUN_MAX = 16  # downloads that have files open
+_PIECE_BYTES = 256 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulled:
+    """What came. `origin` is what the name stands for there: a manifest, or an index of several."""
+
+    image: Image
+    origin: Digest
+    repository: Repository
+
+
+def pull_image(
+    client: "RegistryClient",
+    store: "Store",
+    reference: Reference,
+    *,
+    platform: Platform | None = None,
+    report: Report = lambda event: None,
+) -> Pulled:
+    """Take in the image that a registry has under a name, and name it so. Flushing is the caller's.
+
+    Raises:
+        RegistryError: it cannot be had; of several mirrors, why the last one fails.
+        StoreError: what came is malformed, damaged or unsupported.
+    """
+    store.lease()
+    repository, document = find_remote(client, reference)
+    manifest = manifest_for(repository, document, platform or host_platform())
+    try:
+        image = _take(client, store, repository, manifest, report)
+    except (RegistryError, KeyboardInterrupt):
+        store.flush()  # layers that have come whole need not come again
+        raise
+    origin = document.descriptor.digest
+    kept = Reference(
+        host=reference.host,
+        path=reference.path,
+        tag="" if reference.digest else reference.tag,
+        digest=reference.digest,
+    )
+    store.images.note_pulled(image, kept, origin)
+    return Pulled(image=image, origin=origin, repository=repository)
+
+
+def find_remote(
+    client: "RegistryClient", reference: Reference
+) -> tuple[Repository, RemoteDocument]:
+    """What a name stands for: the first place that has it, mirrors before the registry itself."""
+    failure: StoreError | None = None
+    for repository in client.sources(reference):
+        try:
+            return repository, repository.manifest(reference.digest or reference.tag)
+        except StoreError as error:
+            # a mirror is one place more to look, not one more thing to fail
+            failure = error
+    assert failure is not None, "there is always the registry itself"
+    raise failure
+
+
+def manifest_for(
+    repository: Repository, document: RemoteDocument, platform: Platform
+) -> RemoteDocument:
+    """The manifest of a platform: the document itself, or what an index lists."""
+    for _ in range(_NESTING_MAX):
+        if not document.is_index:
+            return document
+        index = Index.parse(document.data)
+        try:
+            entry = choose(index, platform)
+        except NotFoundError as error:
+            raise UnknownManifestError(
+                what=f"image for {platform} in {repository.name}",
+                detail="no matching manifest for the platform in the manifest list entries",
+                hint=error.key,
+            ) from error
+        data = repository.document(entry)
+        document = RemoteDocument(
+            descriptor=Descriptor(
+                media_type=entry.media_type, digest=entry.digest, size_bytes=entry.size_bytes
+            ),
+            data=data,
+        )
+    raise MalformedDocumentError(context="image index", problem="indexes nested too deeply")
+
+
+def _take(
+    client: "RegistryClient",
+    store: "Store",
+    repository: Repository,
+    document: RemoteDocument,
+    report: Report,
+) -> Image:
+    manifest, config, config_data = _documents(repository, document)
+    missing: list[tuple[Descriptor, Digest]] = []
+    for blob, diff_id in zip(manifest.layers, config.diff_ids, strict=True):
+        if _is_here(store, blob, diff_id):
+            report(_event(blob, "exists"))
+        elif all(blob.digest != known.digest for known, _ in missing):
+            report(_event(blob, "waiting"))
+            missing.append((blob, diff_id))
+    _fetch_layers(client, store, repository, missing, report)
+    new = [put(store.blobs, data) for data in (config_data, document.data)]
+    try:
+        return store.images.open(document.descriptor)
+    except StoreError:
+        for blob_info in new:
+            store.blobs.discard(blob_info.digest)
+        raise
+
+
+def _documents(
+    repository: Repository, document: RemoteDocument
+) -> tuple[Manifest, ImageConfig, bytes]:
+    """Manifest and config, checked against each other before anything large is fetched."""
+    manifest = Manifest.parse(document.data)
+    if manifest.config.media_type not in CONFIG_TYPES:
+        raise UnsupportedMediaTypeError(
+            media_type=manifest.config.media_type, hint="this is no image that could be run"
+        )
+    for blob in manifest.layers:
+        compression.kind_of(blob.media_type)
+    data = repository.document(manifest.config)
+    config = ImageConfig.parse(data)
+    if len(config.diff_ids) != len(manifest.layers):
+        raise MalformedDocumentError(
+            context=f"image {manifest.config.digest}",
+            problem=f"{len(manifest.layers)} layers, but {len(config.diff_ids)} diff_ids",
+        )
+    return manifest, config, data
+
+
+def _is_here(store: "Store", blob: Descriptor, diff_id: Digest) -> bool:
+    store.lease().hold((blob.digest,))  # before looking: what is there now stays
+    if not store.blobs.has(blob.digest):
+        return False
+    try:
+        store.layers.index(blob, diff_id)
+    except (CorruptBlobError, NotFoundError, MalformedDocumentError):
+        return False  # what comes in its place heals it, or shows that it is not what is said
+    return True
+
+
+def _fetch_layers(
+    client: "RegistryClient",
+    store: "Store",
+    repository: Repository,
+    missing: list[tuple[Descriptor, Digest]],
+    report: Report,
+) -> None:
+    """Fetch layers side by side, and take them in one after the other, bottom first."""
+    begun: deque[tuple[Download, Digest]] = deque()
+    rest = deque(missing)
+    with Workers(client.settings.jobs, report, client.stop) as workers, ExitStack() as cleanup:
+
+        def begin(blob: Descriptor) -> Download:
+            writer = cleanup.enter_context(store.blobs.writer())
+            download = Download(repository, blob, writer, workers)
+            cleanup.callback(download.close)
+            workers.add(download.run)
+            return download
+
+        while begun or rest:
+            while rest and len(begun) < _BEGUN_MAX:
+                blob, diff_id = rest.popleft()
+                begun.append((begin(blob), diff_id))
+            download, diff_id = begun.popleft()
+            try:
+                _adopt(store, download, diff_id)
+            except _DamagedOnItsWayError:
+                download = begin(download.descriptor)
+                store.layers.adopt_written(download, download.writer, download.descriptor, diff_id)
+            download.close()
+            workers.tell(_event(download.descriptor, "complete"))
+            workers.pump()
+
+
+class _DamagedOnItsWayError(Exception):
+    """The bytes that came are not those of the digest."""
+
+
+def _adopt(store: "Store", download: Download, diff_id: Digest) -> None:
+    blob = download.descriptor
+    try:
+        store.layers.adopt_written(download, download.writer, blob, diff_id)
+    except (CorruptBlobError, MalformedDocumentError, UnsafePathError):
+        # Whose fault is it? The digest says: of the registry when it is right.
+        try:
+            while download.read(_PIECE_BYTES):
+                pass
+            download.writer.commit(expected_digest=blob.digest)
+        except CorruptBlobError:
+            raise _DamagedOnItsWayError from None
+        store.blobs.discard(blob.digest)
+        raise
+
+
+def _event(blob: Descriptor, status: Status) -> Transfer:
+    return Transfer(digest=blob.digest, status=status, size_bytes=blob.size_bytes)

@@ -1,0 +1,141 @@
+"""From the store into a registry: blobs that it has not got, several at once, then the manifest.
+
+    each blob: is it there? -> can it be had from another repository of that registry? -> upload
+    config and layers first, the manifest last: the name leads to what is there
+
+The image is sent byte for byte, and has the digest there that it has here.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from threading import Condition
+from typing import TYPE_CHECKING
+
+from layerstore.blobs import get
+from layerstore.descriptor import Descriptor
+from layerstore.digest import Digest
+from layerstore.errors import StoreError
+from layerstore.images import Image, name_of_entry
+from layerstore.reference import Reference
+from layerstore.registry.endpoint import CanceledError
+from layerstore.registry.repository import Repository
+from layerstore.registry.transfers import Report, Status, Transfer, Workers
+
+if TYPE_CHECKING:
+    from layerstore.registry.client import RegistryClient
+    from layerstore.store import Store
+
+_MOUNTS_MAX = 3  # repositories that are asked for a blob
+
+
+def push_image(
+    client: "RegistryClient",
+    store: "Store",
+    image: Image,
+    reference: Reference,
+    *,
+    report: Report = lambda event: None,
+) -> Digest:
+    """Store `image` in the registry under `reference`; returns the digest of its manifest.
+
+    Raises:
+        RegistryError: the registry does not take it.
+        CorruptBlobError: a stored blob is damaged; nothing of it is named then.
+    """
+    store.lease()
+    repository = client.repository(reference)
+    blobs = list(
+        {blob.digest: blob for blob in (*image.manifest.layers, image.manifest.config)}.values()
+    )
+    sources = _sources(store, reference.host, {blob.digest for blob in blobs})
+    push_blobs(client, store, repository, blobs, sources, report)
+    data = get(store.blobs, image.descriptor.digest, size_bytes=image.descriptor.size_bytes)
+    return repository.put_manifest(
+        data, image.descriptor.media_type, reference.tag if reference.digest is None else ""
+    )
+
+
+def push_blobs(
+    client: "RegistryClient",
+    store: "Store",
+    repository: Repository,
+    blobs: list[Descriptor],
+    sources: dict[Digest, list[str]],
+    report: Report,
+) -> None:
+    """Upload stored blobs, several at once.
+
+    Args:
+        sources: paths of repositories of that registry that may have a blob.
+    """
+    changed = Condition()
+    left = len(blobs)
+    failures: list[BaseException] = []
+
+    def job(workers: Workers, blob: Descriptor) -> None:
+        nonlocal left
+        error: BaseException | None = None
+        try:
+            _push_blob(store, repository, blob, sources.get(blob.digest, []), workers)
+        except BaseException as caught:  # noqa: BLE001 - it is the caller's, in the other thread
+            error = caught
+        with changed:
+            left -= 1
+            if error is not None:
+                failures.append(error)
+            changed.notify_all()
+
+    for blob in blobs:
+        report(Transfer(digest=blob.digest, status="waiting", size_bytes=blob.size_bytes))
+    with Workers(client.settings.jobs, report, client.stop) as workers:
+        for blob in blobs:
+            workers.add(partial(job, workers, blob))
+        with changed:
+            workers.wait(changed, lambda: not left or bool(failures))
+        if failures:
+            raise next((e for e in failures if not isinstance(e, CanceledError)), failures[0])
+
+
+def _push_blob(
+    store: "Store",
+    repository: Repository,
+    blob: Descriptor,
+    mount_from: list[str],
+    workers: Workers,
+) -> None:
+    def tell(status: Status, done_bytes: int = 0, source: str = "") -> None:
+        workers.tell(
+            Transfer(
+                digest=blob.digest,
+                status=status,
+                done_bytes=done_bytes,
+                size_bytes=blob.size_bytes,
+                source=source,
+            )
+        )
+
+    def open_blob() -> Iterator[bytes]:
+        return store.blobs.open(blob.digest, size_bytes=blob.size_bytes).pieces()
+
+    how, source = repository.upload(
+        blob, open_blob, mount_from=mount_from, sent=lambda size: tell("uploading", size)
+    )
+    tell("uploaded" if how == "pushed" else how, blob.size_bytes, source)
+
+
+def _sources(store: "Store", host: str, wanted: set[Digest]) -> dict[Digest, list[str]]:
+    """Where on the registry blobs may be: in the repositories that local names speak of."""
+    found: dict[Digest, list[str]] = {}
+    for entry in store.images.entries():
+        name = name_of_entry(entry)
+        if name is None or name.host != host:
+            continue
+        try:
+            manifest, _ = store.images.documents(store.images.manifest_of(entry))
+        except StoreError:  # a damaged image must not keep others from being pushed
+            continue
+        for blob in manifest.layers:
+            paths = found.setdefault(blob.digest, [])
+            if blob.digest in wanted and name.path not in paths and len(paths) < _MOUNTS_MAX:
+                paths.append(name.path)
+    return found
