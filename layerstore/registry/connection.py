@@ -267,10 +267,13 @@ class Connections:
 
         Spec: docker, "Verify repository client with certificates"; containers-certs.d(5).
         """
-        from urllib3.util import create_urllib3_context
+        from urllib3 import disable_warnings
+        from urllib3.exceptions import InsecureRequestWarning
+        from urllib3.util.ssl_ import create_urllib3_context
 
         context = create_urllib3_context()
         if insecure:
+            disable_warnings(InsecureRequestWarning)  # the user has asked for it
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         else:

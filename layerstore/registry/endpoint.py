@@ -35,6 +35,7 @@ from layerstore.registry.connection import (
 from layerstore.registry.credentials import Credentials
 from layerstore.registry.endpoints import Origin, is_loopback, server_of
 from layerstore.registry.errors import (
+    CanceledError,
     RegistryError,
     UnauthorizedError,
     UnexpectedAnswerError,
@@ -52,10 +53,6 @@ _KEEPING_METHOD = (307, 308)
 _CLIENT_ID = "lamina"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,60000}")
 _TOKEN_S_MIN = 60  # how long a token lives when nobody says; it is replaced a little earlier
-
-
-class CanceledError(Exception):
-    """Another part of the same transfer has failed."""
 
 
 class Endpoint:
@@ -365,11 +362,10 @@ class Endpoint:
             origin = Origin.of(realm)
         except ValueError:
             raise self._unexpected("a token service that is no URL") from None
-        if origin.scheme == "http" and not self._insecure:
-            by_tls = urlsplit(self._base).scheme == "https"
-            if by_tls or not is_loopback(origin.host):
-                problem = f"its token service {origin} has no TLS"
-                raise UntrustedRegistryError(host=self.host, problem=problem)
+        on_loopback = is_loopback(origin.host) and is_loopback(self._server)
+        if origin.scheme == "http" and not (self._insecure or on_loopback):
+            problem = f"its token service {origin} has no TLS"
+            raise UntrustedRegistryError(host=self.host, problem=problem)
         return realm, origin
 
     def _read_token(self, response: Response, *, with_credentials: bool) -> tuple[str, float]:

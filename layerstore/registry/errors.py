@@ -9,6 +9,7 @@ RegistryError(message, hint)                    is a StoreError
   BlockedRegistryError(name)                    registries.conf says so
   CredentialsError                              a file or program with credentials is of no use
   UnexpectedAnswerError(host, problem)          a registry does not keep to the specification
+  CanceledError                                 another part of the same transfer has failed
 
 No message ever holds a password or token: `secrets.py` takes them out of what a server says.
 """
@@ -62,3 +63,8 @@ class UnexpectedAnswerError(RegistryError):
     def __init__(self, *, host: str, problem: str, hint: str = "") -> None:
         super().__init__(f"registry {host}: {problem}", hint=hint)
         self.host = host
+
+
+class CanceledError(RegistryError):
+    def __init__(self) -> None:
+        super().__init__("the transfer was given up")

@@ -17,7 +17,7 @@ from layerstore.digest import Digest
 from layerstore.errors import StoreError
 from layerstore.images import Image, name_of_entry
 from layerstore.reference import Reference
-from layerstore.registry.endpoint import CanceledError
+from layerstore.registry.errors import CanceledError
 from layerstore.registry.repository import Repository
 from layerstore.registry.transfers import Report, Status, Transfer, Workers
 
@@ -134,7 +134,7 @@ def _sources(store: "Store", host: str, wanted: set[Digest]) -> dict[Digest, lis
             manifest, _ = store.images.documents(store.images.manifest_of(entry))
         except StoreError:  # a damaged image must not keep others from being pushed
             continue
-        for blob in manifest.layers:
+        for blob in (*manifest.layers, manifest.config):
             paths = found.setdefault(blob.digest, [])
             if blob.digest in wanted and name.path not in paths and len(paths) < _MOUNTS_MAX:
                 paths.append(name.path)

@@ -78,6 +78,10 @@ class Referrer:
     artifact_type: str
 
 
+class _ChangedOnItsWayError(RegistryError):
+    """What came there is not what was sent, or so it seems."""
+
+
 class Repository:
     """May be used by several threads."""
 
@@ -150,25 +154,36 @@ class Repository:
                 referrers gets one under the tag that stands for it.
         """
         digest = Digest.of(data)
-        where = self._manifest_path(reference or digest)
-        headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
-        with self.endpoint.request(
-            "PUT", where, scopes=self._push, headers=headers, body=lambda: (data,)
-        ) as response:
-            if response.status not in (200, 201, 202):
-                raise self._problem(response, f"cannot push to {self.name}")
-            answered = response.header("Docker-Content-Digest")
-            if answered and answered != digest:
-                problem = f"it calls {digest} {answered[:80]!r}"
-                raise UnexpectedAnswerError(host=self.endpoint.host, problem=problem)
-            keeps_lists = bool(response.header("OCI-Subject"))
-            response.finish()
+        try:
+            keeps_lists = self._put_manifest(data, digest, media_type, reference or digest)
+        except _ChangedOnItsWayError:
+            keeps_lists = self._put_manifest(data, digest, media_type, reference or digest)
         if subject is not None and not keeps_lists:
             entry = Descriptor(media_type=media_type, digest=digest, size_bytes=len(data))
             self._list_referrer(
                 subject, Referrer(descriptor=entry, artifact_type=_artifact_type(data))
             )
         return digest
+
+    def _put_manifest(self, data: bytes, digest: Digest, media_type: str, reference: str) -> bool:
+        """Store it; whether the registry keeps lists of referrers."""
+        headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
+        with self.endpoint.request(
+            "PUT",
+            self._manifest_path(reference),
+            scopes=self._push,
+            headers=headers,
+            body=lambda: (data,),
+        ) as response:
+            if response.status not in (200, 201, 202):
+                why = self._problem(response, f"cannot push to {self.name}")
+                raise why if response.status != 400 else _ChangedOnItsWayError(why.message)
+            answered = response.header("Docker-Content-Digest")
+            if answered and answered != digest:
+                raise _ChangedOnItsWayError(f"{self.name}: it calls {digest} {answered[:80]!r}")
+            keeps_lists = bool(response.header("OCI-Subject"))
+            response.finish()
+            return keeps_lists
 
     def _manifest_request(self, method: str, reference: str, *, once: bool = False) -> Response:
         return self.endpoint.request(

@@ -18,7 +18,7 @@ from layerstore.blobs import BlobWriter
 from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
 from layerstore.registry.connection import Response
-from layerstore.registry.endpoint import CanceledError
+from layerstore.registry.errors import CanceledError
 from layerstore.registry.repository import Repository
 
 _PIECE_BYTES = 256 << 10
@@ -113,6 +113,8 @@ class Workers:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join(_JOIN_S if kind is not None else None)
+        if not any(thread.is_alive() for thread in self._threads):
+            self._stop.clear()
         self.pump()
 
     def _work(self) -> None:

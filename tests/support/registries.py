@@ -20,7 +20,7 @@ import subprocess
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,7 @@ USERNAME, PASSWORD = "tester", "secret"
 # bcrypt of PASSWORD: the registry takes no other hash.
 _HTPASSWD = f"{USERNAME}:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
 _START_S = 20
+_CURVE = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +207,11 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
 
 def _tls(folder: Path) -> dict[str, object]:
     certificate, key = folder / "cert.pem", folder / "key.pem"
-    _make_certificate(certificate, key, algorithm=["ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+    make_certificate(certificate, key)
     return {"tls": {"certificate": str(certificate), "key": str(key)}}
 
 
-def _make_certificate(certificate: Path, key: Path, *, algorithm: list[str]) -> None:
+def make_certificate(certificate: Path, key: Path, *, algorithm: Sequence[str] = _CURVE) -> None:
     """A key and a certificate that is its own authority, for loopback."""
     _openssl(
         *("req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
@@ -242,7 +243,7 @@ def _tokens(folder: Path, given: list[str]) -> Iterator[str]:
     Who comes without them gets a token for pulling and nothing else.
     """
     certificate, key = folder / "token-cert.pem", folder / "token-key.pem"
-    _make_certificate(certificate, key, algorithm=["rsa:2048"])
+    make_certificate(certificate, key, algorithm=["rsa:2048"])
     lock = threading.Lock()
 
     class Handler(Quiet):

@@ -14,6 +14,7 @@ import http.server
 import io
 import os
 import socket
+import ssl
 import subprocess
 import tarfile
 import threading
@@ -160,12 +161,23 @@ class Quiet(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def running(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+def running(
+    handler: type[http.server.BaseHTTPRequestHandler],
+    certificate: tuple[Path, Path] | None = None,
+) -> Iterator[str]:
+    """Serve on loopback; with a certificate and its key, by TLS."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        scheme = "http" if certificate is None else "https"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"{scheme}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()

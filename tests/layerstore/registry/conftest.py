@@ -1,0 +1,46 @@
+"""Clients that know nothing of the user who runs the tests."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from layerstore.registry import Bounds, RegistryClient, Settings
+from tests.support.oddregistry import OddRegistry, odd_registry
+
+QUICK = Bounds(
+    connect_timeout_s=2,
+    idle_timeout_s=0.5,
+    document_s=1,
+    window_s=0.5,
+    backoff_s=0.01,
+    retry_after_max_s=0.05,
+)
+NewClient = Callable[..., RegistryClient]
+
+
+@pytest.fixture
+def odd() -> Iterator[OddRegistry]:
+    with odd_registry() as server:
+        yield server
+
+
+@pytest.fixture
+def new_client(tmp_path: Path) -> Iterator[NewClient]:
+    """Clients with short patience; keywords are those of Settings."""
+    with ExitStack() as cleanup:
+
+        def make(**settings: object) -> RegistryClient:
+            (tmp_path / "home").mkdir(exist_ok=True)
+            base = Settings(
+                bounds=QUICK,
+                environment={
+                    "HOME": str(tmp_path / "home"),
+                    "CONTAINERS_REGISTRIES_CONF": str(tmp_path / "registries.conf"),
+                },
+            )
+            return cleanup.enter_context(RegistryClient(replace(base, **settings)))  # type: ignore[arg-type]  # by name
+
+        yield make
