@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         UnreachableRegistryError,
         UntrustedRegistryError,
     )
-    from layerstore.registry.pull import Pulled, find_remote, manifest_for, pull_image
+    from layerstore.registry.pull import Pulled, documents_for, find_remote, pull_image
     from layerstore.registry.push import push_blobs, push_image
     from layerstore.registry.repository import Referrer, RemoteDocument, Repository
     from layerstore.registry.settings import Bounds, Settings
@@ -46,7 +46,7 @@ _HOMES = {
     "UnreachableRegistryError": "errors",
     "UntrustedRegistryError": "errors",
     "find_remote": "pull",
-    "manifest_for": "pull",
+    "documents_for": "pull",
     "pull_image": "pull",
     "push_blobs": "push",
     "push_image": "push",
@@ -71,8 +71,8 @@ __all__ = [
     "UnknownManifestError",
     "UnreachableRegistryError",
     "UntrustedRegistryError",
+    "documents_for",
     "find_remote",
-    "manifest_for",
     "pull_image",
     "push_blobs",
     "push_image",

@@ -4,13 +4,14 @@
     each layer is decompressed, checked and listed while it comes; it is committed when digest, size
     and diff_id were right, and the image is read and named when every layer is there
 
-The manifest is kept byte for byte, so that the image has the digest here that it has there. A layer
-that came damaged is fetched once more. What has come whole before a failure stays for the next try.
+Manifest and index are kept byte for byte, so that a name stands for the same digest here and there;
+of an index only the images that were asked for are here. A layer that came damaged is fetched once
+more. What has come whole before a failure stays for the next try.
 """
 
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from layerstore import compression
@@ -21,12 +22,13 @@ from layerstore.documents import ImageConfig, Index, Manifest
 from layerstore.errors import (
     CorruptBlobError,
     MalformedDocumentError,
+    NoPlatformError,
     NotFoundError,
     StoreError,
     UnsafePathError,
     UnsupportedMediaTypeError,
 )
-from layerstore.images import Image, choose, host_platform
+from layerstore.images import NESTING_MAX, Image, choose, host_platform
 from layerstore.reference import Reference
 from layerstore.registry.errors import RegistryError, UnknownManifestError
 from layerstore.registry.repository import RemoteDocument, Repository
@@ -36,17 +38,16 @@ if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
     from layerstore.store import Store
 
-_NESTING_MAX = 3  # of indexes in indexes
 _BEGUN_MAX = 16  # downloads that have files open
 _PIECE_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulled:
-    """What came. `origin` is what the name stands for there: a manifest, or an index of several."""
+    """What came. `root` is what the name stands for: the image's manifest, or an index with it."""
 
     image: Image
-    origin: Digest
+    root: Descriptor
     repository: Repository
 
 
@@ -65,22 +66,17 @@ def pull_image(
         StoreError: what came is malformed, damaged or unsupported.
     """
     store.lease()
-    repository, document = find_remote(client, reference)
-    manifest = manifest_for(repository, document, platform or host_platform())
+    platform = platform or host_platform()
+    repository, root = find_remote(client, reference)
+    documents = documents_for(repository, root, platform)
     try:
-        image = _take(client, store, repository, manifest, report)
+        image = _take(client, store, repository, documents, platform, report)
     except (RegistryError, KeyboardInterrupt):
         store.flush()  # layers that have come whole need not come again
         raise
-    origin = document.descriptor.digest
-    kept = Reference(
-        host=reference.host,
-        path=reference.path,
-        tag="" if reference.digest else reference.tag,
-        digest=reference.digest,
-    )
-    store.images.note_pulled(image, kept, origin)
-    return Pulled(image=image, origin=origin, repository=repository)
+    tag = "" if reference.digest else reference.tag
+    store.images.name_entry(root.descriptor, replace(reference, tag=tag))
+    return Pulled(image=image, root=root.descriptor, repository=repository)
 
 
 def find_remote(
@@ -98,40 +94,35 @@ def find_remote(
     raise failure
 
 
-def manifest_for(
-    repository: Repository, document: RemoteDocument, platform: Platform
-) -> RemoteDocument:
-    """The manifest of a platform: the document itself, or what an index lists."""
-    for _ in range(_NESTING_MAX):
-        if not document.is_index:
-            return document
-        index = Index.parse(document.data)
+def documents_for(
+    repository: Repository, root: RemoteDocument, platform: Platform
+) -> list[RemoteDocument]:
+    """The documents from `root` down to the manifest of a platform, which comes last."""
+    found = [root]
+    while found[-1].is_index:
+        if len(found) > NESTING_MAX:
+            raise MalformedDocumentError(context="image index", problem="indexes nested too deeply")
         try:
-            entry = choose(index, platform)
-        except NotFoundError as error:
+            entry = choose(Index.parse(found[-1].data), platform).plain
+        except NoPlatformError as error:
             raise UnknownManifestError(
                 what=f"image for {platform} in {repository.name}",
-                detail="no matching manifest for the platform in the manifest list entries",
-                hint=error.key,
+                detail="no matching manifest in the manifest list entries",
+                hint=f"there are {error.offered}",
             ) from error
-        data = repository.document(entry)
-        document = RemoteDocument(
-            descriptor=Descriptor(
-                media_type=entry.media_type, digest=entry.digest, size_bytes=entry.size_bytes
-            ),
-            data=data,
-        )
-    raise MalformedDocumentError(context="image index", problem="indexes nested too deeply")
+        found.append(RemoteDocument(descriptor=entry, data=repository.document(entry)))
+    return found
 
 
 def _take(
     client: "RegistryClient",
     store: "Store",
     repository: Repository,
-    document: RemoteDocument,
+    documents: list[RemoteDocument],
+    platform: Platform,
     report: Report,
 ) -> Image:
-    manifest, config, config_data = _documents(repository, document)
+    manifest, config, config_data = _read(repository, documents[-1])
     missing: list[tuple[Descriptor, Digest]] = []
     for blob, diff_id in zip(manifest.layers, config.diff_ids, strict=True):
         if _is_here(store, blob, diff_id):
@@ -140,18 +131,16 @@ def _take(
             report(_event(blob, "waiting"))
             missing.append((blob, diff_id))
     _fetch_layers(client, store, repository, missing, report)
-    new = [put(store.blobs, data) for data in (config_data, document.data)]
+    new = [put(store.blobs, data) for data in (config_data, *(each.data for each in documents))]
     try:
-        return store.images.open(document.descriptor)
+        return store.images.open(documents[0].descriptor, platform)
     except StoreError:
-        for blob_info in new:
-            store.blobs.discard(blob_info.digest)
+        for info in new:
+            store.blobs.discard(info.digest)
         raise
 
 
-def _documents(
-    repository: Repository, document: RemoteDocument
-) -> tuple[Manifest, ImageConfig, bytes]:
+def _read(repository: Repository, document: RemoteDocument) -> tuple[Manifest, ImageConfig, bytes]:
     """Manifest and config, checked against each other before anything large is fetched."""
     manifest = Manifest.parse(document.data)
     if manifest.config.media_type not in CONFIG_TYPES:

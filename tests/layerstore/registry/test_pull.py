@@ -75,7 +75,7 @@ def test_an_image_has_the_digest_here_that_it_has_there(
 ) -> None:
     digest = odd.add_image("a", "1", [LAYER])
     pulled = pull_image(new_client(), store, name(odd))
-    assert pulled.image.descriptor.digest == pulled.origin == digest
+    assert pulled.image.descriptor.digest == pulled.root.digest == digest
     store.flush()
     image = store.images.resolve(f"{odd.address}/a:1")
     assert store.layers.tree(image.layers).get("hello") is not None
@@ -112,11 +112,16 @@ def test_of_several_platforms_one_comes_and_the_name_stands_for_all(
     index = odd.add_manifest("a", "1", document, OCI_INDEX)
     client = new_client()
     pulled = pull_image(client, store, name(odd))
-    assert (pulled.image.descriptor.digest, pulled.origin) == (own, index)
+    assert (pulled.image.descriptor.digest, pulled.root.digest) == (own, index)
     store.flush()
     assert store.images.resolve(f"{odd.address}/a@{index}").descriptor.digest == own
     foreign = Platform(os="linux", architecture="s390x")
     assert pull_image(client, store, name(odd), platform=foreign).image.descriptor.digest == other
+    store.flush()
+    for wanted, digest in ((None, own), (foreign, other)):  # both are here now
+        found = store.images.resolve(f"{odd.address}/a:1", wanted)
+        assert found.descriptor.digest == digest
+    assert problems(store.root) == []
     with pytest.raises(UnknownManifestError, match="no matching manifest"):
         pull_image(client, store, name(odd), platform=Platform(os="linux", architecture="riscv64"))
 

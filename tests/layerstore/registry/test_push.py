@@ -130,7 +130,7 @@ def test_who_may_not_push_is_told(
         assert client.repository(name(server)).find_manifest("1") is None
         push_image(client, store, image, name(server))
         assert client.repository(name(server)).tags() == ["1"]
-        assert pull_image(client, store, name(server)).origin == image.descriptor.digest
+        assert pull_image(client, store, name(server)).root == image.descriptor
 
 
 def test_a_token_for_mounting_is_for_both_repositories(
