@@ -269,6 +269,7 @@ def _host_config(record: "ContainerRecord") -> Document:
         ShmSize=record.shm_size_bytes,
         Memory=record.memory_bytes,
         PidsLimit=record.pids_max or None,
+        Runtime=record.runtime or "lamina",
     )
 
 

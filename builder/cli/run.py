@@ -55,6 +55,11 @@ SHARED = (
     value("--shm-size", metavar="BYTES", about="Size of /dev/shm (default: 64m)"),
     value("--pids-limit", metavar="NUMBER", about="Most processes at a time (-1: no limit)"),
     value("-m", "--memory", metavar="BYTES", about="Memory limit"),
+    value(
+        "--runtime",
+        metavar="crun|runc|PATH",
+        about="Let another OCI runtime run it (default: our own sandbox)",
+    ),
     value("--cidfile", metavar="FILE", about="Write the container's id to a new file"),
     value(
         "--pull",
@@ -81,7 +86,6 @@ REFUSED = {
     "--volumes-from": "name the volumes with -v",
     "--platform": "images run on the platform they are made for",
     "--group-add": "name the group with -u USER:GROUP",
-    "--runtime": "the sandbox is built in",
 }
 
 
@@ -188,6 +192,7 @@ def options_of(arguments: Arguments) -> "RunOptions":
         shm_size_bytes=_size(arguments, "shm-size") or (64 << 20),
         pids_max=max(pids, 0),
         memory_bytes=_size(arguments, "memory"),
+        runtime=arguments.value("runtime") or "",
     )
 
 

@@ -83,6 +83,7 @@ class ContainerRecord(NamedTuple):
     shm_size_bytes: int
     pids_max: int  # 0: no limit
     memory_bytes: int  # 0: no limit
+    runtime: str = ""  # crun, runc or a path; empty: our own sandbox
     # what has become of it
     state: State = "created"
     started: float = 0.0

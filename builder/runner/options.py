@@ -41,6 +41,7 @@ class RunOptions(NamedTuple):
     shm_size_bytes: int = SHM_BYTES
     pids_max: int = 0
     memory_bytes: int = 0
+    runtime: str = ""
 
 
 def record_of(
@@ -90,6 +91,7 @@ def record_of(
         shm_size_bytes=options.shm_size_bytes,
         pids_max=options.pids_max,
         memory_bytes=options.memory_bytes,
+        runtime=options.runtime,
     )
 
 

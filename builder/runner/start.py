@@ -23,6 +23,7 @@ from builder.runner.runnable import RunnableImage, prepare, register, remembered
 from builder.runner.store import KILLED_CODE, ContainerStore, ended
 from builder.sandbox import (
     BindMount,
+    Executor,
     ExitStatus,
     FileMount,
     Limits,
@@ -62,10 +63,15 @@ def create(
 
     Raises:
         ContainerError: an option makes no sense, or the name is taken.
+        SandboxError: there is no such runtime.
         StoreError: there is no such image, or it is damaged.
     """
     for mount in options.mounts:
         volumes.check(mount)
+    if options.runtime:
+        from builder.sandbox import find_runtime
+
+        find_runtime(options.runtime)
     image = remembered(root, image_name) or _from_store(image_name, open_store)
     containers = ContainerStore(root / "lamina")
     containers.prepare()
@@ -150,7 +156,7 @@ class _Minder:
 
     def start(self, cleanup: ExitStack) -> Running:
         spec = spec_of(self.record, self._containers, size=self._size())
-        executor = LocalExecutor()
+        executor = _executor_of(self.record)
         cleanup.callback(executor.close)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         cleanup.callback(os.close, null)
@@ -255,6 +261,14 @@ def spec_of(
         read_only_root=record.read_only,
         limits=Limits(pids_max=record.pids_max or None, memory_bytes=record.memory_bytes or None),
     )
+
+
+def _executor_of(record: ContainerRecord) -> Executor:
+    if not record.runtime:
+        return LocalExecutor()
+    from builder.sandbox import RuntimeExecutor, find_runtime
+
+    return RuntimeExecutor(find_runtime(record.runtime))
 
 
 def network_files(network: str, hostname: str) -> tuple[FileMount, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from builder.sandbox.hostreport import Feature, HostReport, probe
     from builder.sandbox.idmap import in_user_namespace
     from builder.sandbox.namespaces import enter_user_namespace
+    from builder.sandbox.ociruntime import RuntimeExecutor, find_runtime
     from builder.sandbox.server import ForkServer
     from builder.sandbox.spec import (
         DEFAULT_PATH,
@@ -71,6 +72,7 @@ _HOMES = {
     "ResourceLimit": "spec",
     "Root": "spec",
     "Running": "spec",
+    "RuntimeExecutor": "ociruntime",
     "SandboxError": "errors",
     "SandboxSpec": "spec",
     "Stdio": "spec",
@@ -78,6 +80,7 @@ _HOMES = {
     "UnknownUserError": "errors",
     "UnsupportedHostError": "errors",
     "enter_user_namespace": "namespaces",
+    "find_runtime": "ociruntime",
     "find_user": "users",
     "in_user_namespace": "idmap",
     "probe": "hostreport",
@@ -110,6 +113,7 @@ __all__ = [
     "ResourceLimit",
     "Root",
     "Running",
+    "RuntimeExecutor",
     "SandboxError",
     "SandboxSpec",
     "Stdio",
@@ -117,6 +121,7 @@ __all__ = [
     "UnknownUserError",
     "UnsupportedHostError",
     "enter_user_namespace",
+    "find_runtime",
     "find_user",
     "in_user_namespace",
     "probe",

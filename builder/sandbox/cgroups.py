@@ -27,7 +27,7 @@ from builder.sandbox.spec import Limits
 PIDS_MAX_DEFAULT = 4096  # what the builder gives to a RUN, best effort
 
 _TOP = "/sys/fs/cgroup"
-_PREFIX = "lamina-"
+PREFIX = "lamina-"
 _RESERVED_PIDS = 300  # kernel/pid.c: numbers below are not used again
 _numbers = itertools.count()
 
@@ -105,6 +105,20 @@ def make_group(limits: Limits) -> Group | None:
         ) from error
 
 
+def hierarchies() -> tuple[str, ...]:
+    """Where the groups of this process can have neighbours: one directory in v2, several in v1."""
+    if is_unified():
+        return (_TOP,)
+    with os.scandir(_TOP) as entries:
+        return tuple(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+def has_swap_limit() -> bool:
+    """Whether the kernel counts swap."""
+    v1 = os.access(f"{_TOP}/memory/memory.memsw.limit_in_bytes", os.F_OK)
+    return v1 or (is_unified() and os.access("/proc/swaps", os.F_OK))
+
+
 def groups_of(pid: int) -> tuple[str, ...]:
     """The `cgroup.procs` files of the groups of ours that a process is in."""
     try:
@@ -115,9 +129,11 @@ def groups_of(pid: int) -> tuple[str, ...]:
     found = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if path.rpartition("/")[2].startswith(_PREFIX):
-            hierarchy = f"{_TOP}/{controllers}" if controllers else _TOP
-            found.append(f"{hierarchy}{path}/cgroup.procs")
+        if path.rpartition("/")[2].startswith(PREFIX):
+            name = controllers.removeprefix("name=")
+            tops = (f"{_TOP}/{name}",) if name else (_TOP, f"{_TOP}/unified")
+            files = [f"{top}{path}/cgroup.procs" for top in tops]
+            found += [file for file in files if os.access(file, os.F_OK)]
     return tuple(found)
 
 
@@ -146,7 +162,7 @@ def _make_unified(files: dict[str, dict[str, int]]) -> Group:
     problem = OSError(errno.ENOENT, os.strerror(errno.ENOENT), _TOP)
     for base in dict.fromkeys((_TOP, f"{_TOP}{own}")):
         try:
-            _sweep(base)
+            sweep(base)
             directory = _make_directory(base)
         except OSError as error:
             problem = error
@@ -169,7 +185,7 @@ def _make_v1(files: dict[str, dict[str, int]]) -> Group:
     try:
         for controller, limits in files.items():
             base = f"{_TOP}/{controller}{own.get(controller, '/').rstrip('/')}"
-            _sweep(base)
+            sweep(base)
             made.append(_make_directory(base))
             _write_limits(made[-1], limits)
     except OSError:
@@ -187,7 +203,7 @@ def _own_paths() -> dict[str, str]:
 
 
 def _make_directory(base: str) -> str:
-    directory = f"{base}/{_PREFIX}{os.getpid()}-{next(_numbers)}"
+    directory = f"{base}/{PREFIX}{os.getpid()}-{next(_numbers)}"
     Path(directory).mkdir(0o755)
     return directory
 
@@ -212,9 +228,9 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def _sweep(base: str) -> None:
+def sweep(base: str) -> None:
     """Remove the groups of processes that are gone. One that is still in use stays: EBUSY."""
-    for entry in Path(base).glob(f"{_PREFIX}*"):
+    for entry in Path(base).glob(f"{PREFIX}*"):
         words = entry.name.split("-")
         if len(words) != 3 or not words[1].isdigit():
             continue

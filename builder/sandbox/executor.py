@@ -10,6 +10,7 @@ import os
 import select
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -98,6 +99,7 @@ class SandboxRunning:
     reap: Callable[[Self], int | None]  # waits for the leader; the status of one it could reap
     root: Root | None = None
     group: Group | None = None
+    bundle: Path | None = None  # an empty directory to be removed
     terminal_fd: int | None = None
     is_over: bool = False
     collected: int | None = None  # the leader's wait status, where it is a child of this process
@@ -114,6 +116,13 @@ class SandboxRunning:
         """Implements `Running`."""
         if not self.is_over:
             signals.send(self._program_fd, number)
+
+    @property
+    def program_pid(self) -> int:
+        """The program's process, as the host numbers it; 0 once it has been reaped."""
+        with open(f"/proc/self/fdinfo/{self._program_fd}", "rb", buffering=0) as file:
+            rows = file.read().splitlines()
+        return max(next(int(row.split()[1]) for row in rows if row[:4] == b"Pid:"), 0)
 
     def kill(self) -> None:
         """Implements `Running`."""
@@ -155,6 +164,8 @@ class SandboxRunning:
         self.handshake.report.close()
         if self.group:
             self.group.remove()
+        if self.bundle:
+            self.bundle.rmdir()
         match self.root:
             case OverlayRoot(upperdir=upperdir) as root:
                 remove_stubs(stubs_of(root))
@@ -258,7 +269,7 @@ class LocalExecutor:
         handshake = Handshake.open()
         try:
             channels = handshake.channels(stdio)
-            started = namespaces.launch(spec, channels, self._get_home(), groups=groups)
+            started = namespaces.launch(spec, channels, self.home(), groups=groups)
         except BaseException:
             handshake.close()
             if group:
@@ -271,11 +282,11 @@ class LocalExecutor:
             leader=started,
             handshake=handshake,
             argv0=spec.program.argv[0],
-            reap=self._reap,
+            reap=self.reap,
             root=spec.root,
             group=group,
         )
-        return self._confirm(running)
+        return self.adopt(running)
 
     def join(self, init_pid: int, program: Program, stdio: Stdio) -> SandboxRunning:
         """Implements `Executor`."""
@@ -286,7 +297,7 @@ class LocalExecutor:
                 init_pidfd,
                 program,
                 handshake.channels(stdio),
-                self._get_home(),
+                self.home(),
                 groups=cgroups.groups_of(init_pid),
             )
         except BaseException:
@@ -300,9 +311,9 @@ class LocalExecutor:
             leader=started,
             handshake=handshake,
             argv0=program.argv[0],
-            reap=self._reap,
+            reap=self.reap,
         )
-        return self._confirm(running)
+        return self.adopt(running)
 
     def close(self) -> None:
         """Implements `Executor`."""
@@ -314,13 +325,14 @@ class LocalExecutor:
             self._home.close()
             self._home = None
 
-    def _confirm(self, running: SandboxRunning) -> SandboxRunning:
+    def adopt(self, running: SandboxRunning) -> SandboxRunning:
+        """Wait until a program is executed, and answer for it from then on."""
         running.confirm()
         self._running = [other for other in self._running if not other.is_over]
         self._running.append(running)
         return running
 
-    def _reap(self, running: SandboxRunning) -> int | None:
+    def reap(self, running: SandboxRunning) -> int | None:
         """Wait for a leader, and reap joined programs of its sandbox meanwhile.
 
         A pid namespace is not gone, and its PID 1 stays, until everything in it has been reaped.
@@ -339,7 +351,8 @@ class LocalExecutor:
                 guests.get(fd, running).collect()
         return running.collected
 
-    def _get_home(self) -> Home:
+    def home(self) -> Home:
+        """What is prepared once."""
         if self._home is None:
             self._home = Home.open()
         return self._home

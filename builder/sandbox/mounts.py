@@ -424,7 +424,7 @@ class Stage:
         """Show the program's terminal as /dev/console."""
         flags = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         target_fd = os.open("console", flags, 0o600, dir_fd=self._dev_fd)
-        _bind(terminal_fd, target_fd, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC)
+        bind(terminal_fd, target_fd, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC)
         os.close(target_fd)
 
     def make_root_read_only(self) -> None:
@@ -600,7 +600,7 @@ class Stage:
                 reason=f"it is not the device {operation.major}:{operation.minor}",
             )
         target_fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self._dev_fd)
-        _bind(device_fd, target_fd, _DEVICE_ATTRIBUTES)
+        bind(device_fd, target_fd, _DEVICE_ATTRIBUTES)
         os.close(target_fd)
         if name == "null":
             self._null_fd = device_fd
@@ -621,7 +621,7 @@ class Stage:
             flags = _NOTHING | syscalls.MS_RDONLY
             syscalls.mount(b"tmpfs", _fd_path(fd), b"tmpfs", flags, b"mode=755,nr_blocks=1")
         else:
-            _bind(self._open_null(), fd, _DEVICE_ATTRIBUTES)
+            bind(self._open_null(), fd, _DEVICE_ATTRIBUTES)
         os.close(fd)
 
     def _open_null(self) -> int:
@@ -638,7 +638,7 @@ class Stage:
         except FileNotFoundError:
             return
         self._check_kernel_view(fd, path)
-        _bind(fd, fd, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+        bind(fd, fd, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
         os.close(fd)
 
     def _limit_pids(self, pid_max: int) -> None:
@@ -672,7 +672,7 @@ class Stage:
                 nosuid = syscalls.MOUNT_ATTR_NOSUID
                 _show_source(source_fd, fd, read_only=mount.read_only, attributes=nosuid)
             case BindMount():
-                source_fd = _open_source(mount)
+                source_fd = open_source(mount)
                 is_directory = stat.S_ISDIR(os.fstat(source_fd).st_mode)
                 fd = self._open_target(mount.target, is_directory=is_directory)
                 _show_source(source_fd, fd, read_only=mount.read_only, recursive=mount.recursive)
@@ -931,7 +931,8 @@ def _repeat_attributes(original_fd: int, fd: int) -> os.stat_result:
     return status
 
 
-def _bind(source_fd: int, target_fd: int, attributes: int, *, recursive: bool = False) -> None:
+def bind(source_fd: int, target_fd: int, attributes: int, *, recursive: bool = False) -> None:
+    """Show what one descriptor means at another."""
     depth = syscalls.AT_RECURSIVE if recursive else 0
     flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH | depth
     tree_fd = syscalls.open_tree(source_fd, b"", flags)
@@ -947,27 +948,32 @@ def _show_source(
     attributes |= syscalls.MOUNT_ATTR_NODEV
     if read_only:
         attributes |= syscalls.MOUNT_ATTR_RDONLY
-    _bind(source_fd, target_fd, attributes, recursive=recursive)
+    bind(source_fd, target_fd, attributes, recursive=recursive)
     os.close(source_fd)
 
 
 def _bind_sys(target_fd: int) -> None:
     source_fd = os.open("/sys", _PATH | os.O_DIRECTORY)
     read_only = _DEVICE_ATTRIBUTES | syscalls.MOUNT_ATTR_NODEV
-    _bind(source_fd, target_fd, read_only, recursive=True)
+    bind(source_fd, target_fd, read_only, recursive=True)
     os.close(source_fd)
 
 
 def source_is_directory(mount: BindMount) -> bool:
     """What the target of a bind mount has to be."""
-    fd = _open_source(mount)
+    fd = open_source(mount)
     try:
         return stat.S_ISDIR(os.fstat(fd).st_mode)
     finally:
         os.close(fd)
 
 
-def _open_source(mount: BindMount) -> int:
+def open_source(mount: BindMount) -> int:
+    """What a bind mount shows.
+
+    Raises:
+        SandboxError: there is no such thing.
+    """
     try:
         fd = os.open(mount.source, _PATH)
         if not mount.source_beneath:

@@ -28,7 +28,7 @@ import select
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, Protocol
 
 from builder.sandbox import capabilities, cgroups, init, seccomp, signals, syscalls, terminal
 from builder.sandbox.errors import (
@@ -144,7 +144,7 @@ def launch(
     Raises:
         SandboxError: there is nothing to fork for, or the kernel refuses new namespaces.
     """
-    _check_program(spec.program)
+    check_program(spec.program)
     capability_mask = capabilities.mask(spec.program.capabilities)
     program_filter = _filter_for(spec.program, capability_mask)
     flags = _NAMESPACES
@@ -176,7 +176,7 @@ def launch_join(
     Raises:
         SandboxError: as `launch`; the sandbox may have ended.
     """
-    _check_program(program)
+    check_program(program)
     capability_mask = capabilities.mask(program.capabilities)
     program_filter = _filter_for(program, capability_mask)
     actor = _Actor(
@@ -324,7 +324,23 @@ def fork_process() -> int:
     return os.fork()
 
 
-def _check_program(program: Program) -> None:
+def launch_role(role: "Role", play: "Callable[[], NoReturn]", flags: int) -> Started:
+    """Fork a process that plays another role than those here, in new namespaces.
+
+    Raises:
+        SandboxError: the kernel refuses.
+    """
+    return _fork(flags, play, role)
+
+
+class Role(Protocol):
+    """A forked process: it plays to its end, and what stops it becomes an error record."""
+
+    def run(self, play: "Callable[[], NoReturn]") -> NoReturn: ...
+
+
+def check_program(program: Program) -> None:
+    """Raises SandboxError for what could never be executed."""
     if not program.argv or not program.argv[0]:
         raise SandboxError(phase="execute", message="there is no program to execute")
     for word in (*program.argv, *program.env, program.cwd):
@@ -343,7 +359,7 @@ def _filter_for(program: Program, capability_mask: int) -> bytes | None:
     return seccomp.program(capability_mask) if program.seccomp == "default" else None
 
 
-def _fork(flags: int, play: "Callable[[], NoReturn]", actor: "_Actor") -> Started:
+def _fork(flags: int, play: "Callable[[], NoReturn]", actor: Role) -> Started:
     before = signals.block_all()
     try:
         clone = _clone_beside_threads if _has_threads() else syscalls.clone
@@ -438,7 +454,7 @@ class _Actor:
         self._join_groups(groups)
         stage = self._build(spec, groups)
         self.phase = "look up the user"
-        ids = _find_ids(stage.root_fd, self.program.user)
+        ids = find_ids(stage.root_fd, self.program.user)
         self.phase = "working directory"
         cwd_fd = make_directories(stage.root_fd, self.program.cwd)
         peer_fd = master_fd = None
@@ -477,7 +493,7 @@ class _Actor:
         _enter_namespaces(init_pidfd)
         root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.phase = "look up the user"
-        ids = _find_ids(root_fd, self.program.user)
+        ids = find_ids(root_fd, self.program.user)
         self.phase = "working directory"
         cwd_fd = make_directories(root_fd, self.program.cwd)
         peer_fd = master_fd = None
@@ -654,7 +670,12 @@ _NATIVE_FD = 4  # the executable, of PID 1 and of the program
 _WATCHED_FD = 5  # in a program
 
 
-def _find_ids(root_fd: int, user: str) -> Ids:
+def find_ids(root_fd: int, user: str) -> Ids:
+    """Who `user` is by the files of the root.
+
+    Raises:
+        UnknownUserError: nobody there.
+    """
     passwd = _read_small(root_fd, "/etc/passwd")
     return find_user(passwd, _read_small(root_fd, "/etc/group"), user)
 

@@ -95,10 +95,10 @@ _ALLOWED_WITH = {
 }
 
 # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}; CLONE_NEWTIME cannot be given to clone (sched.h).
-_CLONE_NAMESPACES = 0x7E020000
-_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
+CLONE_NAMESPACES = 0x7E020000
+PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 # bits/socket.h numbers; what is missing is gone from the kernel, but for AF_ALG 38 and AF_VSOCK 40.
-_SOCKET_DOMAINS = (
+SOCKET_DOMAINS = (
     *range(1, 12),
     *(13, 14, 15, 16, 17, 18, 21, 22, 24, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 39),
     *(41, 42, 43, 44, 45),
@@ -195,8 +195,8 @@ def _answers(abi: _Abi, capability_mask: int) -> dict[str, tuple[int, tuple[Inst
     answers |= dict.fromkeys(abi.allowed.split(), _allow())
     answers["clone"] = _clone()
     answers["clone3"] = answers["socketcall"] = _fail(_ENOSYS)
-    answers["personality"] = _one_of(_PERSONALITIES)
-    answers["socket"] = _one_of(_SOCKET_DOMAINS)
+    answers["personality"] = _one_of(PERSONALITIES)
+    answers["socket"] = _one_of(SOCKET_DOMAINS)
     for name, words in _ALLOWED_WITH.items():
         if capabilities.mask(frozenset({name})) & capability_mask:
             answers |= dict.fromkeys(words.split(), _allow())
@@ -246,7 +246,7 @@ def _fail(errno: int) -> tuple[Instruction, ...]:
 def _clone() -> tuple[Instruction, ...]:
     return (
         (_LOAD, 0, 0, _ARG0_LOW),
-        (_JUMP_ANY_BIT, 0, 1, _CLONE_NAMESPACES),
+        (_JUMP_ANY_BIT, 0, 1, CLONE_NAMESPACES),
         *_fail(_EPERM),
         *_allow(),
     )

@@ -35,7 +35,7 @@ def ground() -> Iterator[Ground]:
 def answers(ground: Ground) -> Callable[[str], Answers]:
     """What the probe finds in a place, asked once."""
     found: dict[str, Answers] = {}
-    places = escapes.OURS | escapes.ROOTLESS
+    places = escapes.OURS | escapes.ROOTLESS | escapes.RUNTIMES
 
     def ask(name: str) -> Answers:
         if name not in found:
@@ -68,6 +68,15 @@ def test_every_way_out_is_blocked(place: str, answers: Callable[[str], Answers])
     assert opened(answers(place)) <= BY_DESIGN
 
 
+@pytest.mark.needs_root
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.needs_peers(name)) for name in escapes.RUNTIMES]
+)
+def test_other_runtimes_put_up_the_same_walls(name: str, answers: Callable[[str], Answers]) -> None:
+    """But for what runc lets every container open, whatever config.json says."""
+    assert opened(answers(name)) <= BY_DESIGN | {"node_tun"}
+
+
 @pytest.mark.parametrize("theirs", THEIRS)
 @pytest.mark.parametrize("place", list(escapes.OURS))
 def test_what_others_block_is_blocked(
@@ -93,7 +102,8 @@ def test_the_page_shows_every_way(answers: Callable[[str], Answers]) -> None:
     named = [row[0].removeprefix("| ") for row in rows[2:-1]]
     assert [name for name in named if name in answers("run")] == list(answers("run"))
     heads = [name.strip(" |") for name in rows[0]]
-    assert heads == ["way", *escapes.OURS, *escapes.ROOTLESS, *escapes.THEIRS]
+    places = (*escapes.OURS, *escapes.ROOTLESS, *escapes.RUNTIMES, *escapes.THEIRS)
+    assert heads == ["way", *places]
     columns = range(1, 1 + len(escapes.OURS) + len(escapes.ROOTLESS))
     shown = {row[0].removeprefix("| ") for row in rows[2:-1] for at in columns if row[at] == "open"}
     assert shown == BY_DESIGN

@@ -193,6 +193,16 @@ def in_run(ground: Ground) -> Answers:
     return parse(_run_passing(lamina, ground, *_RUN, *ground.words))
 
 
+def by_runtime(name: str) -> Place:
+    """In `run --runtime`: the same container, by another runtime."""
+
+    def place(ground: Ground) -> Answers:
+        run = (*_RUN[:2], "--runtime", name, *_RUN[2:])
+        return parse(_run_passing(lamina_of(ground), ground, *run, *ground.words))
+
+    return place
+
+
 def in_rootless_run(ground: Ground) -> Answers:
     """As an ordinary user."""
     with _ordinary_user(ground) as (lamina, prefix):
@@ -332,6 +342,7 @@ ROOTLESS: dict[str, Place] = {
     "RUN, rootless": in_rootless_build,
     "run, rootless": in_rootless_run,
 }
+RUNTIMES: dict[str, Place] = {name: by_runtime(name) for name in ("crun", "runc")}
 THEIRS: Mapping[str, tuple[str, Place]] = {
     "docker": ("dockerd", in_docker),
     "podman": ("podman", in_podman),
@@ -376,6 +387,7 @@ def _versions() -> str:
 def main() -> None:
     with prepared() as ground:
         places = OURS | ROOTLESS
+        places |= {name: place for name, place in RUNTIMES.items() if shutil.which(name)}
         places |= {name: place for name, (tool, place) in THEIRS.items() if shutil.which(tool)}
         found = {name: place(ground) for name, place in places.items()}
     sys.stdout.write(page(found, _versions()))

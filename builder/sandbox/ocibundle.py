@@ -1,0 +1,258 @@
+"""A sandbox in the words of the OCI runtime-spec: the same walls, put up by crun, runc or another.
+
+Pure. What was found out inside of the root comes as `Facts`; what the words of the specification
+cannot say is an error that names it, and never left out.
+
+Differs from our own sandbox, because runtimes are made like that:
+  - The program is PID 1: it has to reap orphans, and signals that it does not handle are ignored.
+  - Calls that are younger than the runtime's libseccomp get EPERM from some and ENOSYS from others.
+
+Spec: OCI runtime-spec v1.0.2, config.md and config-linux.md: the oldest that has all of it, because
+runtimes refuse what is younger than they are.
+"""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from builder.sandbox import capabilities, seccomp
+from builder.sandbox.errors import SandboxError
+from builder.sandbox.mounts import MASKED, READ_ONLY
+from builder.sandbox.spec import Limits, Program, SandboxSpec
+from builder.sandbox.users import Ids
+
+VERSION = "1.0.2"
+_SECCOMP_ARCHITECTURES = {
+    "x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
+    "aarch64": ["SCMP_ARCH_AARCH64"],
+}
+_ABIS = {"x86_64": ("x86_64", "i386"), "aarch64": ("aarch64",)}
+_ENOSYS = 38
+# What can be said; another field has to have its default value.
+CARRIED: dict[type, frozenset[str]] = {
+    SandboxSpec: frozenset(
+        {
+            *("root", "program", "mounts", "hostname", "network", "shm_size_bytes"),
+            *("read_only_root", "limits"),
+        }
+    ),
+    Program: frozenset(
+        {
+            *("argv", "env", "cwd", "user", "terminal", "terminal_size", "no_new_privs"),
+            *("capabilities", "seccomp", "resource_limits", "callers_umask"),
+        }
+    ),
+    Limits: frozenset({"pids_max", "memory_bytes"}),
+}
+
+
+class Shown(NamedTuple):
+    """A mount of the specification that stands ready: `source` is shown at `target`, in the root.
+
+    `target` is a real path, without links.
+    """
+
+    target: str
+    source: Path
+    read_only: bool = False
+    is_recursive: bool = False
+    options: tuple[str, ...] = ()
+
+
+class Facts(NamedTuple):
+    """What only the root and the machine can tell."""
+
+    root: Path
+    ids: Ids
+    cgroups_path: str
+    shown: tuple[Shown, ...] = ()
+    throttled_cpus: tuple[str, ...] = ()
+    machine: str = "x86_64"
+    has_swap_limit: bool = False
+
+
+def check(spec: SandboxSpec) -> None:
+    """Refuse what cannot be carried out.
+
+    Raises:
+        SandboxError: the first field for which there are no words.
+    """
+    for part in (spec, spec.program, spec.limits):
+        for field in fields(part):
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            value = getattr(part, field.name)
+            if field.name not in CARRIED[type(part)] and value != default:
+                raise SandboxError(
+                    phase="write config.json",
+                    message=f"{field.name}={value!r} is not carried out by another runtime",
+                    hint="leave --runtime away",
+                )
+
+    if spec.network not in ("host", "none"):
+        raise SandboxError(
+            phase="write config.json",
+            message=f"network={spec.network!r} is not carried out by another runtime",
+            hint="leave --runtime away, or use --network host or none",
+        )
+
+
+def config(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
+    """The document config.json."""
+    check(spec)
+    return {
+        "ociVersion": VERSION,
+        "process": _process(spec.program, facts.ids),
+        "root": {"path": str(facts.root), "readonly": spec.read_only_root},
+        "hostname": spec.hostname,
+        "mounts": [*_own_mounts(spec), *map(_mount, facts.shown)],
+        "linux": _linux(spec, facts),
+    }
+
+
+def _process(program: Program, ids: Ids) -> dict[str, Any]:
+    # As docker: who is not root has no capability, but may get those of set-uid files.
+    names = program.capabilities
+    kept = sorted(capabilities.DEFAULT if names is None else names)
+    active = kept if ids.uid == 0 else []
+    env = list(program.env)
+    if not any(pair.startswith("HOME=") for pair in env):
+        env.append(f"HOME={ids.home}")
+    process = {
+        "terminal": program.terminal,
+        "user": {
+            "uid": ids.uid,
+            "gid": ids.gid,
+            # the primary group too, as docker has it: `id` lists it
+            "additionalGids": list(dict.fromkeys((ids.gid, *ids.groups))),
+            "umask": 0o022,
+        },
+        "args": list(program.argv),
+        "env": env,
+        "cwd": program.cwd,
+        "capabilities": {
+            "bounding": kept,
+            "effective": active,
+            "permitted": active,
+            "inheritable": [],
+            "ambient": [],
+        },
+        "rlimits": [
+            {
+                "type": f"RLIMIT_{limit.name.upper()}",
+                "soft": limit.soft % (1 << 64),
+                "hard": limit.hard % (1 << 64),
+            }
+            for limit in program.resource_limits
+        ],
+        "noNewPrivileges": program.no_new_privs,
+    }
+    if program.terminal and program.terminal_size is not None:
+        rows, columns = program.terminal_size
+        process["consoleSize"] = {"height": rows, "width": columns}
+    return process
+
+
+def _own_mounts(spec: SandboxSpec) -> list[dict[str, Any]]:
+    taken = {mount.target for mount in spec.mounts}
+    kernel = ["nosuid", "noexec", "nodev"]
+    pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+    shm = [*kernel, "mode=1777", f"size={spec.shm_size_bytes}"]
+    own = [
+        _filesystem("proc", "/proc", kernel),
+        _filesystem("tmpfs", "/dev", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _filesystem("devpts", "/dev/pts", pts),
+        _filesystem("tmpfs", "/dev/shm", shm, source="shm"),
+        _filesystem("mqueue", "/dev/mqueue", kernel),
+        _filesystem("sysfs", "/sys", [*kernel, "ro"]),
+        _filesystem("cgroup", "/sys/fs/cgroup", [*kernel, "relatime", "ro"]),
+    ]
+    return [mount for mount in own if mount["destination"] not in taken]
+
+
+def _filesystem(kind: str, target: str, options: list[str], *, source: str = "") -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source or kind, "options": options}
+
+
+def _mount(shown: Shown) -> dict[str, Any]:
+    access = "ro" if shown.read_only else "rw"
+    bind = "rbind" if shown.is_recursive else "bind"
+    options = [bind, "rprivate", "nodev", access, *shown.options]
+    return _filesystem("bind", shown.target, options, source=str(shown.source))
+
+
+def _linux(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
+    namespaces = ["mount", "pid", "ipc", "uts", "cgroup"]
+    if spec.network == "none":
+        namespaces.append("network")
+    throttles = [f"/sys/devices/system/cpu/{cpu}/thermal_throttle" for cpu in facts.throttled_cpus]
+    found: dict[str, Any] = {
+        "namespaces": [{"type": name} for name in namespaces],
+        "cgroupsPath": facts.cgroups_path,
+        "resources": _resources(spec.limits, has_swap_limit=facts.has_swap_limit),
+        "rootfsPropagation": "private",
+        "maskedPaths": [*MASKED, *throttles],
+        "readonlyPaths": list(READ_ONLY),
+    }
+    if spec.program.seccomp == "default":
+        found["seccomp"] = _seccomp(spec.program, facts.machine)
+    return found
+
+
+def _resources(limits: Limits, *, has_swap_limit: bool) -> dict[str, Any]:
+    """No device but those that runtimes always make; making nodes is harmless without opening."""
+    found: dict[str, Any] = {
+        "devices": [
+            {"allow": False, "access": "rwm"},
+            {"allow": True, "type": "c", "access": "m"},
+            {"allow": True, "type": "b", "access": "m"},
+        ]
+    }
+    if limits.pids_max is not None:
+        found["pids"] = {"limit": limits.pids_max}
+    if limits.memory_bytes is not None:
+        found["memory"] = {"limit": limits.memory_bytes}
+        if has_swap_limit:  # as much again, as in docker
+            found["memory"]["swap"] = 2 * limits.memory_bytes
+    return found
+
+
+def _seccomp(program: Program, machine: str) -> dict[str, Any]:
+    """Our filter, as rules by name."""
+    mask = capabilities.mask(program.capabilities)
+    answers = [seccomp.answers(mask, abi) for abi in _ABIS[machine]]
+    allowed = {name for table in answers for name, word in table.items() if word == "allow"}
+    missing = {name for table in answers for name, word in table.items() if word == "enosys"}
+    checked = {name for table in answers for name, word in table.items() if word == "check"}
+    rules: list[dict[str, Any]] = [
+        {"names": sorted(allowed - missing - checked), "action": "SCMP_ACT_ALLOW"},
+        {"names": sorted(missing), "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
+    ]
+    for name in sorted(checked):
+        rules += [
+            {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [argument]}
+            for argument in _CONDITIONS[name]
+        ]
+    return {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "architectures": _SECCOMP_ARCHITECTURES[machine],
+        "syscalls": [rule for rule in rules if rule["names"]],
+    }
+
+
+def _equal(value: int) -> dict[str, Any]:
+    return {"index": 0, "value": value, "op": "SCMP_CMP_EQ"}
+
+
+# One of them has to hold.
+_CONDITIONS: dict[str, list[dict[str, Any]]] = {
+    "clone": [
+        {
+            "index": 0,
+            "value": seccomp.CLONE_NAMESPACES,
+            "valueTwo": 0,
+            "op": "SCMP_CMP_MASKED_EQ",
+        }
+    ],
+    "personality": [_equal(value) for value in seccomp.PERSONALITIES],
+    "socket": [_equal(value) for value in seccomp.SOCKET_DOMAINS],
+}
