@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from builder.trial import Trial
 
 _FLUSH_AFTER_S = 0.5
+_UNFLUSHED_MAX = 12  # steps; each holds its claim, an open descriptor, until it is flushed
 _ASK_AGAIN_S = 0.05
 _WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
 
@@ -841,8 +842,15 @@ class _Engine:
     # ---- the result
 
     def _flush_when_due(self) -> None:
-        """Make finished steps durable now and then: a killed build loses little, cheaply."""
-        if time.monotonic() - self._last_flush > _FLUSH_AFTER_S:
+        """Make finished steps durable now and then: a killed build loses little, cheaply.
+
+        Nobody waits here for a layer that is still being written: its turn comes.
+        """
+        is_due = (
+            time.monotonic() - self._last_flush > _FLUSH_AFTER_S
+            or len(self._finished) >= _UNFLUSHED_MAX
+        )
+        if is_due and not self._store.layers.is_writing:
             self._flush()
 
     def _flush(self) -> None:

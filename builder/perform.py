@@ -28,6 +28,7 @@ from builder.sandbox import (
     Executor,
     ExitStatus,
     FileMount,
+    ForkServer,
     Limits,
     Program,
     Running,
@@ -138,6 +139,8 @@ def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditi
             upperdir=upperdir,
             mtime_max_s=conditions.epoch,
             packed_bytes=conditions.packed,
+            # a thread that writes bars this process from forking: only where another one does
+            beside=isinstance(executor, ForkServer) and not conditions.perturbed,
         )
 
 

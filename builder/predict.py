@@ -85,7 +85,7 @@ def _imaginary_layer(number: int) -> Layer:
     digest = Digest.of(f"imaginary {number}".encode())
     return Layer(
         diff_id=digest,
-        descriptor=Descriptor(media_type="", digest=digest, size_bytes=0),
+        blob=Descriptor(media_type="", digest=digest, size_bytes=0),
         size_bytes=0,
         tar_size_bytes=0,
         content_digest=digest,

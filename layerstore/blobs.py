@@ -148,6 +148,9 @@ class BlobWriter(Protocol):
     def flush(self) -> None:
         """Hand everything that was written to such a reader."""
 
+    def sync(self) -> None:
+        """Force what was written to the disk now: the store's `sync` has less to do then."""
+
     def commit(
         self, *, expected_digest: Digest | None = None, expected_size_bytes: int | None = None
     ) -> BlobInfo:

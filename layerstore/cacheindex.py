@@ -250,6 +250,8 @@ class CacheIndex:
     def pending_statements(self) -> Iterator[Statement]:
         """What a flush has to write."""
         for row in self._pending.values():
+            if self._find_layer(row.step.diff_id) is None:
+                continue  # its blob could not be written
             values = row.values()
             yield (
                 f"INSERT OR REPLACE INTO steps ({_STEP}, checksum) VALUES (?,?,?,?,?,?,?,?,?,?,?)",

@@ -20,7 +20,7 @@ Invariants (tests/layerstore/test_layers.py):
 import hashlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from layerstore.changeset import Change, Content
     from layerstore.compression import Compression, Reader
     from layerstore.layerfiles import LayerFiles
+    from layerstore.packing import Packing
+    from layerstore.tarcodec import Packed
     from layerstore.toc import TocEntry
     from layerstore.treeindex import Node, TreeIndex
 
@@ -55,16 +57,28 @@ _TAR_BYTES_MIN = 1 << 30  # a tar up to here may be unpacked whatever the disk h
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """A committed changeset. `size_bytes` is the sum of its files, `descriptor` names its blob."""
+    """A committed changeset. `size_bytes` is the sum of its files.
+
+    Layers of the same changeset are equal, however their blobs are compressed.
+    """
 
     diff_id: Digest
-    descriptor: Descriptor
+    blob: "Descriptor | Packing" = field(compare=False, repr=False)
     size_bytes: int
     tar_size_bytes: int
     content_digest: Digest
     files: int
     dirs: int
     removed: int
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """What names its blob; while that is still being written, this waits.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        return self.blob if isinstance(self.blob, Descriptor) else self.blob.finish()
 
     @property
     def is_empty(self) -> bool:
@@ -115,6 +129,7 @@ class LayerStore:
         self._found: dict[Digest, Layer] = {}  # known to be usable, and held
         self._offers: dict[Digest, Offer] = {}
         self._unsynced: set[Digest] = set()  # layers whose table of contents is new
+        self._unfinished: list[tuple[Layer, Packing]] = []  # blobs that are still being written
 
     def commit(
         self,
@@ -124,8 +139,12 @@ class LayerStore:
         compression: "Compression | None" = None,
         mtime_max_s: int | None = None,
         packed_bytes: "Callable[[int], object] | None" = None,
+        beside: bool = False,
     ) -> Layer:
         """Pack `changes` into a layer.
+
+        What it is, and its checkout, are there when this returns; with `beside` the blob may still
+        be compressed and written: who asks for its descriptor waits, as `flush` does.
 
         Args:
             upperdir: the overlayfs directory that `changes` are read from. It becomes the
@@ -138,25 +157,21 @@ class LayerStore:
         """
         from layerstore import compression as squeeze
         from layerstore import tarcodec
+        from layerstore.packing import Packing
 
-        kind = compression or squeeze.DEFAULT
-        with self._blobs.writer() as writer:
-            compressor = squeeze.compressor(kind, writer.write)
-            write = compressor.write
+        self.finish()  # one at a time: what made the last one has ended
+        packing = Packing(compression or squeeze.DEFAULT, self._blobs.writer())
+        try:
+            write: Callable[[bytes], object] = packing.write
             if packed_bytes is not None:
                 write = _counting(write, packed_bytes)
             packed = tarcodec.pack(changes, write, mtime_max_s=mtime_max_s)
-            compressor.close()
-            blob = writer.commit()
-        layer = _layer(
-            diff_id=packed.diff_id,
-            descriptor=Descriptor(
-                media_type=squeeze.media_type(kind), digest=blob.digest, size_bytes=blob.size_bytes
-            ),
-            tar_size_bytes=packed.size_bytes,
-            entries=packed.toc,
-        )
-        layer = self._add(layer, packed.toc)
+            layer = self._add_packed(packed, packing)
+            if not beside:
+                self.finish()
+        except BaseException:
+            packing.abandon()
+            raise
         if upperdir is not None:
             self._keep_upperdir(upperdir, layer, packed.toc, mtime_max_s)
         return layer
@@ -425,6 +440,34 @@ class LayerStore:
         fsync(self._private / "toc")
         self._unsynced = set()
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether `finish` would have to wait."""
+        return not all(packing.is_done for _, packing in self._unfinished)
+
+    def finish(self) -> None:
+        """Wait for the blobs that are still being written.
+
+        Raises:
+            OSError: one could not be; its layer is forgotten.
+        """
+        while self._unfinished:
+            layer, packing = self._unfinished.pop()
+            try:
+                packing.finish()
+            except BaseException:
+                packing.abandon()
+                self.forget((layer.diff_id,))
+                self._drop_toc(layer.diff_id)
+                raise
+
+    def abandon(self) -> None:
+        """Stop what is still being written: nobody wants it any more."""
+        while self._unfinished:
+            layer, packing = self._unfinished.pop()
+            packing.abandon()
+            self.forget((layer.diff_id,))
+
     def pending_statements(self) -> Iterator[Statement]:
         """What a flush has to write, after both kinds of sync."""
         for layer in self._pending.values():
@@ -445,8 +488,7 @@ class LayerStore:
         gone = set(digests)
         for layer in [held for held in self._pending.values() if held.descriptor.digest in gone]:
             del self._pending[layer.diff_id]
-            self._unsynced.discard(layer.diff_id)
-            self.toc_path(layer.diff_id).unlink(missing_ok=True)
+            self._drop_toc(layer.diff_id)
 
     def forget(self, diff_ids: Iterable[Digest]) -> None:
         """Layers that were collected are not known any more."""
@@ -459,6 +501,33 @@ class LayerStore:
         for row in self._database.query(f"SELECT {_COLUMNS}, checksum FROM layers"):
             if _from_row(row) is None:
                 yield str(row[0])
+
+    def _add_packed(self, packed: "Packed", packing: "Packing") -> Layer:
+        """Make a layer known whose blob is at most being written; one that is there stays."""
+        from layerstore.packing import Packing
+
+        self._hold((packed.diff_id,))
+        self._offers.pop(packed.diff_id, None)
+        known = self._find_here(packed.diff_id)
+        if known is not None and (
+            known.diff_id in self._pending or is_intact(self._blobs, known.descriptor.digest)
+        ):
+            packing.abandon()
+            if not self.toc_path(known.diff_id).exists():
+                self._write_toc(known.diff_id, packed.toc)
+            return known
+        packing.close()
+        layer = _layer(
+            diff_id=packed.diff_id,
+            blob=packing.finish() if packing.is_done else packing,
+            tar_size_bytes=packed.size_bytes,
+            entries=packed.toc,
+        )
+        self._write_toc(layer.diff_id, packed.toc)
+        self._pending[layer.diff_id] = layer
+        if isinstance(layer.blob, Packing):
+            self._unfinished.append((layer, packing))
+        return layer
 
     def _add(self, layer: Layer, entries: "Sequence[TocEntry]") -> Layer:
         """Make the layer known; the one that is there stays, if its blob is good."""
@@ -501,7 +570,7 @@ class LayerStore:
         layer = _layer(
             diff_id=expected_diff_id,
             # As a manifest of ours names it: with OCI's media type, without foreign annotations.
-            descriptor=Descriptor(
+            blob=Descriptor(
                 media_type=compression.media_type(compression.kind_of(descriptor.media_type)),
                 digest=descriptor.digest,
                 size_bytes=descriptor.size_bytes,
@@ -567,6 +636,10 @@ class LayerStore:
         path.chmod(0o755)  # it shows as the root of a container, whatever the umask
         return path
 
+    def _drop_toc(self, diff_id: Digest) -> None:
+        self._unsynced.discard(diff_id)
+        self.toc_path(diff_id).unlink(missing_ok=True)
+
     def _write_toc(self, diff_id: Digest, entries: "Sequence[TocEntry]") -> None:
         from layerstore import toc
 
@@ -588,7 +661,7 @@ def in_user_namespace() -> bool:
 def _layer(
     *,
     diff_id: Digest,
-    descriptor: Descriptor,
+    blob: "Descriptor | Packing",
     tar_size_bytes: int,
     entries: "Sequence[TocEntry]",
 ) -> Layer:
@@ -597,7 +670,7 @@ def _layer(
     summary = toc.summarise(entries)
     return Layer(
         diff_id=diff_id,
-        descriptor=descriptor,
+        blob=blob,
         size_bytes=summary.size_bytes,
         tar_size_bytes=tar_size_bytes,
         content_digest=toc.content_digest(entries),
@@ -639,7 +712,7 @@ def _from_row(row: Row) -> Layer | None:
     files, dirs, removed = map(_integer, counts)
     return Layer(
         diff_id=Digest(diff_id),
-        descriptor=Descriptor(
+        blob=Descriptor(
             media_type=str(media_type), digest=Digest(digest), size_bytes=_integer(blob_bytes)
         ),
         size_bytes=_integer(size_bytes),

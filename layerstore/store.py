@@ -5,6 +5,7 @@ README.md). `blobs/` and `index.json` are the truth; what lies in `lamina/` says
 faster, holds what is being written, or belongs to other rooms.
 
 Write order, carried out by `flush`:
+    0. wait for blobs that are still being written (packing.py)
     1. fsync every new blob, rename them to their names, fsync blobs/sha256; the same for new
        tables of contents in lamina/toc, which have their names already
     2. one SQLite transaction: rows of layers, then of cached steps
@@ -131,6 +132,7 @@ class Store:
 
     def flush(self) -> None:
         """Make everything done so far durable and visible. Nothing was before."""
+        self.layers.finish()
         self.blobs.sync()
         self.layers.sync()
         statements = [
@@ -146,6 +148,7 @@ class Store:
 
     def discard(self) -> None:
         """Forget what was not flushed."""
+        self.layers.abandon()
         self.images.discard_edits()
         self.layers.flushed()
         self.cache.flushed()
@@ -196,6 +199,7 @@ class Store:
 
     def close(self) -> None:
         """Drop what was not flushed, and the lease with all temporary files."""
+        self.layers.abandon()
         self.images.discard_edits()
         self.claims.release(self.claims.held())
         self.database.close()

@@ -88,8 +88,13 @@ HOMES: dict[str, tuple[str, ...]] = {
         "layerstore/registry/helpers.py",
     ),
     "multiprocessing": (),
-    # The live view, after the fork server; transfers, whose threads end before anything is forked.
-    "threading": ("builder/cli/progress.py", "layerstore/registry/"),
+    # The live view and blobs being written, while a fork server does the forking; transfers, whose
+    # threads end before anything is forked.
+    "threading": (
+        "builder/cli/progress.py",
+        "layerstore/packing.py",
+        "layerstore/registry/",
+    ),
     "asyncio": (),
     "tarfile": (),  # hangs and leaks on hostile archives: tarcodec.py reads and writes ours
     "pickle": ("builder/inputs.py",),  # syntax trees, by an unpickler that makes nothing else

@@ -185,6 +185,10 @@ class DirectoryBlobWriter:
     def flush(self) -> None:
         self._write_held()
 
+    def sync(self) -> None:
+        self._write_held()
+        os.fsync(self._fd)
+
     def commit(
         self, *, expected_digest: Digest | None = None, expected_size_bytes: int | None = None
     ) -> BlobInfo:

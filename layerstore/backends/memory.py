@@ -85,6 +85,9 @@ class MemoryBlobWriter:
     def flush(self) -> None:
         pass
 
+    def sync(self) -> None:
+        pass
+
     def commit(
         self, *, expected_digest: Digest | None = None, expected_size_bytes: int | None = None
     ) -> BlobInfo:

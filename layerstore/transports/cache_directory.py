@@ -22,7 +22,7 @@ Invariants (tests/layerstore/transports/test_cache_directory.py):
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -199,7 +199,7 @@ def _decode(data: bytes, key: Digest) -> _Entry:
         raise inner.error("blob" if blob is None else "toc", "is missing")
     layer = Layer(
         diff_id=_digest(inner, "diffId"),
-        descriptor=parse_descriptor(blob),
+        blob=parse_descriptor(blob),
         size_bytes=inner.integer("size"),
         tar_size_bytes=inner.integer("tarSize"),
         content_digest=_digest(inner, "contentDigest"),
@@ -348,7 +348,7 @@ class _Offer:
         """The layer, adopted, when it is what was said; the step becomes the store's own."""
         try:
             layer = self._source.adopt(self.layer)
-            if replace(layer, descriptor=self.layer.descriptor) != self.layer:
+            if layer != self.layer:
                 raise MalformedDocumentError(
                     context=f"layer {self.layer.diff_id}", problem="is not as the step describes it"
                 )

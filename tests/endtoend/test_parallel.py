@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 import uuid
 from pathlib import Path
 
@@ -136,3 +137,59 @@ def test_a_wrong_number_of_jobs_is_refused(busybox: Lamina, context: Path) -> No
     failed = busybox("build", "--jobs", "many", context, check=False)
     assert failed.returncode == 125
     assert "'many' for --jobs" in failed.stderr
+
+
+LARGE = "head -c 8000000 /dev/urandom > /large"  # large enough to be written beside the next step
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_finished_step_is_kept_while_the_next_one_runs(
+    busybox: Lamina, context: Path, number: signal.Signals
+) -> None:
+    """Its layer is written meanwhile, and durable half a second later."""
+    word = f"6{uuid.uuid4().int % 10**8:08}"
+    (context / "Dockerfile").write_text(f"FROM busybox\nRUN {LARGE}\nRUN sleep {word}\n")
+    running = busybox.start("build", "--progress", "plain", context)
+    traces.wait_until(lambda: traces.processes_with(f"sleep\0{word}") != [], seconds=60)
+    time.sleep(2)
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=30)
+    assert b"Traceback" not in errors
+    (context / "Dockerfile").write_text(f"FROM busybox\nRUN {LARGE}\n")
+    assert executed(busybox("build", "--progress", "plain", context).stderr) == []
+    busybox("fsck")
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.01, 0.03, 0.1, 0.2])
+def test_an_interrupt_while_a_layer_is_written_leaves_a_good_store(
+    busybox: Lamina, context: Path, after_s: float
+) -> None:
+    word = f"5{uuid.uuid4().int % 10**8:08}"
+    (context / "Dockerfile").write_text(
+        f"FROM busybox\nRUN {LARGE}; head -c 60000000 /dev/urandom > /larger\nRUN sleep {word}\n"
+    )
+    running = busybox.start("build", "--progress", "plain", context)
+    traces.wait_until(lambda: traces.processes_with(f"sleep\0{word}") != [], seconds=60)
+    time.sleep(after_s)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=30)
+    assert b"Traceback" not in errors
+    assert running.returncode == 130
+    (context / "Dockerfile").write_text(
+        f"FROM busybox\nRUN {LARGE}; head -c 60000000 /dev/urandom > /larger\n"
+    )
+    assert executed(busybox("build", "--progress", "plain", context).stderr) == []
+    busybox("fsck")
+
+
+def test_large_layers_of_stages_side_by_side_are_right(busybox: Lamina, context: Path) -> None:
+    run = f"{LARGE}; sha256sum /large > /sum"
+    (context / "Dockerfile").write_text(
+        f"FROM busybox AS a\nRUN {run}\nRUN sha256sum -c /sum && {run}\n"
+        f"FROM busybox AS b\nRUN {run}\nRUN sha256sum -c /sum && {run}\n"
+        "FROM busybox\nCOPY --from=a /large /sum /a/\nCOPY --from=b /large /sum /b/\n"
+    )
+    busybox("build", "-t", "it", "--jobs", "2", context)
+    check = "for i in a b; do cp /$i/large /large && sha256sum -c /$i/sum || exit 1; done"
+    busybox("run", "--rm", "it", "sh", "-c", check)
+    busybox("fsck")

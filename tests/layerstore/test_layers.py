@@ -1,11 +1,13 @@
 """Layers in a real store."""
 
+import errno
 import gzip
 import hashlib
 import io
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from layerstore import (
     Content,
     Descriptor,
     Digest,
+    InOrder,
     Layer,
     Meta,
     Opaque,
@@ -32,6 +35,7 @@ from layerstore import (
     overlay_changes,
     pack,
 )
+from layerstore.backends.directory import DirectoryBlobWriter
 from layerstore.compression import compressor, media_type
 from layerstore.errors import (
     CorruptBlobError,
@@ -41,8 +45,9 @@ from layerstore.errors import (
     UnsafePathError,
     UnsupportedMediaTypeError,
 )
+from layerstore.packing import Packing
 from tests.support.rawtar import header
-from tests.support.stores import flip, flip_blob, make_layer, puts, run
+from tests.support.stores import cached_step, flip, flip_blob, make_layer, problems, puts, run
 from tests.support.strategies import changesets
 
 FILES = {"etc/passwd": b"root", "etc/group": b"", "big": b"x" * 3_000_000}
@@ -711,3 +716,98 @@ print(sorted(heavy & set(sys.modules)))
         layer.diff_id,
     )
     assert out == "[]\n"
+
+
+# ---- beside: the blob comes later
+
+LARGE = {"random": os.urandom(5_000_000)}
+
+
+def test_a_layer_is_known_before_its_blob_is_written(store: Store) -> None:
+    layer = store.layers.commit(puts(LARGE), beside=True)
+    assert store.layers.find(layer.diff_id) is layer
+    assert [str(entry.path) for entry in store.layers.toc(layer)] == ["random"]
+    assert layer == store.layers.commit(puts(LARGE))
+    store.flush()
+    assert not store.layers.is_writing
+    with reopen(store) as again:
+        found = again.layers.get(layer.diff_id)
+        assert found == layer
+        assert found.descriptor == layer.descriptor
+        assert again.blobs.has(layer.descriptor.digest)
+
+
+def test_without_beside_it_is_written(store: Store) -> None:
+    layer = store.layers.commit(puts(LARGE))
+    assert not store.layers.is_writing
+    assert store.blobs.has(layer.descriptor.digest)
+
+
+def test_the_next_commit_waits_for_the_last(store: Store) -> None:
+    first = store.layers.commit(puts(LARGE), beside=True)
+    other = store.layers.commit(puts({"b": os.urandom(5_000_000)}), beside=True)
+    assert isinstance(first.blob, Packing)
+    assert first.blob.is_done
+    assert other.descriptor.size_bytes >= 5_000_000
+
+
+def test_what_is_there_is_not_written_again(store: Store) -> None:
+    first = store.layers.commit(puts(LARGE))
+    store.flush()
+    before = store.blobs.stamp(first.descriptor.digest)
+    again = store.layers.commit(puts(LARGE), beside=True)
+    assert not store.layers.is_writing
+    assert again == first
+    assert store.blobs.stamp(again.descriptor.digest) == before
+    assert list(store.tmp.glob("*/blob*")) == []
+
+
+def test_what_is_there_and_damaged_is(store: Store) -> None:
+    first = store.layers.commit(puts(LARGE))
+    store.flush()
+    flip_blob(store, first.descriptor.digest)
+    store.layers.commit(puts(LARGE), beside=True)
+    store.flush()
+    assert problems(store.root) == []
+
+
+def test_a_blob_that_cannot_be_written_takes_its_layer_and_steps_along(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = store.layers.commit(puts({"a": b"1"}))
+    store.cache.put(cached_step(b"good", good), parent=None, variant="")
+
+    def fail(self: DirectoryBlobWriter) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(DirectoryBlobWriter, "sync", fail)
+    bad = store.layers.commit(puts(LARGE), beside=True)
+    store.cache.put(cached_step(b"bad", bad), parent=None, variant="")
+    with pytest.raises(OSError, match="full"):
+        store.flush()
+    store.flush()
+    with reopen(store) as again:
+        assert again.layers.find(good.diff_id) == good
+        assert again.layers.find(bad.diff_id) is None
+        assert [step.diff_id for step in again.cache.steps()] == [good.diff_id]
+    assert problems(store.root) == []
+
+
+def test_a_store_that_is_closed_leaves_no_thread(store: Store) -> None:
+    before = threading.active_count()
+    store.layers.commit(puts(LARGE), beside=True)
+    store.close()
+    assert threading.active_count() == before
+
+
+def test_changes_that_fail_leave_no_thread(store: Store) -> None:
+    before = threading.active_count()
+
+    def changes() -> Iterator[Change]:
+        yield from puts(LARGE)
+        raise StoreError("enough")
+
+    with pytest.raises(StoreError, match="enough"):
+        store.layers.commit(InOrder(changes()), beside=True)
+    assert threading.active_count() == before
+    assert list(store.tmp.glob("*/blob*")) == []
