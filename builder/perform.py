@@ -273,14 +273,14 @@ def _pump(
     readers: dict[int, str], output: Output, tail: deque[bytes], relays: "Sequence[AgentRelay]"
 ) -> Work[None]:
     """Pass on everything until the last writer has closed its end; serve `relays` meanwhile."""
-    open_readers = set(readers)
+    open_readers = list(readers)  # in this order: of what came together, output before errors
     kept = 0
     while open_readers:
         ready = yield from _ready(open_readers, relays)
         for reader in ready:
             data = os.read(reader, _READ_BYTES)
             if not data:
-                open_readers.discard(reader)
+                open_readers.remove(reader)
                 continue
             output(readers[reader], data)
             tail.append(data)
@@ -291,11 +291,11 @@ def _pump(
 
 def _await_end(running: Running, relays: "Sequence[AgentRelay]") -> Work[None]:
     """Until `wait` will not block: a program may have closed its output long before."""
-    while not (yield from _ready({running.fileno()}, relays)):
+    while not (yield from _ready([running.fileno()], relays)):
         pass
 
 
-def _ready(descriptors: set[int], relays: "Sequence[AgentRelay]") -> Work[list[int]]:
+def _ready(descriptors: Sequence[int], relays: "Sequence[AgentRelay]") -> Work[list[int]]:
     """Wait once; returns those of `descriptors` that can be read, and serves the rest."""
     served = {fd: relay for relay in relays for fd in relay.descriptors}
     wanted = (*descriptors, *served)
