@@ -59,6 +59,7 @@ def execute(arguments: Arguments, session: "Session") -> int:
         cwd=arguments.value("workdir") or "",
         user=arguments.value("user") or "",
         terminal=terminal,
+        privileged=arguments.flag("privileged"),
     )
     record = runner.running(runner.ContainerStore(session.private), container)
     session.enter(of_pid=record.pid)
@@ -444,13 +445,11 @@ EXEC = Command(
         many("--env-file", metavar="FILE", about="Read environment variables from a file"),
         value("-u", "--user", metavar="NAME|UID[:GROUP]", about="User (default: the container's)"),
         value("-w", "--workdir", metavar="DIRECTORY", about="Directory (default: the container's)"),
+        flag("--privileged", about="Give the program all capabilities, and no filter"),
     ),
     words=(2, None),
     stops_at_word=True,
-    refused={
-        "--privileged": "this comes with the sandbox profile options",
-        "--detach-keys": "end the program instead",
-    },
+    refused={"--detach-keys": "end the program instead"},
 )
 PS = Command(
     name="ps",

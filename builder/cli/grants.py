@@ -14,16 +14,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from builder.cli.arguments import Arguments, UsageError
+from builder.cli.limits import bad, size, ulimits
 from builder.errors import BuilderError, UnsupportedFeatureError
 from builder.grants import Grants
-from builder.sandbox import RESOURCES, ResourceLimit
-from builder.sizes import parse_size
 from builder.steps import RunSettings
 
 _RIGHTS = ("network.host", "security.insecure")
 _SECRET_KEYS = ("id", "src", "source", "env", "type")
 _SECRET_MAX_BYTES = 500 << 10  # BuildKit's
-_LIMIT_MAX = (1 << 63) - 1
 _HOST_GATEWAY = "host-gateway"
 
 
@@ -42,11 +40,10 @@ def grants_of(arguments: Arguments) -> Grants:
 
 def settings_of(arguments: Arguments) -> RunSettings:
     """The settings of a command line. Raises UsageError."""
-    limits = {limit.name: limit for limit in map(_limit, arguments.values("ulimit"))}
     return RunSettings(
         extra_hosts=tuple(map(_host, arguments.values("add-host"))),
-        shm_size_bytes=_shm_size(arguments.value("shm-size")),
-        resource_limits=tuple(limits.values()),  # the last of a name counts
+        shm_size_bytes=size(arguments.value("shm-size"), "shm-size") or None,
+        resource_limits=ulimits(arguments),
     )
 
 
@@ -73,15 +70,15 @@ def _secret(text: str) -> tuple[str, bytes]:
         key, equals, content = field.partition("=")
         key = key.lower()
         if not equals:
-            raise _bad("secret", text, f"{field!r} must be a key=value pair")
+            raise bad("secret", text, f"{field!r} must be a key=value pair")
         if key not in _SECRET_KEYS:
-            raise _bad("secret", text, f"unexpected key {key!r}", "there are id, src, env and type")
+            raise bad("secret", text, f"unexpected key {key!r}", "there are id, src, env and type")
         found["src" if key == "source" else key] = content
     secret_id, kind = found.get("id", ""), found.get("type", "")
     if not secret_id:
-        raise _bad("secret", text, "it has no id", "write id=NAME,src=FILE")
+        raise bad("secret", text, "it has no id", "write id=NAME,src=FILE")
     if kind not in ("", "file", "env"):
-        raise _bad("secret", text, f"unsupported type {kind!r}", "there are file and env")
+        raise bad("secret", text, f"unsupported type {kind!r}", "there are file and env")
     path, variable = found.get("src", ""), found.get("env", "")
     if kind == "env" and not variable:
         path, variable = "", path
@@ -141,12 +138,12 @@ def _host(text: str) -> tuple[str, str]:
     end = min((at for at in map(text.find, ":=") if at >= 0), default=-1)
     name, address = text[:end], text[end + 1 :]
     if end < 1 or not address or not name.isprintable() or " " in name:
-        raise _bad("add-host", text, "it is no host and address", "write NAME:ADDRESS")
+        raise bad("add-host", text, "it is no host and address", "write NAME:ADDRESS")
     if address == _HOST_GATEWAY:
         return name, "127.0.0.1"  # RUN has the host's own network
     address = address.removeprefix("[").removesuffix("]")
     if not _is_address(address):
-        raise _bad("add-host", text, f"{address!r} is no IP address", "write NAME:ADDRESS")
+        raise bad("add-host", text, f"{address!r} is no IP address", "write NAME:ADDRESS")
     return name, address
 
 
@@ -162,40 +159,6 @@ def _is_address(text: str) -> bool:
     return False
 
 
-def _shm_size(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return parse_size(text) or None
-    except ValueError:
-        raise _bad("shm-size", text, "it is no size", "write 64m or 1g") from None
-
-
-def _limit(text: str) -> ResourceLimit:
-    """NAME=SOFT[:HARD]; -1 is unlimited."""
-    name, equals, bounds = text.partition("=")
-    if not equals:
-        raise _bad("ulimit", text, "it has no value", "write NAME=SOFT[:HARD]")
-    if name not in RESOURCES:
-        known = ", ".join(sorted(RESOURCES))
-        raise _bad("ulimit", text, f"invalid ulimit type {name!r}", f"there are {known}")
-    numbers = [_bound(text, bound) for bound in bounds.split(":")]
-    if len(numbers) > 2:
-        raise _bad("ulimit", text, "too many limits", "write NAME=SOFT[:HARD]")
-    soft, hard = numbers[0], numbers[-1]
-    if hard != -1 and (soft == -1 or soft > hard):
-        raise _bad("ulimit", text, "the soft limit is above the hard one")
-    return ResourceLimit(name=name, soft=soft, hard=hard)
-
-
-def _bound(text: str, bound: str) -> int:
-    digits = bound.removeprefix("-")
-    number = int(bound) if digits.isascii() and digits.isdigit() and len(digits) < 20 else -2
-    if not -1 <= number <= _LIMIT_MAX:
-        raise _bad("ulimit", text, f"{bound!r} is no limit", "write a number, or -1 for unlimited")
-    return number
-
-
 def _fields(text: str) -> Iterable[str]:
     """Comma-separated values, with quotes around those that hold a comma."""
     import csv
@@ -203,8 +166,4 @@ def _fields(text: str) -> Iterable[str]:
     try:
         return next(csv.reader([text], strict=True), [])
     except csv.Error as error:
-        raise _bad("secret", text, str(error)) from error
-
-
-def _bad(option: str, text: str, problem: str, hint: str = "") -> UsageError:
-    return UsageError(f"invalid argument {text!r} for --{option}: {problem}", hint=hint)
+        raise bad("secret", text, str(error)) from error

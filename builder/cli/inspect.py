@@ -200,7 +200,7 @@ def container_document(
             Running=record.state == "running",
             Paused=False,
             Restarting=False,
-            OOMKilled=False,
+            OOMKilled=record.oom_killed,
             Dead=record.state == "dead",
             Pid=record.pid,
             ExitCode=record.exit_code,
@@ -255,21 +255,45 @@ def _host_config(record: "ContainerRecord") -> Document:
         for mount in record.mounts
         if mount.kind == "bind" or (mount.kind == "volume" and not mount.anonymous)
     ]
+    profile = record.profile
     tmpfs = {mount.target: "" for mount in record.mounts if mount.kind == "tmpfs"}
     return Document(
         Binds=binds or NilList(),
         NetworkMode=record.network,
         RestartPolicy=Document(Name="no", MaximumRetryCount=0),
         AutoRemove=record.auto_remove,
-        CapAdd=NilList(),
-        CapDrop=NilList(),
-        Privileged=False,
+        CapAdd=_list(profile.cap_add or None),
+        CapDrop=_list(profile.cap_drop or None),
+        CgroupnsMode=profile.cgroupns or "private",
+        GroupAdd=_list(profile.group_add or None),
+        IpcMode=profile.ipc or "private",
+        OomScoreAdj=profile.oom_score_adj or 0,
+        PidMode=profile.pid,
+        Privileged=profile.privileged,
         ReadonlyRootfs=record.read_only,
+        SecurityOpt=_list(profile.security_opt or None),
         Tmpfs=tmpfs or NilMap(),
+        UTSMode=profile.uts,
+        UsernsMode=profile.userns,
         ShmSize=record.shm_size_bytes,
+        Sysctls=Document(**dict(profile.sysctls)) if profile.sysctls else NilMap(),
+        CpuShares=profile.cpu_shares,
         Memory=record.memory_bytes,
+        NanoCpus=profile.nano_cpus,
+        CpuPeriod=profile.cpu_period_us,
+        CpuQuota=profile.cpu_quota_us,
+        CpusetCpus=profile.cpuset_cpus,
+        CpusetMems=profile.cpuset_mems,
+        Devices=[
+            Document(PathOnHost=source, PathInContainer=target, CgroupPermissions=access)
+            for source, target, access in profile.devices
+        ],
+        MemoryReservation=profile.memory_reservation_bytes,
+        MemorySwap=profile.memory_swap_bytes or 2 * record.memory_bytes,
+        MemorySwappiness=profile.memory_swappiness,
         PidsLimit=record.pids_max or None,
         Runtime=record.runtime or "lamina",
+        Ulimits=[Document(Name=name, Hard=hard, Soft=soft) for name, soft, hard in profile.ulimits],
     )
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder import runner
+from builder.cli import limits, profile
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.output import line
 from builder.cli.terminal import RawTerminal, size
-from builder.sizes import parse_size
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
@@ -54,12 +54,13 @@ SHARED = (
     value("--stop-timeout", metavar="SECONDS", about="How long `stop` waits (default: 10)"),
     value("--shm-size", metavar="BYTES", about="Size of /dev/shm (default: 64m)"),
     value("--pids-limit", metavar="NUMBER", about="Most processes at a time (-1: no limit)"),
-    value("-m", "--memory", metavar="BYTES", about="Memory limit"),
     value(
         "--runtime",
         metavar="crun|runc|PATH",
         about="Let another OCI runtime run it (default: our own sandbox)",
     ),
+    limits.MEMORY,
+    *profile.OPTIONS,
     value("--cidfile", metavar="FILE", about="Write the container's id to a new file"),
     value(
         "--pull",
@@ -73,19 +74,22 @@ _RUN_ONLY = (
     flag("-d", "--detach", about="Run in the background and print the container's id"),
     flag("--sig-proxy", about="Pass signals on to the program (default: true)"),
 )
-_LATER = "this comes with the sandbox profile options"
 _NO_NETWORK = "with --network host the program's ports are the host's; private networks come later"
+_NO_LIMIT = "memory, processors and processes can be limited"
 REFUSED = {
     **dict.fromkeys(("-p", "--publish", "-P", "--publish-all", "--expose"), _NO_NETWORK),
     **dict.fromkeys(("--add-host", "--dns", "--ip", "--network-alias", "--link"), _NO_NETWORK),
-    **dict.fromkeys(("--cap-add", "--cap-drop", "--privileged", "--security-opt"), _LATER),
-    **dict.fromkeys(("--device", "--gpus", "--sysctl", "--ulimit", "--userns"), _LATER),
-    **dict.fromkeys(("--pid", "--ipc", "--uts", "--cgroupns", "--cpus", "--cpuset-cpus"), _LATER),
+    **dict.fromkeys(("--cpu-rt-period", "--cpu-rt-runtime", "--kernel-memory"), _NO_LIMIT),
+    **dict.fromkeys(("--blkio-weight", "--blkio-weight-device", "--oom-kill-disable"), _NO_LIMIT),
+    **dict.fromkeys(("--device-read-bps", "--device-write-bps"), _NO_LIMIT),
+    **dict.fromkeys(("--device-read-iops", "--device-write-iops"), _NO_LIMIT),
+    "--device-cgroup-rule": "give the device by --device, or all by --privileged",
+    "--gpus": "give their devices by --device",
+    "--cgroup-parent": "a control group is made below that of the caller",
     **dict.fromkeys(("--restart", "-a", "--attach", "--detach-keys"), "start it again by hand"),
     **dict.fromkeys(("--health-cmd", "--no-healthcheck"), "health checks are not carried out"),
     "--volumes-from": "name the volumes with -v",
     "--platform": "images run on the platform they are made for",
-    "--group-add": "name the group with -u USER:GROUP",
 }
 
 
@@ -95,7 +99,7 @@ def run(arguments: Arguments, session: "Session") -> int:
     options = options_of(arguments)
     if options.terminal and options.interactive and not is_detached:
         check_is_terminal()
-    session.enter()
+    session.enter(of_pid=_pid_to_share(session, options))
     with _CidFile(arguments.value("cidfile")) as cid_file:
         record, hold = runner.create(session.root, arguments.words[0], options, session.open_store)
         cid_file.write(record.id)
@@ -172,6 +176,7 @@ def options_of(arguments: Arguments) -> "RunOptions":
             hint="there are host and none; private networks come later",
         )
     pids = arguments.number("pids-limit", least=-1) or 0
+    memory_bytes = limits.memory(arguments.value("memory"))
     return runner.RunOptions(
         command=tuple(command),
         entrypoint=arguments.value("entrypoint"),
@@ -189,11 +194,20 @@ def options_of(arguments: Arguments) -> "RunOptions":
         stop_signal=arguments.value("stop-signal") or "",
         stop_timeout_s=_or(arguments.number("stop-timeout", least=-1), 10),
         read_only=arguments.flag("read-only"),
-        shm_size_bytes=_size(arguments, "shm-size") or (64 << 20),
+        shm_size_bytes=limits.size(arguments.value("shm-size"), "shm-size") or (64 << 20),
         pids_max=max(pids, 0),
-        memory_bytes=_size(arguments, "memory"),
         runtime=arguments.value("runtime") or "",
+        memory_bytes=memory_bytes,
+        profile=profile.profile_of(arguments, memory_bytes=memory_bytes),
     )
+
+
+def _pid_to_share(session: "Session", options: "RunOptions") -> int | None:
+    """The process whose user namespace an ordinary user needs, to share others of its."""
+    shared = options.profile.shared
+    if not shared:
+        return None
+    return runner.running(runner.ContainerStore(session.private), shared[0]).pid
 
 
 def _mounts(arguments: Arguments) -> "tuple[MountPoint, ...]":
@@ -212,16 +226,6 @@ def _label(text: str) -> tuple[str, str]:
     if not name:
         raise UsageError(f"invalid argument {text!r} for --label: it has no name")
     return name, content
-
-
-def _size(arguments: Arguments, key: str) -> int:
-    text = arguments.value(key)
-    if text is None:
-        return 0
-    try:
-        return parse_size(text)
-    except ValueError:
-        raise UsageError(f"invalid argument {text!r} for --{key}: not a size, as 64m is") from None
 
 
 def _or(number: int | None, otherwise: int) -> int:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from builder.runner.container import ContainerRecord, MountPoint
     from builder.runner.liveness import Hold
     from builder.runner.logs import Entry, LogWriter, follow_log, last_entries, read_log
+    from builder.runner.lookup import running
     from builder.runner.monitor import DetachedError, exec_detached, run_detached
     from builder.runner.options import (
         RunOptions,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         signal_name,
         signal_number,
     )
+    from builder.runner.profile import NO_PROFILE, Profile
     from builder.runner.start import create, run
     from builder.runner.store import ContainerStore
     from builder.runner.verbs import (
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
         kill,
         remove,
         restored,
-        running,
         stop,
         wait,
     )
@@ -46,6 +47,8 @@ _HOMES = {
     "Hold": "liveness",
     "LogWriter": "logs",
     "MountPoint": "container",
+    "NO_PROFILE": "profile",
+    "Profile": "profile",
     "RunOptions": "options",
     "Streams": "attend",
     "create": "start",
@@ -67,7 +70,7 @@ _HOMES = {
     "remove_volume": "volumes:remove",
     "run": "start",
     "run_detached": "monitor",
-    "running": "verbs",
+    "running": "lookup",
     "signal_name": "options",
     "signal_number": "options",
     "stop": "verbs",
@@ -76,6 +79,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "NO_PROFILE",
     "ContainerRecord",
     "ContainerStore",
     "DetachedError",
@@ -84,6 +88,7 @@ __all__ = [
     "Hold",
     "LogWriter",
     "MountPoint",
+    "Profile",
     "RunOptions",
     "Streams",
     "create",

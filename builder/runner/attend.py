@@ -96,18 +96,23 @@ class SignalProxy:
             self._resized()
 
 
-def pump(readers: Mapping[int, str], streams: Streams) -> None:
+def pump(readers: Mapping[int, str], streams: Streams, running: "Running") -> None:
     """Pass on what comes out of `readers` (descriptor -> "stdout" or "stderr") until all end.
 
-    Who reads us may stop doing so: the program goes on, and so does its log.
+    Who reads us may stop doing so: the program goes on, and so does its log. What outlives the
+    program, and still holds its output, is ended with it.
     """
     outputs = {"stdout": streams.stdout, "stderr": streams.stderr}
     poller = select.poll()
-    for reader in readers:
+    for reader in (*readers, running.fileno()):
         poller.register(reader, select.POLLIN)
     left = len(readers)
     while left:
         for reader, _ in poller.poll():
+            if reader not in readers:
+                poller.unregister(reader)
+                running.wait()
+                continue
             data = os.read(reader, _READ_BYTES)
             if not data:
                 poller.unregister(reader)

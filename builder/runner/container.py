@@ -21,6 +21,8 @@ Pure: values, and their form in `container.json`.
 
 from typing import Any, Literal, NamedTuple
 
+from builder.runner.profile import NO_PROFILE, Profile
+
 State = Literal["created", "running", "exited", "dead"]
 Network = Literal["host", "none"]
 
@@ -84,12 +86,14 @@ class ContainerRecord(NamedTuple):
     pids_max: int  # 0: no limit
     memory_bytes: int  # 0: no limit
     runtime: str = ""  # crun, runc or a path; empty: our own sandbox
+    profile: Profile = NO_PROFILE
     # what has become of it
     state: State = "created"
     started: float = 0.0
     finished: float = 0.0
     exit_code: int = 0
     error: str = ""
+    oom_killed: bool = False
     pid: int = 0  # of the sandbox's PID 1, and when that started (ticks since boot): see verbs
     pid_started: int = 0
 
@@ -115,6 +119,7 @@ def dump(record: ContainerRecord) -> bytes:
 
     fields = record._asdict()
     fields["mounts"] = [mount._asdict() for mount in record.mounts]
+    fields["profile"] = record.profile._asdict()
     return json.dumps(fields).encode()
 
 
@@ -127,8 +132,14 @@ def load(data: bytes) -> ContainerRecord | None:
         fields["mounts"] = tuple(MountPoint(**mount) for mount in fields["mounts"])
         for name in ("layers", "directories", "argv", "env"):
             fields[name] = tuple(fields[name])
+        fields["profile"] = Profile(**{k: _fixed(v) for k, v in fields["profile"].items()})
         fields["labels"] = tuple((key, value) for key, value in fields["labels"])
         record = ContainerRecord(**fields)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return record if record.state in FOLLOWS else None
+
+
+def _fixed(value: Any) -> Any:
+    """Lists of JSON as tuples, as deep as they go."""
+    return tuple(map(_fixed, value)) if isinstance(value, list) else value

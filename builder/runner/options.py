@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from builder.errors import ContainerError
 from builder.runner.container import ContainerRecord, MountPoint, Network
+from builder.runner.profile import NO_PROFILE, Profile
 from builder.runner.runnable import RunnableImage
 from builder.sandbox import DEFAULT_PATH
 from builder.sizes import parse_size
@@ -42,6 +43,7 @@ class RunOptions(NamedTuple):
     pids_max: int = 0
     memory_bytes: int = 0
     runtime: str = ""
+    profile: Profile = NO_PROFILE
 
 
 def record_of(
@@ -62,7 +64,13 @@ def record_of(
         raise ContainerError(
             f"the working directory {cwd!r} is invalid", hint="it needs to be an absolute path"
         )
-    hostname = options.hostname or _hostname(options.network, container_id)
+    if options.hostname and options.profile.uts:
+        raise ContainerError(
+            "conflicting options: hostname and the UTS mode",
+            hint="who shares a host name cannot set it",
+        )
+    has_hosts_name = options.network == "host" or options.profile.uts == "host"
+    hostname = options.hostname or _hostname(container_id, is_hosts=has_hosts_name)
     mounts = _all_mounts(image, options)
     return ContainerRecord(
         id=container_id,
@@ -92,6 +100,7 @@ def record_of(
         pids_max=options.pids_max,
         memory_bytes=options.memory_bytes,
         runtime=options.runtime,
+        profile=options.profile,
     )
 
 
@@ -355,6 +364,6 @@ def signal_name(number: int) -> str:
         return str(number)
 
 
-def _hostname(network: Network, container_id: str) -> str:
+def _hostname(container_id: str, *, is_hosts: bool) -> str:
     """As docker: with the host's network also its name, else the short id."""
-    return os.uname().nodename if network == "host" else container_id[:12]
+    return os.uname().nodename if is_hosts else container_id[:12]

@@ -18,7 +18,16 @@ from builder.errors import ContainerError
 from builder.runner import liveness, volumes
 from builder.runner.attend import SignalProxy, Streams, pump, pump_terminal
 from builder.runner.container import ContainerRecord, MountPoint
+from builder.runner.lookup import running, start_time
 from builder.runner.options import RunOptions, record_of
+from builder.runner.profile import (
+    CONTAINER,
+    NO_PROFILE,
+    limits_fields,
+    namespaces_fields,
+    program_fields,
+    sandbox_fields,
+)
 from builder.runner.runnable import RunnableImage, prepare, register, remembered
 from builder.runner.store import KILLED_CODE, ContainerStore, ended
 from builder.sandbox import (
@@ -29,6 +38,7 @@ from builder.sandbox import (
     Limits,
     LocalExecutor,
     Mount,
+    Namespaces,
     OverlayRoot,
     Program,
     ProgramNotExecutableError,
@@ -123,7 +133,7 @@ def run(
             if started is not None:
                 started(record)
             status = minder.attend(running)
-        record = ended(record, code=status.shell_code)
+        record = ended(record, code=status.shell_code, oom_killed=status.oom_killed)
     except SandboxError as error:
         code = failure_code(error)
         record = record.turned("created", exit_code=code, error=error.message)
@@ -174,6 +184,7 @@ class _Minder:
             finished=0.0,
             exit_code=0,
             error="",
+            oom_killed=False,
             pid=running.init_pid,
             pid_started=start_time(running.init_pid),
         )
@@ -189,7 +200,7 @@ class _Minder:
                 finally:
                     os.close(master)
             elif self._readers:
-                pump(self._readers, self._streams)
+                pump(self._readers, self._streams, running)
             status = running.wait()
         except BaseException:
             running.kill()
@@ -250,6 +261,7 @@ def spec_of(
             user=record.user,
             terminal=record.terminal,
             terminal_size=size,
+            **program_fields(record.profile),
         ),
         mounts=(
             *network_files(record.network, record.hostname),
@@ -257,9 +269,15 @@ def spec_of(
         ),
         hostname=record.hostname,
         network=record.network,
-        shm_size_bytes=record.shm_size_bytes,
+        shm_size_bytes=0 if record.profile.ipc == "none" else record.shm_size_bytes,
         read_only_root=record.read_only,
-        limits=Limits(pids_max=record.pids_max or None, memory_bytes=record.memory_bytes or None),
+        namespaces=_namespaces(record, containers),
+        limits=Limits(
+            pids_max=record.pids_max or None,
+            memory_bytes=record.memory_bytes or None,
+            **limits_fields(record.profile),
+        ),
+        **sandbox_fields(record.profile, network=record.network),
     )
 
 
@@ -269,6 +287,24 @@ def _executor_of(record: ContainerRecord) -> Executor:
     from builder.sandbox import RuntimeExecutor, find_runtime
 
     return RuntimeExecutor(find_runtime(record.runtime))
+
+
+def _namespaces(record: ContainerRecord, containers: ContainerStore) -> Namespaces:
+    if record.profile == NO_PROFILE:
+        return Namespaces()
+
+    def pid_of(word: str) -> int:
+        return running(containers, word).pid
+
+    donor = record.profile.ipc.removeprefix(CONTAINER)
+    if donor != record.profile.ipc:
+        modes = containers.find(donor).profile.ipc
+        if modes in ("", "private", "none"):
+            raise ContainerError(
+                f"cannot join the IPC namespace of container {donor}: it is not shareable",
+                hint="run that one with --ipc shareable",
+            )
+    return Namespaces(**namespaces_fields(record.profile, pid_of))
 
 
 def network_files(network: str, hostname: str) -> tuple[FileMount, ...]:
@@ -296,19 +332,6 @@ def failure_code(error: SandboxError) -> int:
             return NOT_EXECUTABLE_CODE
         case _:
             return OWN_FAILURE_CODE
-
-
-def start_time(pid: int) -> int:
-    """When a process began, in ticks since boot: with its number it names the process for ever.
-
-    0 for one that has ended, also while nobody has collected it.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    fields = text.rpartition(")")[2].split()  # from the third of proc(5), the state, on
-    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def _from_store(image_name: str, open_store: OpenStore) -> RunnableImage:

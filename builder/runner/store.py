@@ -242,12 +242,20 @@ class ContainerStore:
         return True
 
 
-def ended(record: ContainerRecord, *, code: int, error: str = "") -> ContainerRecord:
+def ended(
+    record: ContainerRecord, *, code: int, error: str = "", oom_killed: bool = False
+) -> ContainerRecord:
     """The record of a container whose program has ended now."""
     import time
 
-    finished = time.time()
-    return record.turned("exited", exit_code=code, error=error, finished=finished, pid=0)
+    return record.turned(
+        "exited",
+        exit_code=code,
+        error=error,
+        oom_killed=oom_killed,
+        finished=time.time(),
+        pid=0,
+    )
 
 
 def _remove_tree(path: Path) -> None:

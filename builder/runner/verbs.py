@@ -7,7 +7,6 @@ signalled.
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,13 +16,13 @@ from builder.errors import ContainerError, WrongStateError
 from builder.runner import liveness
 from builder.runner.attend import SignalProxy, Streams, pump_terminal
 from builder.runner.container import ContainerRecord
-from builder.runner.start import OpenStore, start_time
+from builder.runner.lookup import running, start_time, started
+from builder.runner.profile import program_fields
+from builder.runner.start import OpenStore
 from builder.runner.store import ContainerStore
 from builder.sandbox import ExitStatus, LocalExecutor, Program, Stdio
 
 _KILL_WAIT_S = 10.0
-_START_WAIT_S = 5.0
-_START_POLL_S = 0.005
 _NO_TIMEOUT = -1
 
 
@@ -35,6 +34,7 @@ class ExecOptions(NamedTuple):
     cwd: str = ""
     user: str = ""
     terminal: bool = False
+    privileged: bool = False
 
 
 def kill(containers: ContainerStore, record: ContainerRecord, number: int) -> None:
@@ -164,19 +164,6 @@ def disk_usage(containers: ContainerStore, record: ContainerRecord) -> int:
     return disk_bytes(containers.directory(record.id) / "upper")
 
 
-def running(containers: ContainerStore, word: str) -> ContainerRecord:
-    """The container `word`, which must run.
-
-    Raises:
-        NoSuchContainerError, WrongStateError.
-    """
-    record = containers.find(word)
-    now = _started(containers, record)
-    if now is None or start_time(now.pid) != now.pid_started:
-        raise WrongStateError(name=record.name, state=record.state, wanted="running")
-    return now
-
-
 def restored(root: Path, record: ContainerRecord, open_store: OpenStore) -> ContainerRecord:
     """The record with layer directories that exist: they do not outlive a boot."""
     private = root / "lamina"
@@ -208,12 +195,13 @@ def _program(record: ContainerRecord, options: ExecOptions, streams: Streams) ->
         user=options.user or record.user,
         terminal=options.terminal,
         terminal_size=streams.size() if streams.size is not None else None,
+        **program_fields(record.profile, privileged=options.privileged),
     )
 
 
 def _signal(containers: ContainerStore, record: ContainerRecord, number: int) -> bool:
     """Signal the sandbox's PID 1; False when it is not running any more."""
-    now = _started(containers, record)
+    now = started(containers, record)
     if now is None:
         return False
     try:
@@ -229,17 +217,3 @@ def _signal(containers: ContainerStore, record: ContainerRecord, number: int) ->
     finally:
         os.close(fd)
     return True
-
-
-def _started(containers: ContainerStore, record: ContainerRecord) -> ContainerRecord | None:
-    """The record of a running container, None if it does not run.
-
-    Its minder has the lock before it has a program: that moment is waited for.
-    """
-    deadline = time.monotonic() + _START_WAIT_S
-    while containers.is_running(record.id):
-        now = containers.read(record.id)
-        if now is None or now.state == "running" or time.monotonic() > deadline:
-            return now if now is not None and now.pid else None
-        time.sleep(_START_POLL_S)
-    return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from builder.sandbox.capabilities import ALL as ALL_CAPABILITIES
+    from builder.sandbox.capabilities import DEFAULT as DEFAULT_CAPABILITIES
     from builder.sandbox.cgroups import PIDS_MAX_DEFAULT
     from builder.sandbox.errors import (
         ProgramError,
@@ -22,16 +23,19 @@ if TYPE_CHECKING:
     from builder.sandbox.idmap import in_user_namespace
     from builder.sandbox.namespaces import enter_user_namespace
     from builder.sandbox.ociruntime import RuntimeExecutor, find_runtime
+    from builder.sandbox.seccompprofile import parse as parse_seccomp_profile
     from builder.sandbox.server import ForkServer
     from builder.sandbox.spec import (
         DEFAULT_PATH,
         RESOURCES,
         BindMount,
+        Device,
         Executor,
         ExitStatus,
         FileMount,
         Limits,
         Mount,
+        Namespaces,
         OverlayMount,
         OverlayRoot,
         PlainRoot,
@@ -40,6 +44,9 @@ if TYPE_CHECKING:
         Root,
         Running,
         SandboxSpec,
+        SeccompArgument,
+        SeccompProfile,
+        SeccompRule,
         Stdio,
         TmpfsMount,
     )
@@ -49,7 +56,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "ALL_CAPABILITIES": "capabilities:ALL",
     "BindMount": "spec",
+    "DEFAULT_CAPABILITIES": "capabilities:DEFAULT",
     "DEFAULT_PATH": "spec",
+    "Device": "spec",
     "Executor": "spec",
     "ExitStatus": "spec",
     "Feature": "hostreport",
@@ -60,6 +69,7 @@ _HOMES = {
     "Limits": "spec",
     "LocalExecutor": "executor",
     "Mount": "spec",
+    "Namespaces": "spec",
     "OverlayMount": "spec",
     "OverlayRoot": "spec",
     "PIDS_MAX_DEFAULT": "cgroups",
@@ -75,6 +85,9 @@ _HOMES = {
     "RuntimeExecutor": "ociruntime",
     "SandboxError": "errors",
     "SandboxSpec": "spec",
+    "SeccompArgument": "spec",
+    "SeccompProfile": "spec",
+    "SeccompRule": "spec",
     "Stdio": "spec",
     "TmpfsMount": "spec",
     "UnknownUserError": "errors",
@@ -83,16 +96,19 @@ _HOMES = {
     "find_runtime": "ociruntime",
     "find_user": "users",
     "in_user_namespace": "idmap",
+    "parse_seccomp_profile": "seccompprofile:parse",
     "probe": "hostreport",
     "set_terminal_size": "terminal",
 }
 
 __all__ = [
     "ALL_CAPABILITIES",
+    "DEFAULT_CAPABILITIES",
     "DEFAULT_PATH",
     "PIDS_MAX_DEFAULT",
     "RESOURCES",
     "BindMount",
+    "Device",
     "Executor",
     "ExitStatus",
     "Feature",
@@ -103,6 +119,7 @@ __all__ = [
     "Limits",
     "LocalExecutor",
     "Mount",
+    "Namespaces",
     "OverlayMount",
     "OverlayRoot",
     "PlainRoot",
@@ -116,6 +133,9 @@ __all__ = [
     "RuntimeExecutor",
     "SandboxError",
     "SandboxSpec",
+    "SeccompArgument",
+    "SeccompProfile",
+    "SeccompRule",
     "Stdio",
     "TmpfsMount",
     "UnknownUserError",
@@ -124,6 +144,7 @@ __all__ = [
     "find_runtime",
     "find_user",
     "in_user_namespace",
+    "parse_seccomp_profile",
     "probe",
     "set_terminal_size",
 ]

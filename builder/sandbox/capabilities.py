@@ -76,6 +76,11 @@ DEFAULT = frozenset(
 )
 
 
+def names(bits: int) -> tuple[str, ...]:
+    """The names of a bit mask, in the order of their numbers."""
+    return tuple(name for name, bit in _BITS.items() if bits & bit)
+
+
 def mask(names: frozenset[str] | None) -> int:
     """The bit mask of a set of names; None is the default set.
 

@@ -100,7 +100,9 @@ class SandboxRunning:
     root: Root | None = None
     group: Group | None = None
     bundle: Path | None = None  # an empty directory to be removed
+    has_own_pids: bool = True  # what is left over ends with the leader
     terminal_fd: int | None = None
+    oom_killed: bool = False
     is_over: bool = False
     collected: int | None = None  # the leader's wait status, where it is a child of this process
     usage: tuple[float, int] = (0.0, 0)  # CPU seconds and peak bytes, when it has been reaped
@@ -133,7 +135,7 @@ class SandboxRunning:
         """Implements `Running`."""
         if not self.is_over:
             self._end()
-        return _exit_status(self._raw_status, *self.usage)
+        return _exit_status(self._raw_status, *self.usage, oom_killed=self.oom_killed)
 
     def confirm(self) -> None:
         """Wait until the program is executed.
@@ -163,6 +165,9 @@ class SandboxRunning:
             os.close(self._program_fd)
         self.handshake.report.close()
         if self.group:
+            if not self.has_own_pids:
+                self.group.kill()
+            self.oom_killed = self.group.was_oom_killed()
             self.group.remove()
         if self.bundle:
             self.bundle.rmdir()
@@ -224,12 +229,24 @@ class SandboxRunning:
                     raise AssertionError(f"unknown report {kind!r}")
 
 
+def make_group(spec: SandboxSpec) -> Group | None:
+    """The control group that a sandbox needs, if it needs one."""
+    return cgroups.make_group(spec.limits, has_own_pids=has_own_pids(spec))
+
+
+def has_own_pids(spec: SandboxSpec) -> bool:
+    """Whether the end of PID 1 ends everything."""
+    return spec.namespaces.pid == "private"
+
+
 def usage_of(usage: "resource.struct_rusage") -> tuple[float, int]:
     """CPU seconds and peak bytes of a process that was reaped, and of all that it had reaped."""
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10
 
 
-def _exit_status(status: int | None, cpu_s: float, memory_peak_bytes: int) -> ExitStatus:
+def _exit_status(
+    status: int | None, cpu_s: float, memory_peak_bytes: int, *, oom_killed: bool
+) -> ExitStatus:
     """From a wait status; None is a PID 1 that was killed before it could tell."""
     code, signal = 0, 0
     if status is None:
@@ -238,7 +255,13 @@ def _exit_status(status: int | None, cpu_s: float, memory_peak_bytes: int) -> Ex
         signal = os.WTERMSIG(status)
     else:
         code = os.WEXITSTATUS(status)
-    return ExitStatus(code=code, signal=signal, cpu_s=cpu_s, memory_peak_bytes=memory_peak_bytes)
+    return ExitStatus(
+        code=code,
+        signal=signal,
+        cpu_s=cpu_s,
+        memory_peak_bytes=memory_peak_bytes,
+        oom_killed=oom_killed,
+    )
 
 
 def _start_error(errors: bytes, argv0: str) -> SandboxError:
@@ -264,7 +287,7 @@ class LocalExecutor:
 
     def start(self, spec: SandboxSpec, stdio: Stdio) -> SandboxRunning:
         """Implements `Executor`."""
-        group = cgroups.make_group(spec.limits)
+        group = make_group(spec)
         groups = () if group is None else group.processes_files
         handshake = Handshake.open()
         try:
@@ -285,6 +308,7 @@ class LocalExecutor:
             reap=self.reap,
             root=spec.root,
             group=group,
+            has_own_pids=has_own_pids(spec),
         )
         return self.adopt(running)
 

@@ -6,7 +6,8 @@ command line is left for the sandbox to look at, and ending it takes no time.
 
 It is called as  ["lamina-init"]  with
     descriptor 3    the report socket, which gets the wait status of the program, 4 bytes
-    process 2       the program: PID 1 forks once, so its child has the next number
+    process 2       the program: PID 1 forks once, so its child has the next number; where it is not
+                    PID 1 of a namespace of its own, `open_init` puts another number in
     all signals     blocked. They are waited for one by one: none can be lost between two steps, and
                     those of the host arrive at all (the kernel drops signals for a PID 1 without a
                     handler, but keeps blocked ones). SIGKILL and SIGSTOP from outside still act.
@@ -34,6 +35,7 @@ CODE = {
         "0f05"  # syscall
         "4883ec10"  # sub rsp, 16
         "48c70424ffffffff"  # mov QWORD PTR [rsp], -1  ; all signals
+        "bb02000000"  # mov ebx, 2  ; the program
         # reap:
         "bfffffffff"  # mov edi, -1  ; any child
         "488d742408"  # lea rsi, [rsp+8]  ; status
@@ -41,10 +43,10 @@ CODE = {
         "4531d2"  # xor r10d, r10d
         "b83d000000"  # mov eax, 61  ; wait4
         "0f05"  # syscall
-        "83f802"  # cmp eax, 2  ; the program
-        "7431"  # je done
+        "39d8"  # cmp eax, ebx
+        "742e"  # je done
         "85c0"  # test eax, eax
-        "7fde"  # jg reap
+        "7fdf"  # jg reap
         "4889e7"  # mov rdi, rsp
         "31f6"  # xor esi, esi
         "31d2"  # xor edx, edx
@@ -52,14 +54,14 @@ CODE = {
         "b880000000"  # mov eax, 128  ; rt_sigtimedwait
         "0f05"  # syscall
         "83f811"  # cmp eax, 17  ; SIGCHLD
-        "74c5"  # je reap
+        "74c6"  # je reap
         "85c0"  # test eax, eax
-        "7ec1"  # jle reap
+        "7ec2"  # jle reap
         "89c6"  # mov esi, eax
-        "bf02000000"  # mov edi, 2  ; the program
+        "89df"  # mov edi, ebx
         "b83e000000"  # mov eax, 62  ; kill
         "0f05"  # syscall
-        "ebb1"  # jmp reap
+        "ebb5"  # jmp reap
         # done:
         "bf03000000"  # mov edi, 3
         "488d742408"  # lea rsi, [rsp+8]
@@ -78,6 +80,8 @@ CODE = {
         "ff4300d1"  # sub sp, sp, #16
         "09008092"  # mov x9, #-1  ; all signals
         "e90300f9"  # str x9, [sp]
+        "53008052"  # mov w19, #2  ; the program
+        "1300a072"  # movk w19, #0, lsl #16
         # reap:
         "00008092"  # mov x0, #-1  ; any child
         "e1230091"  # add x1, sp, #8  ; status
@@ -85,7 +89,7 @@ CODE = {
         "030080d2"  # mov x3, #0
         "882080d2"  # mov x8, #260  ; wait4
         "010000d4"  # svc #0
-        "1f080071"  # cmp w0, #2  ; the program
+        "1f00136b"  # cmp w0, w19
         "40020054"  # b.eq done
         "1f000071"  # cmp w0, #0
         "ecfeff54"  # b.gt reap
@@ -100,7 +104,7 @@ CODE = {
         "1f000071"  # cmp w0, #0
         "adfdff54"  # b.le reap
         "e103002a"  # mov w1, w0
-        "40008052"  # mov w0, #2  ; the program
+        "e003132a"  # mov w0, w19
         "281080d2"  # mov x8, #129  ; kill
         "010000d4"  # svc #0
         "e8ffff17"  # b reap
@@ -117,6 +121,18 @@ CODE = {
 }
 
 
-def open_init() -> int:
+_PLACES = {"x86_64": bytes.fromhex("bb02000000"), "aarch64": bytes.fromhex("530080521300a072")}
+
+
+def open_init(program_pid: int = PROGRAM_PID) -> int:
     """A sealed file in memory with the executable."""
-    return native.open_sealed(bytes.fromhex(CODE[syscalls.MACHINE]))
+    return native.open_sealed(_with_pid(bytes.fromhex(CODE[syscalls.MACHINE]), program_pid))
+
+
+def _with_pid(code: bytes, pid: int, machine: str = syscalls.MACHINE) -> bytes:
+    place = _PLACES[machine]
+    assert code.count(place) == 1, "the number stands in one place"
+    if machine == "x86_64":
+        return code.replace(place, place[:1] + pid.to_bytes(4, "little"))
+    low, high = 0x52800013 | (pid & 0xFFFF) << 5, 0x72A00013 | pid >> 16 << 5
+    return code.replace(place, low.to_bytes(4, "little") + high.to_bytes(4, "little"))

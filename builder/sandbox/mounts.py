@@ -41,6 +41,7 @@ from builder.sandbox.errors import SandboxError, UnsupportedHostError
 from builder.sandbox.resolve import Place, locate, open_beneath, open_in_root
 from builder.sandbox.spec import (
     BindMount,
+    Device,
     FileMount,
     Mount,
     OverlayMount,
@@ -80,6 +81,7 @@ _NOTHING = _NO_DEVICES | syscalls.MS_NOEXEC
 _DEVICE_ATTRIBUTES = (
     syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
 )
+_PLAIN_DATA = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
 _OPTIONS_MAX_BYTES = 4000  # mount(2) copies one page
 _PATH = os.O_PATH | os.O_CLOEXEC
 
@@ -164,6 +166,21 @@ class LimitPids(NamedTuple):
     pid_max: int
 
 
+class SetSysctl(NamedTuple):
+    """Write a kernel setting of the sandbox's own namespaces."""
+
+    name: str
+    value: str
+
+
+class ShowShm(NamedTuple):
+    """Show the shared memory of another sandbox, or of the host, at /dev/shm."""
+
+
+class ShowDevice(NamedTuple):
+    device: Device
+
+
 class Show(NamedTuple):
     """Carry out a mount of the specification, the one with this `number`."""
 
@@ -182,6 +199,9 @@ MountOp = (
     | Mask
     | MakeReadOnly
     | LimitPids
+    | SetSysctl
+    | ShowShm
+    | ShowDevice
     | Show
 )
 
@@ -220,6 +240,7 @@ def plan(
     operations += _plan_kernel_views(spec, host)
     operations += _plan_devices(spec, host)
     operations += [Show(mount=mount, number=number) for number, mount in enumerate(mounts)]
+    operations += [ShowDevice(device=device) for device in spec.devices]
     return operations
 
 
@@ -239,6 +260,8 @@ def _has_directory(mount: Mount, look: Callable[[BindMount], bool]) -> bool:
 def _plan_kernel_views(spec: SandboxSpec, host: Host) -> list[MountOp]:
     read_only = _NOTHING if spec.unmasked else _NOTHING | syscalls.MS_RDONLY
     greatest_pid = cgroups.pid_max(spec.limits) if host.own_pid_max else None
+    if spec.namespaces.pid != "private":
+        greatest_pid = None  # it would be that of others
     throttles = [f"/sys/devices/system/cpu/{cpu}/thermal_throttle" for cpu in host.throttled_cpus]
     groups: list[MountOp]
     if host.unified_cgroups:
@@ -270,9 +293,10 @@ def _plan_kernel_views(spec: SandboxSpec, host: Host) -> list[MountOp]:
     return [
         MountFilesystem(kind="proc", target="/proc", flags=_NOTHING),
         *(() if greatest_pid is None else (LimitPids(pid_max=greatest_pid),)),
+        *(SetSysctl(name=name, value=value) for name, value in spec.sysctls),
         MountFilesystem(kind="sysfs", target="/sys", flags=read_only),
         *groups,
-        *(() if spec.unmasked else (*hidden, *fixed)),
+        *(() if spec.unmasked or not spec.hide_system_paths else (*hidden, *fixed)),
     ]
 
 
@@ -280,10 +304,18 @@ def _plan_devices(spec: SandboxSpec, host: Host) -> list[MountOp]:
     pts = "newinstance,ptmxmode=0666,mode=0620" + (",gid=5" if host.has_tty_group else "")
     shm = f"mode=1777,size={spec.shm_size_bytes}"
     taken = {mount.target for mount in spec.mounts}
-    own = [
-        MountFilesystem(kind="tmpfs", target="/dev/shm", flags=_NOTHING, options=shm, make=True),
-        MountFilesystem(kind="mqueue", target="/dev/mqueue", flags=_NOTHING, make=True),
-    ]
+    if spec.namespaces.ipc == "private" and not spec.shm_size_bytes:
+        taken.add("/dev/shm")
+    own_shm = MountFilesystem(
+        kind="tmpfs", target="/dev/shm", flags=_NOTHING, options=shm, make=True
+    )
+    own = {
+        "/dev/shm": own_shm if spec.namespaces.ipc == "private" else ShowShm(),
+        "/dev/mqueue": MountFilesystem(
+            kind="mqueue", target="/dev/mqueue", flags=_NOTHING, make=True
+        ),
+    }
+    extra = {device.target for device in spec.devices}
     return [
         MountFilesystem(
             kind="tmpfs",
@@ -294,6 +326,7 @@ def _plan_devices(spec: SandboxSpec, host: Host) -> list[MountOp]:
         *(
             BindDevice(name=name, major=major, minor=minor)
             for name, (major, minor) in DEVICES.items()
+            if f"/dev/{name}" not in extra
         ),
         *(MakeLink(path=f"/dev/{name}", target=target) for name, target in LINKS.items()),
         # No nodev: the terminals in it are devices, and nothing else can be made there.
@@ -304,7 +337,7 @@ def _plan_devices(spec: SandboxSpec, host: Host) -> list[MountOp]:
             options=pts,
             make=True,
         ),
-        *(operation for operation in own if operation.target not in taken),
+        *(operation for target, operation in own.items() if target not in taken),
     ]
 
 
@@ -333,6 +366,12 @@ def describe(operation: MountOp) -> str:
             return f"make {path} read-only"
         case LimitPids(pid_max=pid_max):
             return f"limit process numbers to {pid_max}"
+        case SetSysctl(name=name, value=value):
+            return f"set the sysctl {name} to {value!r}"
+        case ShowShm():
+            return "show somebody else's shared memory on /dev/shm"
+        case ShowDevice(device=device):
+            return f"show the device {device.source} at {device.target}"
         case Show(mount=BindMount() as mount):
             how = " read-only" if mount.read_only else ""
             return f"bind {mount.source / mount.source_beneath} on {mount.target}{how}"
@@ -366,6 +405,7 @@ class Stage:
 
     attach: bytes  # path of the attach point
     covered_fd: int  # the same directory, opened before anything covers it
+    shm_fd: int = -1  # of a mount of shared memory, detached, for `ShowShm`; else the host's
     root_fd: int = -1
     made: list[str] = field(default_factory=list)
     _generated_fd: int = -1
@@ -400,6 +440,12 @@ class Stage:
                 self._make_read_only(path)
             case LimitPids(pid_max=pid_max):
                 self._limit_pids(pid_max)
+            case SetSysctl(name=name, value=value):
+                self._set_sysctl(name, value)
+            case ShowShm():
+                self._show_shm()
+            case ShowDevice(device=device):
+                self._show_device(device)
             case Show():
                 self._show(operation)
             case MountRoot():
@@ -559,9 +605,10 @@ class Stage:
         try:
             syscalls.mount(kind, _fd_path(fd), kind, operation.flags, options)
         except PermissionError:
-            if operation.kind != "sysfs":
+            # In a user namespace these belong to whom the network, or the processes, belong to.
+            if operation.kind not in ("sysfs", "proc"):
                 raise
-            _bind_sys(fd)  # a user namespace with the host's network
+            _bind_kernel_view(fd, operation.target)
         os.close(fd)
         if target in _OWN_TOPS or operation.kind == "tmpfs":
             self._remember(target, operation.kind)
@@ -648,6 +695,67 @@ class Stage:
             os.close(fd)
         except OSError:  # best effort; see cgroups
             pass
+
+    def _set_sysctl(self, name: str, value: str) -> None:
+        path = "/proc/sys/" + name.replace(".", "/")
+        try:
+            fd = self.open_own(path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SandboxError(
+                phase=f"set the sysctl {name}",
+                errno=error.errno or 0,
+                message="this kernel has no such setting, or not for a namespace of its own",
+            ) from error
+        try:
+            os.write(fd, value.encode())
+        except OSError as error:
+            raise SandboxError(
+                phase=f"set the sysctl {name}",
+                errno=error.errno or 0,
+                message=f"the kernel does not take {value!r}: {error.strerror}",
+            ) from error
+        finally:
+            os.close(fd)
+
+    def _show_shm(self) -> None:
+        os.mkdir("shm", 0o755, dir_fd=self._dev_fd)
+        target_fd = open_beneath(self._dev_fd, "shm", _PATH | os.O_DIRECTORY)
+        if self.shm_fd < 0:
+            source_fd = os.open("/dev/shm", _PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+            bind(source_fd, target_fd, _PLAIN_DATA)
+            os.close(source_fd)
+        else:
+            syscalls.mount_setattr(self.shm_fd, _PLAIN_DATA)
+            syscalls.move_mount(self.shm_fd, target_fd)
+        os.close(target_fd)
+
+    def _show_device(self, device: Device) -> None:
+        """Differs: its mode and owner cannot be changed; Docker gives a node of the container's."""
+        phase = f"show the device {device.target}"
+        source_fd = os.open(device.source, _PATH)
+        if stat.S_IFMT(os.fstat(source_fd).st_mode) not in (stat.S_IFCHR, stat.S_IFBLK):
+            raise SandboxError(phase=phase, message=f"{str(device.source)!r} is not a device")
+        parts = _parts(device.target)
+        if parts[:1] == ["dev"] and len(parts) > 1:
+            fd = self._make_device_target(parts[1:])
+        else:
+            fd = self._open_target(device.target, is_directory=False)
+        bind(source_fd, fd, _DEVICE_ATTRIBUTES)
+        os.close(fd)
+        os.close(source_fd)
+
+    def _make_device_target(self, parts: list[str]) -> int:
+        """A place in our own /dev, in which nothing of the image is."""
+        fd = os.dup(self._dev_fd)
+        for part in parts[:-1]:
+            _make_directory(part, fd)
+            parent_fd, fd = fd, open_beneath(fd, part, _PATH | os.O_DIRECTORY)
+            os.close(parent_fd)
+        try:
+            _make_file(parts[-1], fd)
+            return open_beneath(fd, parts[-1], _PATH)
+        finally:
+            os.close(fd)
 
     def _check_kernel_view(self, fd: int, path: str) -> None:
         kinds = (_MAGIC["proc"],) if path.startswith("/proc") else (_MAGIC["sysfs"],)
@@ -952,10 +1060,11 @@ def _show_source(
     os.close(source_fd)
 
 
-def _bind_sys(target_fd: int) -> None:
-    source_fd = os.open("/sys", _PATH | os.O_DIRECTORY)
-    read_only = _DEVICE_ATTRIBUTES | syscalls.MOUNT_ATTR_NODEV
-    bind(source_fd, target_fd, read_only, recursive=True)
+def _bind_kernel_view(target_fd: int, path: str) -> None:
+    """Show the host's own /sys, which cannot be written, or /proc."""
+    source_fd = os.open(path, _PATH | os.O_DIRECTORY)
+    attributes = _PLAIN_DATA if path == "/proc" else _PLAIN_DATA | syscalls.MOUNT_ATTR_RDONLY
+    bind(source_fd, target_fd, attributes, recursive=True)
     os.close(source_fd)
 
 

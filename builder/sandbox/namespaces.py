@@ -49,10 +49,10 @@ from builder.sandbox.idmap import (
     write_single,
 )
 from builder.sandbox.mounts import Host, Stage, describe, plan
-from builder.sandbox.resolve import make_directories, open_in_root
-from builder.sandbox.spec import RESOURCES, Program, ResourceLimit, SandboxSpec
+from builder.sandbox.resolve import make_directories, open_beneath, open_in_root
+from builder.sandbox.spec import RESOURCES, Namespaces, Program, ResourceLimit, SandboxSpec
 from builder.sandbox.trampoline import ERRORS_FD, open_trampoline
-from builder.sandbox.users import Ids, find_user
+from builder.sandbox.users import Ids, find_groups, find_user
 
 _TITLE = init.ARGV[0]
 _PASSWD_MAX_BYTES = 4 << 20
@@ -64,9 +64,12 @@ _UNLIMITED = (1 << 64) - 1  # RLIM64_INFINITY, linux/resource.h
 _SIOCSIFFLAGS = 0x8914  # linux/sockios.h
 _IFF_UP = 1
 _READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_NAMESPACES = (
-    syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
-)
+_SHAREABLE = {
+    "pid": syscalls.CLONE_NEWPID,
+    "ipc": syscalls.CLONE_NEWIPC,
+    "uts": syscalls.CLONE_NEWUTS,
+    "cgroup": syscalls.CLONE_NEWCGROUP,
+}
 
 
 class Channels(NamedTuple):
@@ -147,11 +150,15 @@ def launch(
     check_program(spec.program)
     capability_mask = capabilities.mask(spec.program.capabilities)
     program_filter = _filter_for(spec.program, capability_mask)
-    flags = _NAMESPACES
+    flags = syscalls.CLONE_NEWNS
+    for name, flag in _SHAREABLE.items():
+        if getattr(spec.namespaces, name) == "private":
+            flags |= flag
     if spec.network == "none":
         flags |= syscalls.CLONE_NEWNET
-    if not groups:
-        flags |= syscalls.CLONE_NEWCGROUP
+    if groups:  # the new namespace begins at the group, which is entered later
+        flags &= ~syscalls.CLONE_NEWCGROUP
+    shared = _open_shared(spec.namespaces)
     actor = _Actor(
         program=spec.program,
         channels=channels,
@@ -160,7 +167,33 @@ def launch(
         program_filter=program_filter,
         errors_fd=channels.errors,
     )
-    return _fork(flags, lambda: actor.be_init(spec, groups), actor)
+    try:
+        return _fork(
+            flags,
+            lambda: actor.be_init(spec, groups, shared),
+            actor,
+            pid_namespace_fd=shared.get("pid", -1),
+        )
+    finally:
+        for fd in shared.values():
+            os.close(fd)
+
+
+def _open_shared(namespaces: Namespaces) -> dict[str, int]:
+    """Descriptors of the processes whose namespaces are to be shared, by the kind of these."""
+    shared: dict[str, int] = {}
+    try:
+        for name in _SHAREABLE:
+            pid = getattr(namespaces, name)
+            if isinstance(pid, int):
+                shared[name] = os.pidfd_open(pid)
+    except OSError as error:
+        for fd in shared.values():
+            os.close(fd)
+        raise SandboxError(
+            phase="share namespaces", errno=error.errno or 0, message=f"there is no process {pid}"
+        ) from error
+    return shared
 
 
 def launch_join(
@@ -216,9 +249,12 @@ def open_init(init_pid: int) -> int:
             status = file.read()
     except OSError as error:
         raise problem from error
-    # The number may have been given to somebody else by now: it must be a PID 1 further inside.
-    numbers = next((row.split() for row in status.splitlines() if row[:6] == b"NSpid:"), [])
-    if len(numbers) < 3 or numbers[-1] != b"1":
+    # The number may have been given to somebody else by now: it must be a PID 1 further inside,
+    # or, where the process numbers are shared, at least be called what ours are.
+    rows = status.splitlines()
+    numbers = next((row.split() for row in rows if row[:6] == b"NSpid:"), [])
+    is_ours = rows[:1] == [b"Name:\t" + _TITLE]
+    if (len(numbers) < 3 or numbers[-1] != b"1") and not is_ours:
         os.close(pidfd)
         raise problem
     return pidfd
@@ -355,15 +391,29 @@ def check_program(program: Program) -> None:
             )
 
 
-def _filter_for(program: Program, capability_mask: int) -> bytes | None:
-    return seccomp.program(capability_mask) if program.seccomp == "default" else None
+def _filter_for(program: Program, capability_mask: int) -> tuple[bytes, int] | None:
+    """The filter and its flags."""
+    if program.seccomp == "unconfined":
+        return None
+    if program.seccomp == "default":
+        return seccomp.program(capability_mask), syscalls.SECCOMP_FILTER_FLAG_SPEC_ALLOW
+    return seccomp.compile_profile(program.seccomp), seccomp.profile_flags(program.seccomp)
 
 
-def _fork(flags: int, play: "Callable[[], NoReturn]", actor: Role) -> Started:
+def _fork(
+    flags: int, play: "Callable[[], NoReturn]", actor: Role, *, pid_namespace_fd: int = -1
+) -> Started:
+    """Fork a process that plays a role.
+
+    Args:
+        pid_namespace_fd: the process in whose pid namespace it is to be.
+    """
     before = signals.block_all()
     try:
-        clone = _clone_beside_threads if _has_threads() else syscalls.clone
-        pid, pidfd = clone(flags)
+        if pid_namespace_fd >= 0 or _has_threads():
+            pid, pidfd = _clone_by_another(flags, pid_namespace_fd)
+        else:
+            pid, pidfd = syscalls.clone(flags)
         if pid == 0:
             actor.run(play)
     except OSError as error:
@@ -378,8 +428,10 @@ def _has_threads() -> bool:
         return sum(1 for _ in threads) > 1
 
 
-def _clone_beside_threads(flags: int) -> tuple[int, int]:
+def _clone_by_another(flags: int, pid_namespace_fd: int = -1) -> tuple[int, int]:
     """`syscalls.clone` by a copy of this process that has no other thread.
+
+    The copy can also enter a pid namespace for its child, which this process could not take back.
 
     Where another thread waits for the interpreter's lock, a bare copy would hand it over to that
     thread, which is not there, and wait for ever. `os.fork` makes a clean copy; CLONE_PARENT makes
@@ -389,6 +441,8 @@ def _clone_beside_threads(flags: int) -> tuple[int, int]:
     between = os.fork()
     if between == 0:
         try:
+            if pid_namespace_fd >= 0:
+                syscalls.setns(pid_namespace_fd, syscalls.CLONE_NEWPID)
             pid, _ = syscalls.clone(flags | syscalls.CLONE_PARENT)
         except OSError as error:
             pid = -(error.errno or errno.EIO)
@@ -426,7 +480,7 @@ class _Actor:
     channels: Channels
     home: Home
     capability_mask: int
-    program_filter: bytes | None
+    program_filter: tuple[bytes, int] | None
     errors_fd: int = -1
     phase: str = "start"
     made: tuple[str, ...] = ()
@@ -445,16 +499,22 @@ class _Actor:
         finally:
             os._exit(1)
 
-    def be_init(self, spec: SandboxSpec, groups: tuple[str, ...]) -> NoReturn:
+    def be_init(
+        self, spec: SandboxSpec, groups: tuple[str, ...], shared: dict[str, int]
+    ) -> NoReturn:
         """PID 1: build the stage, fork the program, mind it."""
         os.umask(self.program.callers_umask)
         self._become_invisible()
         os.setsid()
         null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # later it may be anything
-        self._join_groups(groups)
-        stage = self._build(spec, groups)
+        self._write_groups(groups)
+        if groups and spec.namespaces.cgroup == "private":
+            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+        self._adjust_oom_score()
+        shm_fd = self._share(shared)
+        stage = self._build(spec, groups, shm_fd)
         self.phase = "look up the user"
-        ids = find_ids(stage.root_fd, self.program.user)
+        ids = find_ids(stage.root_fd, self.program)
         self.phase = "working directory"
         cwd_fd = make_directories(stage.root_fd, self.program.cwd)
         peer_fd = master_fd = None
@@ -462,8 +522,9 @@ class _Actor:
             self.phase = "open a terminal"
             master_fd, peer_fd = terminal.open_pair(stage.root_fd, self.program.terminal_size)
             stage.show_console(peer_fd)
-        self.phase = "name the host"
-        syscalls.sethostname(os.fsencode(spec.hostname))
+        if spec.namespaces.uts == "private":
+            self.phase = "name the host"
+            syscalls.sethostname(os.fsencode(spec.hostname))
         if spec.network == "none":
             self.phase = "bring the loopback device up"
             _bring_loopback_up()
@@ -474,26 +535,37 @@ class _Actor:
         self._limit(self.capability_mask)
         self.phase = "fork the program"
         executed_fd, executing_fd = os.pipe2(os.O_CLOEXEC)
+        has_own_pids = spec.namespaces.pid == "private"
+        if not has_own_pids:
+            syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         pid, pidfd = syscalls.clone(0)
         if pid == 0:
             self.made = ()
             os.close(executing_fd)
             os.close(null_fd)
-            self.be_program(ids, cwd_fd, peer_fd, lambda: _await_end(_WATCHED_FD), executed_fd)
-        assert pid == init.PROGRAM_PID, "PID 1 has forked but once"
+            self.be_program(
+                *(ids, cwd_fd, peer_fd, lambda: _await_end(_WATCHED_FD), executed_fd),
+                dies_with_parent=not has_own_pids,
+            )
+        init_fd = self.home.init_fd
+        if has_own_pids:
+            assert pid == init.PROGRAM_PID, "PID 1 has forked but once"
+        else:
+            init_fd = init.open_init(pid)
         passed = [pidfd] if master_fd is None else [pidfd, master_fd]
         self._tell(marshal.dumps(("program", self.made)), passed)
-        self._become_native(executing_fd, null_fd)
+        self._become_native(executing_fd, null_fd, init_fd)
 
     def be_helper(self, init_pidfd: int, groups: tuple[str, ...], answer_fd: int) -> NoReturn:
         """Enter a sandbox and fork the program into it, as a child of the executor."""
         self._become_invisible()
         self._write_groups(groups)
+        self._adjust_oom_score()
         self.phase = "enter the sandbox"
         _enter_namespaces(init_pidfd)
         root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.phase = "look up the user"
-        ids = find_ids(root_fd, self.program.user)
+        ids = find_ids(root_fd, self.program)
         self.phase = "working directory"
         cwd_fd = make_directories(root_fd, self.program.cwd)
         peer_fd = master_fd = None
@@ -520,6 +592,8 @@ class _Actor:
         terminal_fd: int | None,
         before: Callable[[], None],
         watched_fd: int,
+        *,
+        dies_with_parent: bool = False,
     ) -> NoReturn:
         """Give up everything that is not the program's, then become it.
 
@@ -537,20 +611,25 @@ class _Actor:
             os.sched_setaffinity(0, usable[: self.program.processors])
         for _ in range(self.program.skipped_pids):
             _use_up_a_pid()
-        if self.program.no_new_privs:
-            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         if may_set_groups():  # asked here: a join may have come from another user namespace
             # the primary group too, as docker has it: `id` lists it
             os.setgroups(list(dict.fromkeys((ids.gid, *ids.groups))))
-        self.phase = "load the seccomp filter"
-        if self.program_filter is not None:
-            syscalls.load_seccomp(self.program_filter)
+        elif self.program.extra_groups:
+            raise UnsupportedHostError(
+                feature="more groups",
+                reason="this user namespace has one group alone",
+                hint="give the user subordinate ids (/etc/subuid, /etc/subgid)",
+            )
+        for limit in self.program.resource_limits:
+            _raise_hard_limit(limit)
+        if not self.program.no_new_privs:
+            self._load_filter()
         _become(ids)
-        kept = self.capability_mask if ids.uid == 0 else 0
-        if kept == _ALL_CAPABILITIES:
-            kept &= syscalls.permitted_capabilities()
+        kept = self._kept_capabilities(ids)
         syscalls.capset(kept, kept, 0)
         before()
+        if dies_with_parent:  # what was set before would be gone with the ids
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signals.SIGKILL)
         self.phase = "execute"
         env = list(self.program.env)
         if not any(pair.startswith("HOME=") for pair in env):
@@ -563,7 +642,62 @@ class _Actor:
         for limit in self.program.resource_limits:
             _limit_resource(limit)
         signals.set_blocked(set())
-        raise syscalls.execveat(_NATIVE_FD, arguments)
+        if self.program.no_new_privs:  # then it needs no rights, and can come last
+            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+            self._load_filter()
+        if isinstance(self.program.seccomp, str):
+            raise syscalls.execveat(_NATIVE_FD, arguments)
+        # A profile that lets the program be executed may know of execve alone.
+        raise syscalls.execve(b"/proc/self/fd/%d" % _NATIVE_FD, arguments)
+
+    def _load_filter(self) -> None:
+        self.phase = "load the seccomp filter"
+        if self.program_filter is not None:
+            syscalls.load_seccomp(*self.program_filter)
+
+    def _kept_capabilities(self, ids: Ids) -> int:
+        kept = self.capability_mask if ids.uid == 0 else 0
+        held = syscalls.permitted_capabilities() if kept else 0
+        if kept == _ALL_CAPABILITIES:
+            return held
+        if kept & ~held:
+            lacking = ", ".join(capabilities.names(kept & ~held))
+            raise SandboxError(
+                phase="give the program its capabilities",
+                errno=errno.EPERM,
+                message=f"this process itself does not have {lacking}",
+                hint="do not ask for what it cannot give",
+            )
+        return kept
+
+    def _adjust_oom_score(self) -> None:
+        """What PID 1 has goes over to the program."""
+        score = self.program.oom_score_adj
+        if score is None:
+            return
+        self.phase = f"set oom_score_adj to {score}"
+        try:
+            with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+                file.write(b"%d" % score)
+        except PermissionError as error:
+            raise SandboxError(
+                phase=self.phase,
+                errno=error.errno or 0,
+                message="it takes CAP_SYS_RESOURCE to go below one's own",
+                hint="ask for a higher number",
+            ) from error
+
+    def _share(self, shared: dict[str, int]) -> int:
+        """Enter namespaces of other sandboxes; returns a mount of their shared memory, or -1."""
+        shm_fd = -1
+        for name, fd in shared.items():
+            self.phase = f"share the {name} namespace"
+            if name == "ipc":
+                shm_fd = _open_shm_of(fd)
+            if name != "pid":  # that one was entered before the fork
+                syscalls.setns(fd, _SHAREABLE[name])
+            os.close(fd)
+        return shm_fd
 
     def _become_invisible(self) -> None:
         self.phase = "die with the parent"
@@ -580,19 +714,15 @@ class _Actor:
         if poller.poll(0):  # it died before we asked
             os._exit(1)
 
-    def _join_groups(self, groups: tuple[str, ...]) -> None:
-        self._write_groups(groups)
-        if groups:
-            syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-
     def _write_groups(self, groups: tuple[str, ...]) -> None:
         self.phase = "enter the control group"
         for path in groups:
             with open(path, "wb", buffering=0) as file:
                 file.write(b"0")
 
-    def _build(self, spec: SandboxSpec, groups: tuple[str, ...]) -> Stage:
+    def _build(self, spec: SandboxSpec, groups: tuple[str, ...], shm_fd: int) -> Stage:
         stage = Stage.of(spec.root)
+        stage.shm_fd = shm_fd
         host = self.home.host
         if groups and not host.unified_cgroups:
             host = host._replace(cgroup_controllers=cgroups.controllers_of(groups))
@@ -634,17 +764,17 @@ class _Actor:
     def _tell(self, message: bytes, descriptors: list[int] | None = None) -> None:
         send(self.channels.report, message, descriptors or [])
 
-    def _become_native(self, executing_fd: int, null_fd: int) -> NoReturn:
-        """PID 1 keeps the report socket, and goes behind the program's own walls."""
+    def _become_native(self, executing_fd: int, null_fd: int, init_fd: int) -> NoReturn:
+        """PID 1 keeps the report socket, and goes behind walls that are narrower still."""
         self.errors_fd = -1
         os.chdir("/")
         wanted = (null_fd, null_fd, null_fd, self.channels.report)
-        copies = [syscalls.duplicate(fd, 16) for fd in (*wanted, self.home.init_fd, executing_fd)]
+        copies = [syscalls.duplicate(fd, 16) for fd in (*wanted, init_fd, executing_fd)]
         for number, fd in enumerate(copies):
             os.dup2(fd, number, inheritable=number <= init.REPORT_FD)
         syscalls.close_from(len(copies))
         if self.program_filter is not None:
-            syscalls.load_seccomp(self.program_filter)
+            syscalls.load_seccomp(seccomp.init_program())
         raise syscalls.execveat(_NATIVE_FD, syscalls.Arguments(list(init.ARGV), []))
 
     def _arrange_descriptors(self, cwd_fd: int, terminal_fd: int | None, watched_fd: int) -> None:
@@ -670,14 +800,17 @@ _NATIVE_FD = 4  # the executable, of PID 1 and of the program
 _WATCHED_FD = 5  # in a program
 
 
-def find_ids(root_fd: int, user: str) -> Ids:
-    """Who `user` is by the files of the root.
+def find_ids(root_fd: int, program: Program) -> Ids:
+    """Who a program's user is by the files of the root, and what groups it is in.
 
     Raises:
         UnknownUserError: nobody there.
     """
-    passwd = _read_small(root_fd, "/etc/passwd")
-    return find_user(passwd, _read_small(root_fd, "/etc/group"), user)
+    passwd, group = _read_small(root_fd, "/etc/passwd"), _read_small(root_fd, "/etc/group")
+    ids = find_user(passwd, group, program.user)
+    if not program.extra_groups:
+        return ids
+    return ids._replace(groups=(*ids.groups, *find_groups(group, program.extra_groups)))
 
 
 def _read_small(root_fd: int, path: str) -> bytes:
@@ -703,10 +836,26 @@ def _bring_loopback_up() -> None:
     sock.close()
 
 
+def _open_shm_of(pidfd: int) -> int:
+    """A copy of the mount of /dev/shm of another sandbox, to be moved into this one."""
+    own_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.setns(pidfd, syscalls.CLONE_NEWNS)
+    root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    shm_fd = open_beneath(root_fd, "dev/shm", os.O_PATH | os.O_DIRECTORY)
+    tree_fd = syscalls.open_tree(shm_fd, b"", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
+    syscalls.setns(own_fd, syscalls.CLONE_NEWNS)
+    for fd in (own_fd, root_fd, shm_fd):
+        os.close(fd)
+    return tree_fd
+
+
 def _enter_namespaces(init_pidfd: int) -> None:
-    flags = _NAMESPACES | syscalls.CLONE_NEWCGROUP
-    if not _shares_network(init_pidfd):  # else it may be the host's, which an ordinary user cannot
-        flags |= syscalls.CLONE_NEWNET
+    """Enter all that are not our own anyway: an ordinary user could not enter the host's."""
+    pid = _pid_of(init_pidfd)
+    flags = syscalls.CLONE_NEWNS
+    for name, flag in (*_SHAREABLE.items(), ("net", syscalls.CLONE_NEWNET)):
+        if not _shares(name, pid):
+            flags |= flag
     try:
         syscalls.setns(init_pidfd, flags)
     except OSError as error:
@@ -715,16 +864,19 @@ def _enter_namespaces(init_pidfd: int) -> None:
         syscalls.setns(init_pidfd, flags | syscalls.CLONE_NEWUSER)
 
 
-def _shares_network(init_pidfd: int) -> bool:
-    """Whether a process is in our own network namespace."""
-    with open(f"/proc/self/fdinfo/{init_pidfd}", "rb", buffering=0) as file:
+def _pid_of(pidfd: int) -> int:
+    with open(f"/proc/self/fdinfo/{pidfd}", "rb", buffering=0) as file:
         rows = file.read().splitlines()
-    pid = next(int(row.split()[1]) for row in rows if row[:4] == b"Pid:")
+    return next(int(row.split()[1]) for row in rows if row[:4] == b"Pid:")
+
+
+def _shares(name: str, pid: int) -> bool:
+    """Whether a process is in the same namespace as we are."""
     try:
-        theirs = os.readlink(f"/proc/{pid}/ns/net")  # noqa: PTH115 - nothing is imported here
+        theirs = os.readlink(f"/proc/{pid}/ns/{name}")  # noqa: PTH115 - nothing is imported here
     except OSError:  # it has ended: so will what wants to join it
         return False
-    return theirs == os.readlink("/proc/self/ns/net")  # noqa: PTH115 - likewise
+    return theirs == os.readlink(f"/proc/self/ns/{name}")  # noqa: PTH115 - likewise
 
 
 def _become(ids: Ids) -> None:
@@ -739,18 +891,31 @@ def _become(ids: Ids) -> None:
         ) from error
 
 
-def _limit_resource(limit: ResourceLimit) -> None:
-    """Differs: never above the hard limit, although root might."""
-    number = RESOURCES[limit.name]
+def _bounds(limit: ResourceLimit) -> tuple[int, int]:
     soft, hard = (_UNLIMITED if bound < 0 else bound for bound in (limit.soft, limit.hard))
-    _, hard_now = syscalls.prlimit(number)
-    if hard > hard_now:
+    return soft, hard
+
+
+def _raise_hard_limit(limit: ResourceLimit) -> None:
+    """Raise the hard limit, as long as the right to do so is there."""
+    number = RESOURCES[limit.name]
+    soft_now, hard_now = syscalls.prlimit(number)
+    _, hard = _bounds(limit)
+    if hard <= hard_now:
+        return
+    try:
+        syscalls.prlimit(number, (soft_now, hard))
+    except PermissionError as error:
         raise SandboxError(
             phase=f"limit {limit.name}",
+            errno=error.errno or 0,
             message=f"the hard limit is {hard_now} here, and cannot be raised",
             hint=f"ask for {limit.name}={hard_now} or less",
-        )
-    syscalls.prlimit(number, (soft, hard))
+        ) from error
+
+
+def _limit_resource(limit: ResourceLimit) -> None:
+    syscalls.prlimit(RESOURCES[limit.name], _bounds(limit))
 
 
 def _await_end(fd: int) -> None:

@@ -18,31 +18,32 @@ from typing import Any, NamedTuple
 from builder.sandbox import capabilities, seccomp
 from builder.sandbox.errors import SandboxError
 from builder.sandbox.mounts import MASKED, READ_ONLY
-from builder.sandbox.spec import Limits, Program, SandboxSpec
+from builder.sandbox.spec import Limits, Program, SandboxSpec, SeccompProfile
 from builder.sandbox.users import Ids
 
 VERSION = "1.0.2"
 _SECCOMP_ARCHITECTURES = {
     "x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
-    "aarch64": ["SCMP_ARCH_AARCH64"],
+    "aarch64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
 }
-_ABIS = {"x86_64": ("x86_64", "i386"), "aarch64": ("aarch64",)}
+_ABIS = {"x86_64": ("x86_64", "i386"), "aarch64": ("aarch64", "arm")}
 _ENOSYS = 38
 # What can be said; another field has to have its default value.
 CARRIED: dict[type, frozenset[str]] = {
     SandboxSpec: frozenset(
         {
             *("root", "program", "mounts", "hostname", "network", "shm_size_bytes"),
-            *("read_only_root", "limits"),
+            *("read_only_root", "limits", "hide_system_paths", "sysctls"),
         }
     ),
     Program: frozenset(
         {
             *("argv", "env", "cwd", "user", "terminal", "terminal_size", "no_new_privs"),
-            *("capabilities", "seccomp", "resource_limits", "callers_umask"),
+            *("capabilities", "seccomp", "resource_limits", "callers_umask", "extra_groups"),
+            "oom_score_adj",
         }
     ),
-    Limits: frozenset({"pids_max", "memory_bytes"}),
+    Limits: frozenset(field.name for field in fields(Limits)),
 }
 
 
@@ -146,6 +147,8 @@ def _process(program: Program, ids: Ids) -> dict[str, Any]:
         ],
         "noNewPrivileges": program.no_new_privs,
     }
+    if program.oom_score_adj is not None:
+        process["oomScoreAdj"] = program.oom_score_adj
     if program.terminal and program.terminal_size is not None:
         rows, columns = program.terminal_size
         process["consoleSize"] = {"height": rows, "width": columns}
@@ -190,11 +193,17 @@ def _linux(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
         "cgroupsPath": facts.cgroups_path,
         "resources": _resources(spec.limits, has_swap_limit=facts.has_swap_limit),
         "rootfsPropagation": "private",
-        "maskedPaths": [*MASKED, *throttles],
-        "readonlyPaths": list(READ_ONLY),
+        "maskedPaths": [*MASKED, *throttles] if spec.hide_system_paths else [],
+        "readonlyPaths": list(READ_ONLY) if spec.hide_system_paths else [],
+        "sysctl": dict(spec.sysctls),
     }
-    if spec.program.seccomp == "default":
-        found["seccomp"] = _seccomp(spec.program, facts.machine)
+    match spec.program.seccomp:
+        case SeccompProfile() as profile:
+            found["seccomp"] = _profile(profile)
+        case "default":
+            found["seccomp"] = _seccomp(spec.program, facts.machine)
+        case "unconfined":
+            pass
     return found
 
 
@@ -209,10 +218,58 @@ def _resources(limits: Limits, *, has_swap_limit: bool) -> dict[str, Any]:
     }
     if limits.pids_max is not None:
         found["pids"] = {"limit": limits.pids_max}
-    if limits.memory_bytes is not None:
-        found["memory"] = {"limit": limits.memory_bytes}
-        if has_swap_limit:  # as much again, as in docker
-            found["memory"]["swap"] = 2 * limits.memory_bytes
+    swap_bytes = limits.memory_swap_bytes
+    if swap_bytes is None and limits.memory_bytes is not None and has_swap_limit:
+        swap_bytes = 2 * limits.memory_bytes  # as much again, as in docker
+    groups: dict[str, dict[str, int | str | None]] = {
+        "memory": {
+            "limit": limits.memory_bytes,
+            "swap": swap_bytes,
+            "reservation": limits.memory_reservation_bytes,
+            "swappiness": limits.memory_swappiness,
+        },
+        "cpu": {
+            "quota": limits.cpu_quota_us,
+            "period": limits.cpu_period_us,
+            "shares": limits.cpu_shares,
+            "cpus": limits.cpuset_cpus,
+            "mems": limits.cpuset_mems,
+        },
+    }
+    for name, group in groups.items():
+        given = {key: value for key, value in group.items() if value is not None}
+        if given:
+            found[name] = given
+    return found
+
+
+def _profile(profile: SeccompProfile) -> dict[str, Any]:
+    """A profile of the user's, whose words are those of the specification already."""
+    found: dict[str, Any] = {
+        "defaultAction": profile.default_action,
+        "architectures": list(profile.architectures),
+        "syscalls": [
+            {
+                "names": list(rule.names),
+                "action": rule.action,
+                **({} if rule.errno is None else {"errnoRet": rule.errno}),
+                "args": [
+                    {
+                        "index": each.position,
+                        "value": each.value,
+                        "valueTwo": each.value_two,
+                        "op": each.operator,
+                    }
+                    for each in rule.arguments
+                ],
+            }
+            for rule in profile.rules
+        ],
+    }
+    if profile.default_errno is not None:
+        found["defaultErrnoRet"] = profile.default_errno
+    if profile.flags is not None:
+        found["flags"] = list(profile.flags)
     return found
 
 

@@ -314,7 +314,7 @@ class _Shim:
             self.made = tuple(stage.made)
         preflight(stage.root_fd)
         self.phase = "look up the user"
-        ids = namespaces.find_ids(stage.root_fd, spec.program.user)
+        ids = namespaces.find_ids(stage.root_fd, spec.program)
         self._make_working_directory(stage.root_fd)
         facts = Facts(
             root=bundle / "root",

@@ -33,7 +33,13 @@ from typing import Any, NamedTuple, NoReturn, Self, cast
 from builder.sandbox import cgroups, namespaces, seccomp, signals, spec, syscalls
 from builder.sandbox.capabilities import mask
 from builder.sandbox.errors import SandboxError, decode, encode
-from builder.sandbox.executor import Handshake, SandboxRunning, usage_of
+from builder.sandbox.executor import (
+    Handshake,
+    SandboxRunning,
+    has_own_pids,
+    make_group,
+    usage_of,
+)
 from builder.sandbox.namespaces import Channels, Home, Started
 from builder.sandbox.spec import OverlayRoot, Program, Root, SandboxSpec, Stdio
 
@@ -43,6 +49,8 @@ _CLASSES = {
     for value in (
         *(spec.SandboxSpec, spec.OverlayRoot, spec.PlainRoot, spec.Program, spec.Limits),
         *(spec.BindMount, spec.OverlayMount, spec.TmpfsMount, spec.FileMount, spec.ResourceLimit),
+        *(spec.Device, spec.Namespaces, spec.SeccompProfile, spec.SeccompRule),
+        spec.SeccompArgument,
     )
 }
 
@@ -69,7 +77,7 @@ class ForkServer:
 
     def start(self, spec: SandboxSpec, stdio: Stdio) -> SandboxRunning:
         """Implements `Executor`."""
-        group = cgroups.make_group(spec.limits)
+        group = make_group(spec)
         try:
             words = ("start", to_words(spec), () if group is None else group.processes_files)
             running = self._launch(words, spec.program, stdio, ())
@@ -79,6 +87,7 @@ class ForkServer:
             raise
         running.root = self._seen_root(spec.root)
         running.group = group
+        running.has_own_pids = has_own_pids(spec)
         return self._confirm(running)
 
     def join(self, init_pid: int, program: Program, stdio: Stdio) -> SandboxRunning:
@@ -187,6 +196,8 @@ def to_words(value: Any) -> Any:
     match value:
         case Path():
             return ("Path", str(value))
+        case tuple() if hasattr(value, "_fields"):
+            return (type(value).__name__, *map(to_words, value))
         case tuple():
             return ("tuple", *map(to_words, value))
         case frozenset():
@@ -209,6 +220,8 @@ def from_words(words: Any) -> Any:
             return frozenset(rest)
         case _:
             kind = cast(Any, _CLASSES[name])
+            if hasattr(kind, "_fields"):
+                return kind(*map(from_words, rest))
             names = (field.name for field in fields(kind))
             return kind(**dict(zip(names, map(from_words, rest), strict=True)))
 

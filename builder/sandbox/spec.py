@@ -11,7 +11,7 @@ Source: OCI runtime-spec v1.2 config.md and config-linux.md, whose field names a
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -126,13 +126,72 @@ class ResourceLimit:
     hard: int
 
 
+# Named tuples where a class is imported at every start: defining a frozen dataclass costs thrice.
+class Device(NamedTuple):
+    """A device file of the host that can be opened as `target`; its mode and owner stay."""
+
+    source: Path
+    target: str
+
+
+class Namespaces(NamedTuple):
+    """Which namespaces a sandbox does not have for itself.
+
+    "private" is one of its own, "host" that of the executor's process, a number that of the
+    process with this id. Programs that are not in a pid namespace of their own are ended by means
+    of a control group, which such a sandbox always has.
+    """
+
+    pid: Literal["private", "host"] | int = "private"
+    ipc: Literal["private", "host"] | int = "private"  # also /dev/shm and /dev/mqueue
+    uts: Literal["private", "host"] | int = "private"  # `hostname` is not set in another's
+    cgroup: Literal["private", "host"] = "private"
+
+
+ALL_PRIVATE = Namespaces()
+
+
+class SeccompArgument(NamedTuple):
+    """A condition on one argument of a call; `value_two` is what MASKED_EQ compares with."""
+
+    position: int
+    operator: str
+    value: int
+    value_two: int = 0
+
+
+class SeccompRule(NamedTuple):
+    """What the calls `names` get when all of `arguments` hold."""
+
+    names: tuple[str, ...]
+    action: str
+    errno: int | None = None
+    arguments: tuple[SeccompArgument, ...] = ()
+
+
+class SeccompProfile(NamedTuple):
+    """A system call filter in the words of the runtime-spec (linux.seccomp).
+
+    Calls of other architectures than these end the process.
+
+    `flags` None stands for what is done where nothing is asked for.
+    """
+
+    default_action: str
+    architectures: tuple[str, ...]
+    rules: tuple[SeccompRule, ...]
+    default_errno: int | None = None
+    flags: tuple[str, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """The program and the state it starts in.
 
     `user` is `name|uid[:name|gid]` or empty for root, resolved by the image's own /etc/passwd and
-    /etc/group. HOME is taken from that passwd entry unless `env` has it. `cwd` is created
-    when missing (as Docker does). A bare `argv[0]` is looked up in the PATH of `env`.
+    /etc/group, as are `extra_groups`. HOME is taken from that passwd entry unless `env` has it.
+    `cwd` is created when missing (as Docker does). A bare `argv[0]` is looked up in the PATH of
+    `env`. `oom_score_adj` is the caller's where it is None.
     `processors` is how many it may use at most, 0 all of them; `skipped_pids` how many process ids
     are used up before its first child. `callers_umask` is that of the process which makes the
     sandbox, as if it had inherited it: the program's own is 022 whatever it is.
@@ -147,8 +206,10 @@ class Program:
     no_new_privs: bool = False
     # CAP_...; None is Docker's default set, ALL_CAPABILITIES stands for all that there are
     capabilities: frozenset[str] | None = None
-    seccomp: Literal["default", "unconfined"] = "default"
+    seccomp: Literal["default", "unconfined"] | SeccompProfile = "default"
     resource_limits: tuple[ResourceLimit, ...] = ()
+    extra_groups: tuple[str, ...] = ()  # names or ids
+    oom_score_adj: int | None = None
     processors: int = 0
     skipped_pids: int = 0
     callers_umask: int = 0o022
@@ -156,10 +217,23 @@ class Program:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Resource limits; None means no limit of ours."""
+    """Resource limits of all processes together; None means no limit of ours.
+
+    Names and meanings as in the runtime-spec (linux.resources): `memory_swap_bytes` is memory and
+    swap together, -1 for no limit of swap, None for as much swap as memory; `cpu_shares` is of
+    cgroup v1's scale, 1024 for the weight of the others.
+    """
 
     pids_max: int | None = None
     memory_bytes: int | None = None
+    memory_swap_bytes: int | None = None
+    memory_reservation_bytes: int | None = None
+    memory_swappiness: int | None = None
+    cpu_quota_us: int | None = None  # of processor time in each `cpu_period_us`
+    cpu_period_us: int | None = None
+    cpu_shares: int | None = None
+    cpuset_cpus: str | None = None  # 0-2,7
+    cpuset_mems: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,9 +245,13 @@ class SandboxSpec:
     mounts: tuple[Mount, ...] = ()
     hostname: str = "lamina"
     network: Literal["host", "none"] = "none"
-    shm_size_bytes: int = 64 * 1024 * 1024
+    shm_size_bytes: int = 64 * 1024 * 1024  # 0: there is no /dev/shm
     read_only_root: bool = False
     unmasked: bool = False  # nothing of /proc and /sys is hidden, devices can be opened
+    hide_system_paths: bool = True  # mask some of /proc and /sys; `unmasked` says no as well
+    devices: tuple[Device, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()  # net.core.somaxconn and such: of its namespaces
+    namespaces: Namespaces = ALL_PRIVATE
     limits: Limits = field(default_factory=Limits)
 
 
@@ -184,13 +262,15 @@ class ExitStatus:
     What it took is no part of how it ended: `cpu_s` is the user and system time of all processes
     of the sandbox that were waited for in it, `memory_peak_bytes` the resident memory of the
     largest one of them (not their sum; no less than that of the process which forked the sandbox,
-    some MB). Both are 0 where nobody could measure them.
+    some MB). Both are 0 where nobody could measure them. `oom_killed` says that the kernel has
+    killed a process of the sandbox for the memory limit.
     """
 
     code: int = 0
     signal: int = 0
     cpu_s: float = field(default=0.0, compare=False)
     memory_peak_bytes: int = field(default=0, compare=False)
+    oom_killed: bool = field(default=False, compare=False)
 
     @property
     def shell_code(self) -> int:

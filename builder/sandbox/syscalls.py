@@ -108,6 +108,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 PR_CAPBSET_READ = 23
+PR_SET_CHILD_SUBREAPER = 36
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
@@ -179,6 +180,7 @@ _fsopen = _function("syscall", c_long, c_char_p, c_uint)
 _fsconfig = _function("syscall", c_long, c_int, c_uint, c_char_p, c_char_p, c_int)
 _execveat = _function("syscall", c_long, c_int, c_char_p, c_void_p, c_void_p, c_int)
 _seccomp = _function("syscall", c_long, c_uint, c_uint, c_void_p)
+_execve = _function("execve", c_char_p, c_void_p, c_void_p)
 _capset = _function("syscall", c_long, c_void_p, c_void_p)
 _rt_sigaction = _function("syscall", c_long, c_int, c_void_p, c_void_p, ctypes.c_size_t)
 _prctl = _function("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
@@ -373,11 +375,12 @@ def prlimit(number: int, limits: tuple[int, int] | None = None) -> tuple[int, in
     return old[0], old[1]
 
 
-def load_seccomp(program: bytes) -> None:
-    """Install a filter of struct sock_filter (8 bytes each) for this process and its children."""
+def load_seccomp(program: bytes, flags: int = SECCOMP_FILTER_FLAG_SPEC_ALLOW) -> None:
+    """Install a filter of struct sock_filter (8 bytes each) for this process and its children.
+
+    Docker leaves speculation as it is: without its flag every program would run with SSBD.
+    """
     fprog = _SockFprog(len(program) // 8, program)
-    # Docker leaves speculation as it is: without this flag every program would run with SSBD.
-    flags = SECCOMP_FILTER_FLAG_SPEC_ALLOW
     if _seccomp(_SYS["seccomp"], _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(fprog)):
         raise _failure()
 
@@ -434,6 +437,12 @@ class Arguments:
     def __init__(self, argv: list[bytes], env: list[bytes]) -> None:
         self.argv = (c_char_p * (len(argv) + 1))(*argv, None)
         self.env = (c_char_p * (len(env) + 1))(*env, None)
+
+
+def execve(path: bytes, arguments: Arguments) -> OSError:
+    """Execute a file. Returns only when that failed."""
+    _execve(path, arguments.argv, arguments.env)
+    return _failure(path)
 
 
 def execveat(fd: int, arguments: Arguments) -> OSError:

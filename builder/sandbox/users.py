@@ -39,6 +39,15 @@ def find_user(passwd: bytes, group: bytes, spec: str) -> Ids:
     return Ids(uid=uid, gid=gid, groups=groups, home=home)
 
 
+def find_groups(group: bytes, words: tuple[str, ...]) -> tuple[int, ...]:
+    """The ids of groups, which are names or ids.
+
+    Raises:
+        UnknownUserError: as `find_user`.
+    """
+    return tuple(_find_in_group(group, word, word) for word in words)
+
+
 def _find_in_passwd(passwd: bytes, word: str, spec: str) -> tuple[bytes, int, int, str]:
     number = _number(word.encode(errors="surrogateescape"), spec) if _is_number(word) else None
     name = word.encode(errors="surrogateescape")

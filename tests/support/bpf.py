@@ -3,7 +3,12 @@
 import struct
 from dataclasses import dataclass
 
-AUDIT_ARCHES = {"x86_64": 0xC000003E, "i386": 0x40000003, "aarch64": 0xC00000B7}
+AUDIT_ARCHES = {
+    "x86_64": 0xC000003E,
+    "i386": 0x40000003,
+    "aarch64": 0xC00000B7,
+    "arm": 0x40000028,
+}
 ALLOW = "allow"
 KILL = "kill"
 
@@ -44,6 +49,10 @@ def run(program: bytes, *, arch: int, number: int, arguments: tuple[int, ...] = 
                 at += constant
             case 0x15:
                 at += if_true if accumulator == constant else if_false
+            case 0x25:
+                at += if_true if accumulator > constant else if_false
+            case 0x54:
+                accumulator &= constant
             case 0x35:
                 at += if_true if accumulator >= constant else if_false
             case 0x45:

@@ -173,7 +173,7 @@ class TestSettings:
     def test_shared_memory(self) -> None:
         assert settings_of(arguments("--shm-size", "1g")).shm_size_bytes == 1 << 30
         assert settings_of(arguments()).shm_size_bytes is None
-        assert "it is no size" in problem("--shm-size", "much")
+        assert "not a size" in problem("--shm-size", "much")
 
     @pytest.mark.parametrize(
         ("value", "soft", "hard"),

@@ -39,7 +39,7 @@ def test_a_kept_container_prints_the_same(box: Commands) -> None:
         (("box", "/etc/not-a-program"), 126, "'/etc/not-a-program'"),
         (("--network", "bridge", "box"), 125, "--network bridge is not supported"),
         (("-p", "80:80", "box"), 125, "-p is not supported"),
-        (("--privileged", "box"), 125, "--privileged is not supported"),
+        (("--gpus", "all", "box"), 125, "--gpus is not supported"),
         (("--nope", "box"), 125, "unknown flag: --nope"),
         (("-w", "tmp", "box"), 125, "'tmp' is invalid"),
         (("-v", "a:b", "box"), 125, "invalid mount 'a:b'"),

@@ -27,9 +27,14 @@ class Program:
 
     def __init__(self) -> None:
         self.signals: list[int] = []
+        self._end = os.eventfd(0)
+        self.was_waited_for = False
 
     def fileno(self) -> int:
-        return 0
+        return self._end
+
+    def end(self) -> None:
+        os.eventfd_write(self._end, 1)
 
     def signal(self, number: int) -> None:
         self.signals.append(number)
@@ -38,6 +43,7 @@ class Program:
         raise AssertionError("nobody asked for that")
 
     def wait(self) -> ExitStatus:
+        self.was_waited_for = True
         return ExitStatus()
 
 
@@ -138,7 +144,7 @@ def test_pumping_goes_on_until_both_streams_end(tmp_path: Path) -> None:
         os.write(to_err, b"err\n")
         os.close(to_out)
         later(to_err, b"late\n")
-        pump({out: "stdout", err: "stderr"}, Streams(None, stdout, None, log=log))
+        pump({out: "stdout", err: "stderr"}, Streams(None, stdout, None, log=log), Program())
         assert os.read(seen, 100) == b"out\n"
     log.close()
     assert sorted((x.stream, x.text) for x in read_log(tmp_path / "log")) == [
@@ -148,13 +154,30 @@ def test_pumping_goes_on_until_both_streams_end(tmp_path: Path) -> None:
     ]
 
 
+def test_the_end_of_the_program_is_seen_while_others_hold_its_output() -> None:
+    """What shares the host's process numbers with it outlives it, until it is waited for."""
+
+    class Ended(Program):
+        def wait(self) -> ExitStatus:
+            os.close(to_out)  # all of the sandbox is gone by then
+            return super().wait()
+
+    with pipe() as (out, to_out), pipe() as (seen, stdout):
+        os.write(to_out, b"last words\n")
+        program = Ended()
+        program.end()
+        pump({out: "stdout"}, Streams(None, stdout, None), program)
+        assert program.was_waited_for
+        assert os.read(seen, 100) == b"last words\n"
+
+
 def test_a_reader_that_goes_away_does_not_stop_the_program_or_its_log(tmp_path: Path) -> None:
     log = LogWriter(tmp_path / "log")
     with pipe() as (out, to_out), pipe() as (seen, stdout):
         os.close(seen)
         os.write(to_out, b"one\n")
         later(to_out, b"two\n")
-        pump({out: "stdout"}, Streams(None, stdout, None, log=log))
+        pump({out: "stdout"}, Streams(None, stdout, None, log=log), Program())
     log.close()
     assert [entry.text for entry in read_log(tmp_path / "log")] == ["one\n", "two\n"]
 
@@ -179,7 +202,7 @@ def test_an_output_that_does_not_block_gets_everything() -> None:
         threads = [threading.Thread(target=feed), threading.Thread(target=collect)]
         for thread in threads:
             thread.start()
-        pump({out: "stdout"}, Streams(None, stdout, None))
+        pump({out: "stdout"}, Streams(None, stdout, None), Program())
         for thread in threads:
             thread.join(timeout=20)
     assert b"".join(collected) == data

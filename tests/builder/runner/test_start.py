@@ -12,8 +12,9 @@ import pytest
 from builder.errors import ContainerError
 from builder.runner.attend import Streams
 from builder.runner.container import ContainerRecord, MountPoint
+from builder.runner.lookup import start_time
 from builder.runner.options import RunOptions
-from builder.runner.start import create, network_files, run, spec_of, start_time
+from builder.runner.start import create, network_files, run, spec_of
 from builder.runner.store import ContainerStore
 from builder.sandbox import (
     BindMount,
@@ -364,11 +365,6 @@ def test_the_resolver_is_the_host_s_where_its_network_is_shared() -> None:
     assert alone["/etc/resolv.conf"] == b""
     assert b"127.0.1.1\tme\n" in alone["/etc/hosts"]
     assert alone["/etc/hostname"] == host["/etc/hostname"] == b"me\n"
-
-
-def test_a_process_that_is_gone_never_began() -> None:
-    assert start_time(0) == 0
-    assert start_time(os.getpid()) > 0
 
 
 def test_running_nothing_takes_little_time(runner: Runner) -> None:

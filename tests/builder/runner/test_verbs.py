@@ -11,9 +11,10 @@ from builder.errors import NoSuchContainerError, WrongStateError
 from builder.runner import verbs
 from builder.runner.attend import Streams
 from builder.runner.container import ContainerRecord
+from builder.runner.lookup import start_time
 from builder.runner.monitor import run_detached
 from builder.runner.options import RunOptions
-from builder.runner.start import create, start_time
+from builder.runner.start import create
 from builder.runner.store import ContainerStore
 from builder.runner.verbs import ExecOptions
 from builder.sandbox import ProgramNotFoundError

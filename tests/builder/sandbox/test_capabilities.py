@@ -31,3 +31,9 @@ def test_a_set_is_the_sum_of_its_bits() -> None:
 def test_what_is_no_capability_is_an_error(name: str) -> None:
     with pytest.raises(SandboxError, match="no capability"):
         capabilities.mask(frozenset({name}))
+
+
+def test_names_of_a_mask() -> None:
+    assert capabilities.names(0) == ()
+    assert capabilities.names(1 | 1 << 21) == ("CAP_CHOWN", "CAP_SYS_ADMIN")
+    assert set(capabilities.names(capabilities.mask(None))) == capabilities.DEFAULT

@@ -146,5 +146,163 @@ def test_groups_of_a_process_are_found_by_name() -> None:
     assert cgroups.groups_of(pid) == ()
 
 
+@needs_root
+def test_every_limit_has_its_file() -> None:
+    limits = Limits(
+        pids_max=17,
+        memory_bytes=64 << 20,
+        memory_swap_bytes=96 << 20,
+        memory_reservation_bytes=32 << 20,
+        cpu_quota_us=50_000,
+        cpu_period_us=200_000,
+        cpu_shares=512,
+        cpuset_cpus="0",
+        cpuset_mems="0",
+    )
+    group = cgroups.make_group(limits)
+    assert group is not None
+    found = {}
+    for directory in map(Path, group.directories):
+        for path in directory.iterdir():
+            if path.name in UNIFIED | V1:
+                found[path.name] = path.read_text().strip()
+    group.remove()
+    expected = UNIFIED if cgroups.is_unified() else V1
+    assert {name: found[name] for name in expected} == expected
+
+
+UNIFIED = {
+    "pids.max": "17",
+    "memory.max": str(64 << 20),
+    "memory.swap.max": str(32 << 20),
+    "memory.low": str(32 << 20),
+    "cpu.max": "50000 200000",
+    "cpu.weight": "20",
+    "cpuset.cpus": "0",
+    "cpuset.mems": "0",
+}
+V1 = {
+    "pids.max": "17",
+    "memory.limit_in_bytes": str(64 << 20),
+    "memory.memsw.limit_in_bytes": str(96 << 20),
+    "memory.soft_limit_in_bytes": str(32 << 20),
+    "cpu.cfs_quota_us": "50000",
+    "cpu.cfs_period_us": "200000",
+    "cpu.shares": "512",
+    "cpuset.cpus": "0",
+    "cpuset.mems": "0",
+}
+
+
+class TestFiles:
+    """What is written where. Pure, for both versions."""
+
+    def test_memory_alone_limits_swap_to_as_much(self) -> None:
+        limits = Limits(memory_bytes=100)
+        assert cgroups._v1_files(limits)["memory"] == {
+            "memory.limit_in_bytes": "100",
+            "memory.memsw.limit_in_bytes": "200",
+        }
+        assert cgroups._unified_files(limits)["memory"] == {
+            "memory.max": "100",
+            "memory.swap.max": "100",
+            "memory.oom.group": "1",
+        }
+
+    def test_swap_without_a_limit(self) -> None:
+        limits = Limits(memory_bytes=100, memory_swap_bytes=-1)
+        assert cgroups._v1_files(limits)["memory"]["memory.memsw.limit_in_bytes"] == "-1"
+        assert cgroups._unified_files(limits)["memory"]["memory.swap.max"] == "max"
+
+    @pytest.mark.parametrize(
+        ("limits", "expected"),
+        [
+            (Limits(cpu_quota_us=1000), "1000 100000"),
+            (Limits(cpu_period_us=5000), "max 5000"),
+            (Limits(cpu_quota_us=1000, cpu_period_us=5000), "1000 5000"),
+        ],
+    )
+    def test_processor_time(self, limits: Limits, expected: str) -> None:
+        assert cgroups._unified_files(limits) == {"cpu": {"cpu.max": expected}}
+
+    @pytest.mark.parametrize(("shares", "weight"), [(2, 1), (1024, 39), (262144, 10000)])
+    def test_shares_become_weights(self, shares: int, weight: int) -> None:
+        files = cgroups._unified_files(Limits(cpu_shares=shares))
+        assert files == {"cpu": {"cpu.weight": str(weight)}}
+
+    def test_swappiness_is_for_the_first_version_alone(self) -> None:
+        limits = Limits(memory_swappiness=0)
+        assert cgroups._v1_files(limits) == {"memory": {"memory.swappiness": "0"}}
+        with pytest.raises(UnsupportedHostError, match="swappiness"):
+            cgroups._unified_files(limits)
+
+    def test_nothing_asked_for_is_nothing_written(self) -> None:
+        assert cgroups._v1_files(Limits()) == cgroups._unified_files(Limits()) == {}
+
+
+def test_a_controller_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both versions, of which nothing is mounted but the place."""
+    (tmp_path / "memory").mkdir()
+    monkeypatch.setattr(cgroups, "_TOP", str(tmp_path))
+    monkeypatch.setattr(cgroups, "_own_paths", dict)
+    with pytest.raises(
+        UnsupportedHostError, match=r"limits of cpuset \(control groups\)"
+    ) as caught:
+        cgroups.make_group(Limits(cpuset_cpus="0"))
+    assert "leave the limit away" in caught.value.hint
+    with pytest.raises(UnsupportedHostError, match=r"limits of memory"):
+        cgroups.make_group(Limits(memory_bytes=1 << 20))
+    (tmp_path / "cgroup.controllers").write_text("cpu\n")
+    with pytest.raises(UnsupportedHostError, match=r"limits of pids"):
+        cgroups.make_group(Limits(pids_max=5))
+    assert not list(tmp_path.glob("**/lamina-*"))
+
+
+@needs_root
+def test_a_group_can_be_killed_with_all_that_forks_in_it() -> None:
+    group = cgroups.make_group(Limits(pids_max=30), has_own_pids=False)
+    assert group is not None
+    pid = namespaces.fork_process()
+    if pid == 0:
+        os.setsid()
+        for path in group.processes_files:
+            Path(path).write_text("0")
+        script = "i=0; while :; do sleep 77 & i=$((i+1)); [ $i -gt 15 ] && wait; done"
+        os.execv("/bin/sh", ["sh", "-c", script])
+    count = 0
+    while count < 10:
+        count = len(Path(group.processes_files[0]).read_text().split())
+    group.kill()
+    _, status = os.waitpid(pid, 0)
+    assert os.WTERMSIG(status) == 9
+    group.remove()
+    assert not any(Path(directory).exists() for directory in group.directories)
+
+
+@needs_root
+def test_what_runs_in_a_group_that_a_killed_process_left_is_ended() -> None:
+    script = (
+        "import os, signal, subprocess; from builder.sandbox import Limits, cgroups;"
+        "group = cgroups.make_group(Limits(pids_max=9), has_own_pids=False);"
+        "join = lambda: [open(path, 'w').write('0') for path in group.processes_files];"
+        "child = subprocess.Popen(['sleep', '78'], preexec_fn=join, stdout=subprocess.DEVNULL);"
+        "print(child.pid, *group.directories, flush=True);"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False
+    )
+    pid, *left = done.stdout.split()
+    assert Path(f"/proc/{pid}").exists()
+    group = cgroups.make_group(Limits(pids_max=9), has_own_pids=False)
+    assert group is not None
+    group.remove()
+    assert not any(Path(path).exists() for path in left)
+    status = Path(f"/proc/{pid}/status")
+    assert not status.exists() or "Z (zombie)" in status.read_text()
+
+
 def test_nothing_is_left() -> None:
     assert [path for path in ours() if f"-{os.getpid()}-" in path.name] == []

@@ -84,3 +84,18 @@ def test_a_killed_init_is_told_as_killed(bench: Bench) -> None:
     with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
         os.kill(running.init_pid, signal.SIGKILL)
         assert running.wait() == ExitStatus(signal=signal.SIGKILL)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_another_number_of_the_program_stands_in_the_code(machine: str) -> None:
+    code = bytes.fromhex(init.CODE[machine])
+    assert init._with_pid(code, init.PROGRAM_PID, machine) == code
+    other = init._with_pid(code, 0x12345, machine)
+    assert len(other) == len(code)
+    changed = [at for at in range(len(code)) if code[at] != other[at]]
+    assert 2 <= len(changed) <= 6
+    assert max(changed) - min(changed) < 8
+    if machine == "aarch64":  # mov w19, #0x2345; movk w19, #1, lsl #16
+        assert bytes.fromhex("b36884523300a072") in other
+    else:
+        assert bytes.fromhex("bb45230100") in other

@@ -12,9 +12,11 @@ import pytest
 from builder.sandbox import (
     PIDS_MAX_DEFAULT,
     BindMount,
+    Device,
     FileMount,
     Limits,
     Mount,
+    Namespaces,
     OverlayMount,
     OverlayRoot,
     PlainRoot,
@@ -603,3 +605,103 @@ def test_stubs_are_removed_however_deep_they_are(tmp_path: Path) -> None:
     under_test.remove_stubs(stubs)
     assert not list(tmp_path.iterdir())
     under_test.remove_stubs(stubs)
+
+
+class TestProfile:
+    """What can be asked for besides the usual; the plan first, then sandboxes."""
+
+    def test_settings_come_before_the_place_is_read_only(self) -> None:
+        found = lines(spec(sysctls=(("net.core.somaxconn", "9"),)))
+        at = found.index("set the sysctl net.core.somaxconn to '9'")
+        assert found.index("mount proc on /proc") < at < found.index("make /proc/sys read-only")
+
+    def test_what_belongs_to_others_is_left_alone(self) -> None:
+        limits = Limits(pids_max=PIDS_MAX_DEFAULT)
+        host = Host(own_pid_max=True)
+        assert [line for line in lines(spec(limits=limits), host) if "process numbers" in line]
+        shared = spec(limits=limits, namespaces=Namespaces(pid="host", ipc=77))
+        found = lines(shared, host)
+        assert not [line for line in found if "process numbers" in line]
+        assert "mount tmpfs on /dev/shm" not in found
+        assert "show somebody else's shared memory on /dev/shm" in found
+
+    def test_nothing_hidden_is_not_everything_open(self) -> None:
+        found = lines(spec(hide_system_paths=False))
+        assert not [line for line in found if line.startswith("mask")]
+        assert "make /proc/sys read-only" not in found
+        operations = plan(spec(hide_system_paths=False), Host(), lambda mount: True)
+        (sysfs,) = [o for o in operations if isinstance(o, MountFilesystem) and o.kind == "sysfs"]
+        assert sysfs.flags & syscalls.MS_RDONLY
+
+    def test_no_shared_memory_at_all(self) -> None:
+        assert "mount tmpfs on /dev/shm" not in lines(spec(shm_size_bytes=0))
+
+    def test_devices_come_last_and_instead_of_the_usual(self) -> None:
+        devices = (
+            Device(source=Path("/dev/zero"), target="/dev/null"),
+            Device(source=Path("/dev/x"), target="/srv/x"),
+        )
+        found = lines(spec(TmpfsMount(target="/srv"), devices=devices))
+        assert "bind the host's /dev/null" not in found
+        assert found[-2:] == [
+            "show the device /dev/zero at /dev/null",
+            "show the device /dev/x at /srv/x",
+        ]
+
+    @pytest.mark.needs_root
+    @pytest.mark.needs_overlay
+    class TestAtWork:
+        def test_settings(self, bench: Bench) -> None:
+            names = ("net.core.somaxconn", "kernel.shmmni", "fs.mqueue.msg_max")
+            before = {name: Path("/proc/sys", *name.split(".")).read_text() for name in names}
+            places = " ".join(f"/proc/sys/{name.replace('.', '/')}" for name in names)
+            sysctls = tuple((name, "11") for name in names)
+            assert bench.sh(f"cat {places}", sysctls=sysctls).lines == ["11"] * 3
+            for name in names:
+                assert Path("/proc/sys", *name.split(".")).read_text() == before[name]
+
+        @pytest.mark.parametrize(
+            ("name", "value", "message"),
+            [
+                ("net.no.such", "1", "this kernel has no such setting"),
+                ("net.core.somaxconn", "many", "the kernel does not take 'many'"),
+            ],
+        )
+        def test_settings_that_cannot_be(
+            self, bench: Bench, name: str, value: str, message: str
+        ) -> None:
+            with pytest.raises(SandboxError, match=message):
+                bench.sh("true", sysctls=((name, value),))
+
+        def test_devices_can_be_opened_and_their_files_not_changed(self, bench: Bench) -> None:
+            device = Device(source=Path("/dev/full"), target="/dev/a/b/full")
+            script = (
+                "head -c 1 /dev/a/b/full | od -An -tx1; echo x > /dev/a/b/full;"
+                " chmod 0 /dev/a/b/full; chown 7 /dev/a/b/full; stat -c %a:%u /dev/a/b/full"
+            )
+            outcome = bench.sh(script, devices=(device,))
+            assert outcome.lines[0] == " 00"
+            assert b"No space left on device" in outcome.stderr
+            mode = stat.S_IMODE(Path("/dev/full").stat().st_mode)
+            assert outcome.lines[1] == f"{mode:o}:0"
+            assert not list(bench.upper.iterdir())
+
+        def test_a_device_outside_of_dev_leaves_no_trace(self, bench: Bench) -> None:
+            device = Device(source=Path("/dev/zero"), target="/srv/zero")
+            script = "head -c 1 /srv/zero | od -An -tx1"
+            assert bench.sh(script, devices=(device,)).lines == [" 00"]
+            assert not (bench.upper / "srv/zero").exists()
+
+        @pytest.mark.parametrize(
+            ("source", "message"),
+            [("/etc/passwd", "is not a device"), ("/dev/absent", "No such file")],
+        )
+        def test_what_is_no_device(self, bench: Bench, source: str, message: str) -> None:
+            with pytest.raises(SandboxError, match=message):
+                bench.sh("true", devices=(Device(source=Path(source), target="/dev/x"),))
+
+        def test_shown_system_paths_can_be_read(self, bench: Bench) -> None:
+            script = "wc -c < /proc/interrupts; touch /sys/x 2>&1; ls /proc/sys | wc -l"
+            size, refused, _ = bench.sh(script, hide_system_paths=False).lines
+            assert int(size) > 0
+            assert "Read-only" in refused

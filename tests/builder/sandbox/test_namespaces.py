@@ -20,6 +20,7 @@ from builder.sandbox import (
     BindMount,
     ForkServer,
     Limits,
+    Namespaces,
     OverlayRoot,
     ProgramNotExecutableError,
     ProgramNotFoundError,
@@ -28,6 +29,7 @@ from builder.sandbox import (
     TmpfsMount,
     cgroups,
     namespaces,
+    syscalls,
 )
 from tests.support import rootfs, traces
 from tests.support.sandboxes import Bench
@@ -583,7 +585,7 @@ running.wait()
         before = children()
         shared_signal_handlers = 0x800  # which needs shared memory, clone(2)
         with pytest.raises(OSError, match="Invalid argument"):
-            namespaces._clone_beside_threads(shared_signal_handlers)
+            namespaces._clone_by_another(shared_signal_handlers)
         assert children() == before
 
     def test_an_interrupt_while_waiting_can_be_cleaned_up(self, bench: Bench) -> None:
@@ -744,3 +746,129 @@ class TestInsecure:
         words: dict[str, Any] = {"capabilities": ALL_CAPABILITIES, "seccomp": "unconfined"}
         mount = (TmpfsMount(target="/mnt"),)
         assert bench.sh(script, unmasked=True, mounts=mount, **words).lines == ["done"]
+
+
+class TestSharing:
+    """Namespaces of others: nothing of theirs is changed, and nothing is left in them."""
+
+    def identities(self, bench: Bench, namespaces: Namespaces) -> dict[str, str]:
+        names = " ".join(IDENTITIES)
+        script = f"for n in {names}; do readlink /proc/self/ns/$n; done"
+        lines = bench.sh(script, namespaces=namespaces).lines
+        return dict(zip(IDENTITIES, lines, strict=True))
+
+    @pytest.mark.parametrize("name", ["pid", "ipc", "uts", "cgroup"])
+    def test_the_host_s(self, bench: Bench, name: str) -> None:
+        words: dict[str, Any] = {name: "host"}
+        inside = self.identities(bench, Namespaces(**words))
+        own = {each: str(Path(f"/proc/self/ns/{each}").readlink()) for each in IDENTITIES}
+        assert {each for each in IDENTITIES if inside[each] == own[each]} == {name}
+
+    @pytest.mark.parametrize("name", ["pid", "ipc", "uts"])
+    def test_those_of_another_sandbox(self, bench: Bench, name: str) -> None:
+        with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as other:
+            words: dict[str, Any] = {name: other.init_pid}
+            inside = self.identities(bench, Namespaces(**words))
+            theirs = {
+                each: str(Path(f"/proc/{other.init_pid}/ns/{each}").readlink())
+                for each in IDENTITIES
+            }
+        assert {each for each in IDENTITIES if inside[each] == theirs[each]} == {name}
+
+    def test_the_name_of_the_host_stays(self, bench: Bench) -> None:
+        shared = Namespaces(uts="host")
+        assert bench.sh("hostname", namespaces=shared, hostname="other").lines == [
+            os.uname().nodename
+        ]
+
+    def test_shared_memory_goes_with_ipc(self, bench: Bench) -> None:
+        script = "echo mine > /dev/shm/it; echo ready; sleep 60"
+        with bench.background("/bin/sh", "-c", script) as other:
+            shared = Namespaces(ipc=other.init_pid)
+            assert bench.sh("cat /dev/shm/it", namespaces=shared).lines == ["mine"]
+            script = "grep ' /dev/shm ' /proc/self/mountinfo"
+            (line,) = bench.sh(script, namespaces=shared).lines
+            assert {"nosuid", "nodev", "noexec"} <= set(line.split()[5].split(","))
+
+    @pytest.mark.parametrize("of", ["host", "sandbox"])
+    def test_what_ran_off_ends_with_the_program(self, bench: Bench, of: str) -> None:
+        # Their output leads elsewhere: who reads it to its end would wait for them.
+        script = (
+            "(setsid sleep 4321 &) >/dev/null 2>&1;"
+            " (setsid sh -c 'sleep 4321; :' &) >/dev/null 2>&1; sleep 0.2; exit 7"
+        )
+        with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as other:
+            pid: Any = "host" if of == "host" else other.init_pid
+            outcome = bench.sh(script, namespaces=Namespaces(pid=pid))
+            assert outcome.status.code == 7
+            assert traces.processes_with("sleep\x004321") == []
+            assert bench.join(other, "/bin/echo", "alive").lines == ["alive"]
+
+    def test_a_killed_one_leaves_nothing(self, bench: Bench) -> None:
+        script = "(setsid sleep 4322 &) >/dev/null 2>&1; echo ready; exec sleep 4322"
+        shared = Namespaces(pid="host")
+        with bench.background("/bin/sh", "-c", script, namespaces=shared) as running:
+            assert bench.join(running, "/bin/sh", "-c", "echo in").lines == ["in"]
+            os.kill(running.init_pid, signal.SIGKILL)
+            running.wait()
+        assert traces.processes_with("sleep\x004322") == []
+
+    def test_signals_reach_the_program(self, bench: Bench) -> None:
+        script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done"
+        shared = Namespaces(pid="host")
+        with bench.background("/bin/sh", "-c", script, namespaces=shared) as running:
+            os.kill(running.init_pid, signal.SIGTERM)
+            assert running.wait().code == 9
+
+    def test_the_host_s_greatest_process_number_stays(self, bench: Bench) -> None:
+        place = Path("/proc/sys/kernel/pid_max")
+        before = place.read_text()
+        limits = Limits(pids_max=PIDS_MAX_DEFAULT)
+        bench.sh("true", namespaces=Namespaces(pid="host"), limits=limits)
+        assert place.read_text() == before
+
+    def test_of_a_process_that_is_gone(self, bench: Bench) -> None:
+        with pytest.raises(SandboxError, match="there is no process"):
+            bench.sh("true", namespaces=Namespaces(ipc=(1 << 22) - 1))
+
+
+class TestAskedFor:
+    def test_capabilities_that_we_do_not_have_are_named(self, bench: Bench) -> None:
+        """Dropped in a process of its own, which then asks for it."""
+        spec = bench.spec("/bin/true", capabilities=frozenset({"CAP_SYS_TIME"}))
+
+        def play() -> None:
+            held = syscalls.permitted_capabilities() & ~(1 << 25)
+            syscalls.capset(held, held, 0)
+            try:
+                bench.finish(spec)
+            except SandboxError as error:
+                assert "does not have CAP_SYS_TIME" in error.message
+                return
+            raise OSError(errno.EPROTO, "it was given")
+
+        assert namespaces.attempt(play) == 0
+
+    def test_groups_of_the_image(self, bench: Bench) -> None:
+        groups = bench.sh("id -G", extra_groups=("5", "1234")).text.split()
+        assert {"5", "1234"} <= set(groups)
+        with pytest.raises(SandboxError, match="nobodys"):
+            bench.sh("true", extra_groups=("nobodys",))
+
+    def test_the_oom_score_is_inherited_by_all(self, bench: Bench) -> None:
+        script = "cat /proc/self/oom_score_adj /proc/1/oom_score_adj"
+        assert bench.sh(script, oom_score_adj=321).lines == ["321", "321"]
+        with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
+            joined = bench.join(running, "/bin/cat", "/proc/self/oom_score_adj", oom_score_adj=5)
+            assert joined.lines == ["5"]
+
+    def test_hard_limits_are_raised_where_that_is_allowed(self, bench: Bench) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+        limit = ResourceLimit(name="nproc", soft=5, hard=-1 if hard < 0 else hard + 1)
+        try:
+            outcome = bench.sh("ulimit -Hp", resource_limits=(limit,))
+        except SandboxError as error:
+            assert "cannot be raised" in error.message
+            assert not syscalls.permitted_capabilities() & 1 << 24  # CAP_SYS_RESOURCE
+        else:
+            assert outcome.lines == ["unlimited" if hard < 0 else str(hard + 1)]

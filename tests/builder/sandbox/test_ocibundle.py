@@ -11,11 +11,16 @@ from builder.sandbox.errors import SandboxError
 from builder.sandbox.mounts import MASKED, READ_ONLY
 from builder.sandbox.ocibundle import Facts, Shown, check, config
 from builder.sandbox.spec import (
+    Device,
     Limits,
+    Namespaces,
     PlainRoot,
     Program,
     ResourceLimit,
     SandboxSpec,
+    SeccompArgument,
+    SeccompProfile,
+    SeccompRule,
     TmpfsMount,
 )
 from builder.sandbox.users import Ids
@@ -75,6 +80,7 @@ SCHEMA = _object(
                 "consoleSize": _object({"height": _NUMBER, "width": _NUMBER}),
                 "env": _list({"type": "string", "pattern": "^[^=]+="}),
                 "noNewPrivileges": _FLAG,
+                "oomScoreAdj": {"type": "integer", "minimum": -1000, "maximum": 1000},
                 "rlimits": _list(
                     _object(
                         {
@@ -104,6 +110,7 @@ SCHEMA = _object(
                 "rootfsPropagation": {"enum": ["shared", "slave", "private", "unbindable"]},
                 "maskedPaths": _list(_PATH),
                 "readonlyPaths": _list(_PATH),
+                "sysctl": {"type": "object", "additionalProperties": _TEXT},
                 "resources": _object(
                     {},
                     {
@@ -119,12 +126,28 @@ SCHEMA = _object(
                             )
                         ),
                         "pids": _object({"limit": _SIGNED}),
-                        "memory": _object({}, {"limit": _SIGNED, "swap": _SIGNED}),
+                        "memory": _object(
+                            {},
+                            {
+                                **dict.fromkeys(("limit", "swap", "reservation"), _SIGNED),
+                                "swappiness": _NUMBER,
+                            },
+                        ),
+                        "cpu": _object(
+                            {},
+                            {
+                                **dict.fromkeys(("period", "shares"), _NUMBER),
+                                "quota": _SIGNED,
+                                **dict.fromkeys(("cpus", "mems"), _TEXT),
+                            },
+                        ),
                     },
                 ),
                 "seccomp": _object(
                     {"defaultAction": {"enum": ["SCMP_ACT_ERRNO"]}},
                     {
+                        "defaultErrnoRet": _ID,
+                        "flags": _list({"type": "string", "pattern": "^SECCOMP_FILTER_FLAG_"}),
                         "architectures": _list({"type": "string", "pattern": "^SCMP_ARCH_"}),
                         "syscalls": _list(
                             _object(
@@ -215,7 +238,11 @@ class TestSchema:
 
 class TestWhatCannotBeSaid:
     OTHERS: dict[str, dict[str, Any]] = {  # noqa: RUF012 - read only
-        "SandboxSpec": {"unmasked": True},
+        "SandboxSpec": {
+            "unmasked": True,
+            "devices": (Device(source=Path("/dev/zero"), target="/dev/x"),),
+            "namespaces": Namespaces(pid="host"),
+        },
         "Program": {"processors": 1, "skipped_pids": 3},
         "Limits": {},
     }
@@ -231,6 +258,8 @@ class TestWhatCannotBeSaid:
         ("asked", "name"),
         [
             (spec(unmasked=True), "unmasked"),
+            (spec(devices=(Device(source=Path("/dev/zero"), target="/dev/x"),)), "devices"),
+            (spec(namespaces=Namespaces(ipc=77)), "namespaces"),
             (spec(program={"processors": 1}), "processors"),
             (spec(program={"skipped_pids": 3}), "skipped_pids"),
         ],
@@ -344,6 +373,40 @@ class TestLinux:
         assert config(FULL, facts)["linux"]["resources"]["memory"] == {"limit": 1 << 20}
         assert "pids" not in config(spec(), FACTS)["linux"]["resources"]
 
+    def test_all_limits(self) -> None:
+        limits = Limits(
+            memory_bytes=1 << 20,
+            memory_swap_bytes=-1,
+            memory_reservation_bytes=5,
+            memory_swappiness=0,
+            cpu_quota_us=1,
+            cpu_period_us=2,
+            cpu_shares=3,
+            cpuset_cpus="0",
+            cpuset_mems="1",
+        )
+        document = config(spec(limits=limits), FACTS)
+        assert complaints(document) == []
+        resources = document["linux"]["resources"]
+        assert resources["memory"] == {
+            "limit": 1 << 20, "swap": -1, "reservation": 5, "swappiness": 0,
+        }
+        assert resources["cpu"] == {
+            "quota": 1, "period": 2, "shares": 3, "cpus": "0", "mems": "1",
+        }
+
+    def test_settings_and_what_is_hidden(self) -> None:
+        asked = spec(
+            sysctls=(("net.core.somaxconn", "9"),),
+            hide_system_paths=False,
+            program={"oom_score_adj": -7},
+        )
+        document = config(asked, FACTS)
+        assert complaints(document) == []
+        assert document["linux"]["sysctl"] == {"net.core.somaxconn": "9"}
+        assert document["linux"]["maskedPaths"] == document["linux"]["readonlyPaths"] == []
+        assert document["process"]["oomScoreAdj"] == -7
+
 
 class TestSeccomp:
     @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
@@ -354,7 +417,7 @@ class TestSeccomp:
         asked = spec(program={"capabilities": names})
         found = config(asked, FACTS._replace(machine=machine))["linux"]["seccomp"]
         mask = capabilities.mask(names)
-        abis = {"x86_64": ("x86_64", "i386"), "aarch64": ("aarch64",)}[machine]
+        abis = {"x86_64": ("x86_64", "i386"), "aarch64": ("aarch64", "arm")}[machine]
         tables = [seccomp.answers(mask, abi) for abi in abis]
         for table in tables:
             for name, answer in table.items():
@@ -378,6 +441,35 @@ class TestSeccomp:
         assert argument["op"] == "SCMP_CMP_MASKED_EQ"
         assert argument["value"] & 0x10000000  # CLONE_NEWUSER
         assert argument["valueTwo"] == 0
+
+    def test_a_profile_of_the_user_s_goes_there_as_it_is(self) -> None:
+        condition = SeccompArgument(position=1, operator="SCMP_CMP_EQ", value=7)
+        profile = SeccompProfile(
+            default_action="SCMP_ACT_ERRNO",
+            architectures=("SCMP_ARCH_X86_64",),
+            rules=(
+                SeccompRule(names=("socket",), action="SCMP_ACT_ALLOW", arguments=(condition,)),
+                SeccompRule(names=("chmod",), action="SCMP_ACT_ERRNO", errno=5),
+            ),
+            default_errno=38,
+            flags=("SECCOMP_FILTER_FLAG_LOG",),
+        )
+        document = config(spec(program={"seccomp": profile}), FACTS)
+        assert complaints(document) == []
+        assert document["linux"]["seccomp"] == {
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "defaultErrnoRet": 38,
+            "architectures": ["SCMP_ARCH_X86_64"],
+            "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+            "syscalls": [
+                {
+                    "names": ["socket"],
+                    "action": "SCMP_ACT_ALLOW",
+                    "args": [{"index": 1, "value": 7, "valueTwo": 0, "op": "SCMP_CMP_EQ"}],
+                },
+                {"names": ["chmod"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5, "args": []},
+            ],
+        }
 
     def test_unconfined_is_no_filter(self) -> None:
         asked = spec(program={"seccomp": "unconfined"})

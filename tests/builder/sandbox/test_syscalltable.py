@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.sandbox import syscalls, syscalltable
-from builder.sandbox.syscalltable import AARCH64, I386, X86_64, parse
+from builder.sandbox.syscalltable import AARCH64, ARM, I386, X86_64, parse
 
-TABLES = {"x86_64": X86_64, "i386": I386, "aarch64": AARCH64}
+TABLES = {"x86_64": X86_64, "i386": I386, "aarch64": AARCH64, "arm": ARM}
 HEADERS = {
     "x86_64": (
         Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
@@ -58,7 +58,7 @@ def test_no_name_and_no_number_stands_twice(machine: str) -> None:
     assert list(table.values()) == sorted(table.values())
 
 
-@pytest.mark.parametrize("machine", TABLES)
+@pytest.mark.parametrize("machine", HEADERS)
 def test_numbers_are_the_kernels(machine: str) -> None:
     """Whatever both know has the same number; headers are of another version."""
     header = next((path for path in HEADERS[machine] if path.exists()), None)
@@ -85,7 +85,7 @@ def test_numbers_are_the_kernels(machine: str) -> None:
 @pytest.mark.parametrize("machine", TABLES)
 def test_from_424_on_all_machines_agree(machine: str) -> None:
     def young(text: str) -> dict[str, int]:
-        return {name: number for name, number in parse(text).items() if number >= 424}
+        return {name: number for name, number in parse(text).items() if 424 <= number < 983040}
 
     mine, reference = young(TABLES[machine]), young(X86_64)
     assert {name: number for name, number in mine.items() if name in reference} == {
@@ -109,5 +109,5 @@ def test_the_calls_that_are_made_here_have_the_numbers_of_the_table(machine: str
 
 def test_the_tables_are_data_alone() -> None:
     assert {name for name in vars(syscalltable) if not name.startswith("__")} == {
-        *("parse", "X86_64", "I386", "AARCH64"),
+        *("parse", "X86_64", "I386", "AARCH64", "ARM"),
     }

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.sandbox import Ids, UnknownUserError, find_user
+from builder.sandbox.users import find_groups
 
 PASSWD = b"""\
 root:x:0:0:root:/root:/bin/sh
@@ -111,3 +112,14 @@ def test_whatever_the_files_say_the_answer_is_in_range_or_an_error(
 def test_a_listed_user_is_found_by_name(uid: int, gid: int, name: str) -> None:
     passwd = f"{name}:x:{uid}:{gid}::/h:/bin/sh\n".encode()
     assert find_user(passwd, b"", name) == Ids(uid=uid, gid=gid, home="/h")
+
+
+class TestGroups:
+    def test_names_and_numbers(self) -> None:
+        assert find_groups(GROUP, ("staff", "77", "4242", "wheel")) == (50, 77, 4242, 10)
+        assert find_groups(b"", ()) == ()
+
+    @pytest.mark.parametrize("word", ["nobodys", "bad", "big", "-1", "4294967295"])
+    def test_what_is_no_group_is_told(self, word: str) -> None:
+        with pytest.raises(UnknownUserError, match=word):
+            find_groups(GROUP, (word,))
