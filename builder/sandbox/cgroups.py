@@ -326,9 +326,14 @@ def _own_paths() -> dict[str, str]:
 
 
 def _make_directory(base: str) -> str:
-    directory = f"{base}/{PREFIX}{_pid_namespace()}-{os.getpid()}-{next(_numbers)}"
+    directory = f"{base}/{group_name()}"
     Path(directory).mkdir(0o755)
     return directory
+
+
+def group_name() -> str:
+    """The name of a new group of this process."""
+    return f"{PREFIX}{_pid_namespace()}-{os.getpid()}-{next(_numbers)}"
 
 
 def _pid_namespace() -> int:

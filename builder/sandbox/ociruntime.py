@@ -17,7 +17,6 @@ that the program has been executed, which is seen by its name in /proc: runtimes
 """
 
 import errno
-import itertools
 import json
 import marshal
 import os
@@ -77,7 +76,6 @@ _NOT_EXECUTED = 126
 _LOG_MAX_BYTES = 64 << 10
 _PATH = os.O_PATH | os.O_CLOEXEC
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-_numbers = itertools.count()
 
 
 def find_runtime(word: str) -> Path:
@@ -138,7 +136,7 @@ class RuntimeExecutor:
                     message="an overlay is not mounted by another runtime",
                     hint="leave --runtime away",
                 )
-        name = f"{cgroups.PREFIX}{os.getpid()}-r{next(_numbers)}"
+        name = cgroups.group_name()
         group = _groups_of(name)
         bundle = _make_bundle(spec)
         handshake = Handshake.open()

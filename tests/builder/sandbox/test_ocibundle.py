@@ -389,10 +389,17 @@ class TestLinux:
         assert complaints(document) == []
         resources = document["linux"]["resources"]
         assert resources["memory"] == {
-            "limit": 1 << 20, "swap": -1, "reservation": 5, "swappiness": 0,
+            "limit": 1 << 20,
+            "swap": -1,
+            "reservation": 5,
+            "swappiness": 0,
         }
         assert resources["cpu"] == {
-            "quota": 1, "period": 2, "shares": 3, "cpus": "0", "mems": "1",
+            "quota": 1,
+            "period": 2,
+            "shares": 3,
+            "cpus": "0",
+            "mems": "1",
         }
 
     def test_settings_and_what_is_hidden(self) -> None:
