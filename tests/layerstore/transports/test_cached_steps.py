@@ -1,4 +1,4 @@
-"""A cache of steps at a place that fails as networks do: it is in memory, and damages on request."""
+"""A cache of steps at a place that fails as networks do: in memory, damaged on request."""
 
 import io
 from dataclasses import dataclass, field
