@@ -11,11 +11,12 @@ An attribute goes with its inode: it survives renames, hard links, copying up an
 whoever wrote it, and ends with the file. Links, fifos and sockets cannot have attributes of
 `user.`, so theirs is the owner they have.
 
-`builder/sandbox/owners.py` writes the same attribute for programs that change owners.
+`builder/sandbox/recorder.py` writes the same attribute for programs that change owners.
 """
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def owner_of(file: int | str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def give(file: int | str | os.PathLike[str], uid: int, gid: int) -> None:
-    """Give a file or a directory to somebody; who does not exist here is recorded.
+    """Give a file to somebody; who does not exist here is recorded, where that can be done.
 
     Raises:
         OSError: neither can be done.
@@ -99,4 +100,10 @@ def give(file: int | str | os.PathLike[str], uid: int, gid: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:  # an id that is not mapped
             raise
-        os.setxattr(file, XATTR, Record(uid, gid).encode())
+        if _can_be_recorded(file):
+            os.setxattr(file, XATTR, Record(uid, gid).encode())
+
+
+def _can_be_recorded(file: int | str | os.PathLike[str]) -> bool:
+    mode = os.stat(file).st_mode  # noqa: PTH116 - it may be a descriptor
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)

@@ -76,7 +76,12 @@ HOMES: dict[str, tuple[str, ...]] = {
     "rich": ("builder/cli/",),
     "ctypes": ("builder/sandbox/syscalls.py",),
     # Locks of the store, and of containers, which are no part of it.
-    "fcntl": ("layerstore/locks.py", "builder/runner/liveness.py", "builder/runner/runnable.py"),
+    "fcntl": (
+        "builder/sandbox/recorder.py",  # ioctl, called for every question
+        "layerstore/locks.py",
+        "builder/runner/liveness.py",
+        "builder/runner/runnable.py",
+    ),
     "termios": ("builder/sandbox/terminal.py", "builder/cli/"),  # raw mode of the user's terminal
     # Files by URL, which is BuildKit's affair, and registries.
     "urllib3": ("builder/fetch.py", "layerstore/registry/connection.py"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from builder.sandbox.executor import LocalExecutor
     from builder.sandbox.hostreport import Feature, HostReport, probe
     from builder.sandbox.idmap import in_user_namespace
-    from builder.sandbox.namespaces import enter_user_namespace
+    from builder.sandbox.namespaces import enter_user_namespace, recording_child
     from builder.sandbox.ociruntime import RuntimeExecutor, find_runtime
     from builder.sandbox.seccompprofile import parse as parse_seccomp_profile
     from builder.sandbox.server import ForkServer
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
         Stdio,
         TmpfsMount,
     )
-    from builder.sandbox.syscalls import open_timer
     from builder.sandbox.terminal import set_terminal_size
     from builder.sandbox.users import Ids, find_user
 
@@ -97,9 +96,9 @@ _HOMES = {
     "find_runtime": "ociruntime",
     "find_user": "users",
     "in_user_namespace": "idmap",
-    "open_timer": "syscalls",
     "parse_seccomp_profile": "seccompprofile:parse",
     "probe": "hostreport",
+    "recording_child": "namespaces",
     "set_terminal_size": "terminal",
 }
 
@@ -146,9 +145,9 @@ __all__ = [
     "find_runtime",
     "find_user",
     "in_user_namespace",
-    "open_timer",
     "parse_seccomp_profile",
     "probe",
+    "recording_child",
     "set_terminal_size",
 ]
 

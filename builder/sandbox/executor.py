@@ -131,15 +131,6 @@ class SandboxRunning:
         if not self.is_over:
             signals.send(self.leader.pidfd, signals.SIGKILL)
 
-    def is_full(self) -> bool:
-        """Implements `Running`."""
-        if self.is_over:
-            return False
-        in_group = self.group.is_full() if self.group else None
-        if in_group is not None:
-            return in_group
-        return self.root is not None and namespaces.is_full(self.leader.pidfd)
-
     def wait(self) -> ExitStatus:
         """Implements `Running`."""
         if not self.is_over:
@@ -195,9 +186,10 @@ class SandboxRunning:
         return not self.is_over and self.collected is None
 
     def collect(self) -> None:
-        """Reap the leader, which has ended."""
+        """Reap the leader, which has ended, and its recorder, which ends with the last process."""
         _, self.collected, usage = os.wait4(self.leader.pid, 0)
         self.usage = usage_of(usage)
+        reap_recorder(self.leader, is_last=self.root is not None and self.has_own_pids)
 
     def receive_all(self) -> None:
         """Take in reports until nobody holds the other end any more."""
@@ -246,6 +238,20 @@ def make_group(spec: SandboxSpec) -> Group | None:
 def has_own_pids(spec: SandboxSpec) -> bool:
     """Whether the end of PID 1 ends everything."""
     return spec.namespaces.pid == "private"
+
+
+_left_recorders: set[int] = set()
+
+
+def reap_recorder(leader: Started, *, is_last: bool) -> None:
+    """Reap it, unless it goes on for others; `is_last`: no process of the sandbox is left."""
+    if leader.recorder_pid and is_last:
+        os.waitpid(leader.recorder_pid, 0)
+    elif leader.recorder_pid:
+        _left_recorders.add(leader.recorder_pid)
+    for pid in list(_left_recorders):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            _left_recorders.discard(pid)
 
 
 def usage_of(usage: "resource.struct_rusage") -> tuple[float, int]:

@@ -110,6 +110,16 @@ def in_user_namespace() -> bool:
         return file.read().split() != _WHOLE
 
 
+def has_one_id() -> bool:
+    """Whether root is the only user, or its group the only one, of this user namespace."""
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/self/{name}", "rb", buffering=0) as file:
+            rows = [line.split() for line in file.read().splitlines()]
+        if len(rows) == 1 and rows[0][2] == b"1":
+            return True
+    return False
+
+
 def may_set_groups() -> bool:
     """Whether supplementary groups can be chosen here: not with single maps."""
     with open("/proc/self/setgroups", "rb", buffering=0) as file:

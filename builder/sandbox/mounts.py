@@ -40,6 +40,7 @@ from builder.sandbox import cgroups, syscalls
 from builder.sandbox.errors import SandboxError, UnsupportedHostError
 from builder.sandbox.resolve import Place, locate, open_beneath, open_in_root
 from builder.sandbox.spec import (
+    OWNER_XATTR,
     BindMount,
     Device,
     FileMount,
@@ -800,7 +801,7 @@ class Stage:
             view = view[os.write(fd, view) :]
         if mount.uid or mount.gid:
             try:
-                os.fchown(fd, mount.uid, mount.gid)
+                _give(fd, mount.uid, mount.gid)
             except OSError as error:  # EINVAL: this user namespace has no such id
                 raise SandboxError(
                     phase=f"give {mount.target} to {mount.uid}:{mount.gid}",
@@ -1020,6 +1021,16 @@ def _make_directory(name: str, dir_fd: int) -> bool:
 def _make_file(name: str, dir_fd: int) -> None:
     flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     os.close(os.open(name, flags, 0o644, dir_fd=dir_fd))
+
+
+def _give(fd: int, uid: int, gid: int) -> None:
+    """Give a file to somebody; one who does not exist here is recorded (see recorder.py)."""
+    try:
+        os.fchown(fd, uid, gid)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        os.setxattr(fd, OWNER_XATTR, b"%d:%d" % (uid, gid))
 
 
 def _repeat_attributes(original_fd: int, fd: int) -> os.stat_result:

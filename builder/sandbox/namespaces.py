@@ -26,7 +26,8 @@ import marshal
 import os
 import select
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn, Protocol
 
@@ -41,6 +42,7 @@ from builder.sandbox.errors import (
 )
 from builder.sandbox.idmap import (
     IdMaps,
+    has_one_id,
     in_user_namespace,
     maps_group,
     may_set_groups,
@@ -90,6 +92,7 @@ class Home(NamedTuple):
     init_fd: int
     command_line: tuple[int, int]
     host: Host
+    records_owners: bool  # see recorder.py
 
     @classmethod
     def open(cls) -> "Home":
@@ -99,6 +102,7 @@ class Home(NamedTuple):
             init_fd=init.open_init(),
             command_line=syscalls.command_line_range(),
             host=_look_around(),
+            records_owners=can_record_owners(),
         )
 
     def close(self) -> None:
@@ -108,10 +112,24 @@ class Home(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A new child of this process; `pidfd` is the caller's to close."""
+    """A new child of this process; `pidfd` is the caller's to close.
+
+    `recorder_pid`, where it is not 0, is another child: it ends by itself, soon after the last
+    process that `pid` was an ancestor of.
+    """
 
     pid: int
     pidfd: int
+    recorder_pid: int = 0
+
+
+def can_record_owners() -> bool:
+    """Whether owners are recorded here: there is one id, and the kernel lets us answer for it."""
+    if not in_user_namespace() or not has_one_id():
+        return False
+    from builder.sandbox import recorder
+
+    return recorder.is_offered()
 
 
 def _look_around() -> Host:
@@ -168,15 +186,17 @@ def launch(
         errors_fd=channels.errors,
     )
     try:
-        return _fork(
-            flags,
-            lambda: actor.be_init(spec, groups, shared),
-            actor,
-            pid_namespace_fd=shared.get("pid", -1),
-        )
+        with _recording(home, actor) as recorder_pid:
+            started = _fork(
+                flags,
+                lambda: actor.be_init(spec, groups, shared),
+                actor,
+                pid_namespace_fd=shared.get("pid", -1),
+            )
     finally:
         for fd in shared.values():
             os.close(fd)
+    return started._replace(recorder_pid=recorder_pid)
 
 
 def _open_shared(namespaces: Namespaces) -> dict[str, int]:
@@ -221,7 +241,8 @@ def launch_join(
     )
     mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     actor.errors_fd = theirs.fileno()
-    helper = _fork(0, lambda: actor.be_helper(init_pidfd, groups, theirs.fileno()), actor)
+    with _recording(home, actor) as recorder_pid:
+        helper = _fork(0, lambda: actor.be_helper(init_pidfd, groups, theirs.fileno()), actor)
     theirs.close()
     data, ancillary, _, _ = mine.recvmsg(_RECORD_MAX_BYTES, _socket.CMSG_SPACE(4))
     mine.close()
@@ -231,7 +252,68 @@ def launch_join(
         raise decode(data) if data else SandboxError(phase="join", message="the helper died")
     pidfd = int.from_bytes(ancillary[0][2][:4], "little")
     os.set_inheritable(pidfd, False)
-    return Started(pid=int.from_bytes(data, "little"), pidfd=pidfd)
+    pid = int.from_bytes(data, "little")
+    return Started(pid=pid, pidfd=pidfd, recorder_pid=recorder_pid)
+
+
+@contextmanager
+def _recording(home: Home, actor: "_Actor") -> Iterator[int]:
+    """Fork a recorder where there is to be one (else its pid is 0), for what is forked inside."""
+    if not home.records_owners:
+        yield 0
+        return
+    pid, socket_fd = _fork_recorder(home.command_line)
+    actor.recorder_fd = socket_fd
+    try:
+        yield pid
+    except BaseException:
+        os.close(socket_fd)
+        os.waitpid(pid, 0)
+        raise
+    os.close(socket_fd)
+
+
+@contextmanager
+def recording_child() -> Iterator[Callable[[], None] | None]:
+    """For a program of the host that is started in this user namespace, and ends inside.
+
+    What is yielded is to be called by the new process before it is executed; it is None where
+    owners are not recorded.
+    """
+    if not can_record_owners():
+        yield None
+        return
+    from builder.sandbox import recorder
+
+    pid, socket_fd = _fork_recorder(syscalls.command_line_range())
+
+    def submit() -> None:
+        problem = recorder.submit(socket_fd, recorder.Start(0, 0, (0,), _ALL_CAPABILITIES))
+        if problem:
+            raise decode(problem)
+
+    try:
+        yield submit
+    finally:
+        os.close(socket_fd)
+        os.waitpid(pid, 0)
+
+
+def _fork_recorder(command_line: tuple[int, int]) -> tuple[int, int]:
+    """A recorder that waits to be told whom to serve. Returns its pid and a socket to it."""
+    from builder.sandbox import recorder
+
+    mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    before = signals.block_all()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            mine.close()
+            recorder.be_recorder(theirs, command_line)
+    finally:
+        signals.set_blocked(before)
+    theirs.close()
+    return pid, mine.detach()
 
 
 def open_init(init_pid: int) -> int:
@@ -345,22 +427,6 @@ def attempt(play: Callable[[], None]) -> int:
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 255
-
-
-def is_full(init_pidfd: int) -> bool:
-    """Whether no process can be added to the pid namespace of this PID 1."""
-
-    def play() -> None:
-        syscalls.setns(init_pidfd, syscalls.CLONE_NEWPID)
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0)
-        os.waitpid(pid, 0)
-
-    try:
-        return attempt(play) == errno.EAGAIN
-    except OSError:  # it is we who cannot fork
-        return False
 
 
 def _use_up_a_pid() -> None:
@@ -498,6 +564,7 @@ class _Actor:
     capability_mask: int
     program_filter: tuple[bytes, int] | None
     errors_fd: int = -1
+    recorder_fd: int = -1
     phase: str = "start"
     made: tuple[str, ...] = ()
 
@@ -630,7 +697,7 @@ class _Actor:
         if may_set_groups():  # asked here: a join may have come from another user namespace
             # the primary group too, as docker has it: `id` lists it
             os.setgroups(list(dict.fromkeys((ids.gid, *ids.groups))))
-        elif self.program.extra_groups:
+        elif self.program.extra_groups and self.recorder_fd < 0:
             raise UnsupportedHostError(
                 feature="more groups",
                 reason="this user namespace has one group alone",
@@ -638,9 +705,12 @@ class _Actor:
             )
         for limit in self.program.resource_limits:
             _raise_hard_limit(limit)
+        if self.recorder_fd >= 0:
+            self._be_recorded(ids)
         if not self.program.no_new_privs:
             self._load_filter()
-        _become(ids)
+        if self.recorder_fd < 0:
+            _become(ids)
         kept = self._kept_capabilities(ids)
         syscalls.capset(kept, kept, 0)
         before()
@@ -714,6 +784,17 @@ class _Actor:
                 syscalls.setns(fd, _SHAREABLE[name])
             os.close(fd)
         return shm_fd
+
+    def _be_recorded(self, ids: Ids) -> None:
+        """Be somebody whom the kernel does not know: from here on a recorder answers for it."""
+        from builder.sandbox import recorder  # it is there since before the fork
+
+        self.phase = "record owners"
+        groups = tuple(dict.fromkeys((ids.gid, *ids.groups)))
+        who = recorder.Start(ids.uid, ids.gid, groups, self.capability_mask)
+        problem = recorder.submit(self.recorder_fd, who)
+        if problem:
+            raise decode(problem)
 
     def _become_invisible(self) -> None:
         self.phase = "die with the parent"
@@ -794,7 +875,7 @@ class _Actor:
         raise syscalls.execveat(_NATIVE_FD, syscalls.Arguments(list(init.ARGV), []))
 
     def _arrange_descriptors(self, cwd_fd: int, terminal_fd: int | None, watched_fd: int) -> None:
-        """0, 1, 2: the program's. 3: errors. 4: trampoline. 5: what is watched. No others."""
+        """0-2: the program's. 3: errors. 4: trampoline. 5: what is watched. 6: a recorder."""
         os.fchdir(cwd_fd)
         # "(unreachable)/..." is outside (CVE-2024-21626). No pathlib: nothing is imported here.
         if not os.getcwd().startswith("/"):  # noqa: PTH109
@@ -804,11 +885,15 @@ class _Actor:
         if terminal_fd is not None:
             stdio = (terminal_fd,) * 3
             terminal.take_control(terminal_fd)
-        wanted = (*stdio, channels.errors, self.home.trampoline_fd, watched_fd)
+        wanted = [*stdio, channels.errors, self.home.trampoline_fd, watched_fd]
+        if self.recorder_fd >= 0:
+            wanted.append(self.recorder_fd)
         copies = [syscalls.duplicate(fd, 16) for fd in wanted]
         for number, fd in enumerate(copies):
             os.dup2(fd, number, inheritable=number <= ERRORS_FD)
         self.errors_fd = ERRORS_FD
+        if self.recorder_fd >= 0:
+            self.recorder_fd = len(wanted) - 1
         syscalls.close_from(len(wanted))
 
 

@@ -38,6 +38,7 @@ from builder.sandbox.executor import (
     SandboxRunning,
     has_own_pids,
     make_group,
+    reap_recorder,
     usage_of,
 )
 from builder.sandbox.namespaces import Channels, Home, Started
@@ -288,6 +289,7 @@ class _Child(NamedTuple):
     started: Started
     report_fd: int  # held until the child is reaped
     is_joined: bool
+    ends_all: bool  # what is left over ends with it
 
 
 class _Server:
@@ -375,7 +377,8 @@ class _Server:
             started = namespaces.launch(value, channels, self._home, groups=groups)
         else:
             started = namespaces.launch_join(extra[0], value, channels, self._home, groups=groups)
-        return _Child(started, report, kind == "join")
+        ends_all = kind == "start" and has_own_pids(value)
+        return _Child(started, report, kind == "join", ends_all)
 
     def _receive(self) -> tuple[bytes, list[int]] | None:
         size = _socket.CMSG_SPACE(4 * _REQUEST_DESCRIPTORS_MAX)
@@ -398,6 +401,7 @@ class _Server:
         child = self._started.pop(pidfd)
         self._poller.unregister(pidfd)
         _, status, usage = os.wait4(child.started.pid, 0)
+        reap_recorder(child.started, is_last=child.ends_all)
         os.close(pidfd)
         namespaces.report(child.report_fd, marshal.dumps(("usage", usage_of(usage))))
         if child.is_joined:

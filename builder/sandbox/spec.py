@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+# Of a file whose owner does not exist in the user namespace: see recorder.py.
+OWNER_XATTR = "user.lamina.owner"
+
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -309,9 +312,6 @@ class Running(Protocol):
 
     def kill(self) -> None:
         """End every process of the sandbox at once."""
-
-    def is_full(self) -> bool:
-        """Whether the sandbox has as many processes as it may have. Costs a fork at times."""
 
     def wait(self) -> ExitStatus:
         """Wait until the program has ended and every process of the sandbox is gone."""

@@ -11,6 +11,7 @@ AUDIT_ARCHES = {
 }
 ALLOW = "allow"
 KILL = "kill"
+NOTIFY = "notify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Answer:
             return ALLOW
         if self.word == 0x80000000:
             return KILL
+        if self.word == 0x7FC00000:
+            return NOTIFY
         assert self.word & 0xFFFF0000 == 0x00050000, hex(self.word)
         return {1: "eperm", 38: "enosys"}[self.word & 0xFFFF]
 

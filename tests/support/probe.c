@@ -368,6 +368,14 @@ static int try_cgroup_make(void) { return in_cgroups(group_in); }
 
 static const char *const places[] = {"/", "/tmp", "/dev", "/dev/shm", "/var/tmp", "/run", "/etc"};
 
+/* Where no node can be made, a plain file may stand for one: what it says, nothing can do. */
+static int is_plain(int fd) {
+    int out = memfd_create("probe", MFD_CLOEXEC);
+    int plain = copy_file_range(fd, NULL, out, NULL, 1, 0) >= 0 || errno != EINVAL;
+    close(out);
+    return plain;
+}
+
 static int node_opens(mode_t kind, unsigned major, unsigned minor) {
     char path[64];
     int found = ABSENT;
@@ -379,7 +387,7 @@ static int node_opens(mode_t kind, unsigned major, unsigned minor) {
             continue;
         }
         int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-        int problem = fd < 0 ? errno : OPEN;
+        int problem = fd < 0 ? errno : is_plain(fd) ? EPERM : OPEN;
         unlink(path);
         if (problem == OPEN)
             return OPEN;
@@ -402,14 +410,11 @@ static int try_node_tun(void) { return node_opens(S_IFCHR, 10, 200); }
 static int try_node_loop(void) { return node_opens(S_IFCHR, 10, 237); }
 static int try_node_tty(void) { return node_opens(S_IFCHR, 4, 0); }
 
-/* An ordinary user's store has an empty file in its place. */
 static int try_node_of_image(void) {
-    struct stat status;
     int fd = open("/node-of-image", O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (fd < 0)
-        return errno == ENOENT ? ABSENT : errno;
-    return fstat(fd, &status) || S_ISCHR(status.st_mode) ? OPEN : CLOSED;
+    return fd < 0 ? errno == ENOENT ? ABSENT : errno : is_plain(fd) ? EPERM : OPEN;
 }
+
 
 static int try_block_device_in_dev(void) {
     DIR *dev = opendir("/dev");

@@ -1,5 +1,6 @@
 """A root file system, and a bench to try programs on it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from builder.sandbox import LocalExecutor
 from tests.support import rootfs
+from tests.support.ordinary import Ordinary, ordinary_user
 from tests.support.sandboxes import Bench
 
 
@@ -20,3 +22,12 @@ def lower(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(lower: Path, tmp_path: Path) -> Iterator[Bench]:
     with LocalExecutor() as executor:
         yield Bench(executor=executor, lower=lower, scratch=tmp_path)
+
+
+@pytest.fixture
+def ordinary() -> Iterator[Ordinary]:
+    """Somebody who is not root."""
+    if os.geteuid() != 0:
+        pytest.skip("not running as root: cannot become another ordinary user")
+    with ordinary_user() as user:
+        yield user

@@ -1,21 +1,14 @@
 """Maps, planned; then the sandbox of an ordinary user."""
 
 import os
-import pwd
-import resource
-import shutil
-import tempfile
-import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.sandbox import (
-    DEFAULT_PATH,
     Executor,
     ExitStatus,
     FileMount,
@@ -32,10 +25,11 @@ from builder.sandbox import (
     enter_user_namespace,
     in_user_namespace,
     namespaces,
+    recorder,
     syscalls,
 )
 from builder.sandbox.idmap import Extent, find_program, maps_group, may_set_groups, plan_maps
-from tests.support import rootfs
+from tests.support.ordinary import USER, Ordinary
 
 
 def plan(subuid: str, subgid: str) -> tuple[list[str], list[str]]:
@@ -111,72 +105,6 @@ def test_a_new_user_namespace_is_seen() -> None:
         assert os.geteuid() == 0
 
     assert namespaces.attempt(play) == 0
-
-
-USER = 54321
-PRELOADED = (pwd, resource)  # an ordinary user may not be able to read the library of Python
-
-
-class Ordinary:
-    """Acts as an ordinary user, in a process of its own, on a directory that is the user's."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.root = rootfs.make_root(home / "root")
-        for path in [home, *home.rglob("*")]:
-            os.lchown(path, USER, USER)
-
-    def act(self, play: Callable[[], None], before: Callable[[], None] = lambda: None) -> None:
-        """`before` is done as root; what `play` says by failing is shown."""
-
-        def act() -> None:
-            try:
-                before()
-                if os.geteuid() == 0:
-                    os.setgroups([])
-                    os.setresgid(USER, USER, USER)
-                    os.setresuid(USER, USER, USER)
-                    # What has changed its user is closed to itself in /proc; a login is not.
-                    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
-                play()
-            except BaseException:
-                traceback.print_exc()
-                raise
-
-        assert namespaces.attempt(act) == 0
-
-    def run(self, executor: Executor, script: str, **words: Any) -> tuple[ExitStatus, str]:
-        """Run a shell script; returns its status and output. For use inside `act`."""
-        number = len(list(self.home.iterdir()))
-        upper, work = self.home / f"upper{number}", self.home / f"work{number}"
-        upper.mkdir()
-        work.mkdir()
-        root = OverlayRoot(lowerdirs=(self.root,), upperdir=upper, workdir=work)
-        user = str(words.pop("user", ""))
-        program = Program(argv=("/bin/sh", "-c", script), env=(f"PATH={DEFAULT_PATH}",), user=user)
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        spec = SandboxSpec(root=root, program=program, **words)
-        try:
-            running = executor.start(spec, Stdio(stdin=null, stdout=writer, stderr=writer))
-        finally:
-            os.close(writer)
-            os.close(null)
-        with open(reader, "rb") as file:
-            output = file.read().decode()
-        return running.wait(), output
-
-
-@pytest.fixture
-def ordinary() -> Iterator[Ordinary]:
-    if os.geteuid() != 0:
-        pytest.skip("not running as root: cannot become another ordinary user")
-    rootfs.need_busybox()
-    home = Path(tempfile.mkdtemp(prefix="lamina-user-", dir="/var/tmp"))
-    try:
-        yield Ordinary(home)
-    finally:
-        shutil.rmtree(home)
 
 
 @pytest.mark.needs_root
@@ -305,9 +233,14 @@ echo 1 > /proc/sys/kernel/panic; ls /proc | grep -c '^[0-9]'"""
             assert file.read() == b"0\nsleep\n"
         assert joined.wait() == ExitStatus()
 
-    def test_with_one_id_other_users_are_explained(self, ordinary: Ordinary) -> None:
+    def test_with_one_id_other_users_are_explained(
+        self, ordinary: Ordinary, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where this kernel lets nobody answer for them, that is (see recorder.py)."""
+
         def play() -> None:
             enter_user_namespace()
+            monkeypatch.setattr(recorder, "is_offered", lambda: False)
             with LocalExecutor() as executor:
                 try:
                     ordinary.run(executor, "true", user="ada")
