@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from builder import archives
 from builder.errors import BuilderError
+from builder.sandbox import recording_child
 from layerstore import (
     Change,
     ContainerConfig,
@@ -404,17 +405,21 @@ def _mmdebstrap(
         sources.write_text(sources_text(repositories, signed_by=signed_by))
         argv.append(str(sources))
     environment = os.environ | {"LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": str(epoch_s)}
-    process = subprocess.Popen(
-        argv,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    with process:
-        problems = list(_progress(process, report=report))
+    with recording_child() as before:
+        if before is not None:  # nor are there the ids that /dev/pts would belong to
+            argv.insert(1, "--skip=chroot/mount")
+        process = subprocess.Popen(
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            preexec_fn=before,  # this process has one thread
+        )
+        with process:
+            problems = list(_progress(process, report=report))
     if process.returncode != 0:
         problem = problems[-1] if problems else f"exit code {process.returncode}"
         raise BootstrapError(
@@ -506,16 +511,18 @@ def _run(argv: list[str], *, cwd: Path | None = None, hint: str = "") -> str:
     import subprocess
 
     try:
-        done = subprocess.run(
-            argv,
-            cwd=cwd,
-            env=os.environ | {"LC_ALL": "C.UTF-8"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        with recording_child() as before:
+            done = subprocess.run(
+                argv,
+                cwd=cwd,
+                env=os.environ | {"LC_ALL": "C.UTF-8"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                preexec_fn=before,
+            )
     except OSError as error:
         raise BootstrapError(f"{argv[0]}: {error.strerror}", hint=hint) from error
     if done.returncode != 0:
