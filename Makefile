@@ -14,11 +14,12 @@ STAMP   := $(VENV)/installed-$(DIGEST)
 # The environment of a build machine may forbid byte code; start-up time is a feature here.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup packages demo test lint unit bench clean
+.PHONY: help setup packages demo test lint unit test-rootless bench clean
 
 help:
 	@echo 'make demo    set up, build a sample image, show its layers, run it'
 	@echo 'make test    set up, check format, lint, types, and run all tests'
+	@echo 'make test-rootless  as root: run the end-to-end tests as ordinary users, too'
 	@echo 'make bench   set up, measure beside the tools of ../shared/peers'
 	@echo 'make setup   only set up: .venv/bin/lamina'
 
@@ -65,6 +66,13 @@ lint:
 
 unit:
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# What `make test` has shown for root holds for others: for a user with subordinate ids, and for one
+# without. What a user cannot do is listed at the end.
+ROOTLESS := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -p no:cacheprovider tests/endtoend
+test-rootless: setup
+	.ci/as-user full $(ROOTLESS)
+	.ci/as-user single $(ROOTLESS)
 
 bench: setup
 	$(BIN)/python bench/bench.py --lamina $(BIN)/lamina

@@ -133,8 +133,7 @@ def status(record: "ContainerRecord") -> str:
         case "running":
             return "Up " + human_duration(max(0.0, time.time() - record.started))
         case "exited":
-            told = f"Exited ({record.exit_code}) {since(record.finished)}"
-            return f"{told} (out of memory)" if record.oom_killed else told
+            return f"Exited ({record.exit_code}) {since(record.finished)}"
         case "created":
             return "Created"
         case "dead":

@@ -8,12 +8,11 @@ digest is printed here.
 """
 
 import json
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
-from builder.cli.copy import REGISTRY_OPTIONS, CopyProgress, registries
+from builder.cli.copy import CopyProgress
 from builder.cli.output import line
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def create(arguments: Arguments, session: "Session") -> int:
 
     name, *images = arguments.words
     reference = Reference.parse(name)
-    with session.open_store() as store, ExitStack() as cleanup:
+    with session.open_store() as store:
         index = Index()
         try:
             _, found = find_index(store, reference.full)
@@ -47,7 +46,7 @@ def create(arguments: Arguments, session: "Session") -> int:
                     f"there is an index {reference.familiar} already", hint="--amend adds to it"
                 )
             index = found
-        entries = _entries(store, images, arguments, cleanup)
+        entries = _entries(store, images, arguments)
         written = name_index(store, reference, index_with(index, entries))
     line(written.digest)
     return 0
@@ -59,10 +58,9 @@ def add(arguments: Arguments, session: "Session") -> int:
 
     name, *images = arguments.words
     wishes = _wishes(arguments)
-    with session.open_store() as store, ExitStack() as cleanup:
+    with session.open_store() as store:
         _, index = find_index(store, name)
-        found = _entries(store, images, arguments, cleanup)
-        entries = [wishes.applied(entry) for entry in found]
+        entries = [wishes.applied(entry) for entry in _entries(store, images, arguments)]
         written = name_index(store, Reference.parse(name), index_with(index, entries))
     line(written.digest)
     return 0
@@ -97,24 +95,11 @@ def remove(arguments: Arguments, session: "Session") -> int:
 
 
 def inspect(arguments: Arguments, session: "Session") -> int:
-    """Show the document of an index or image as it is stored, here or else in its registry."""
-    from layerstore import (
-        NotFoundError,
-        Reference,
-        RegistryPlace,
-        StoredImage,
-        document_at,
-        parse_place,
-    )
+    """Show the document of an index, or of an image, as it is in its place."""
+    from layerstore import document_at, parse_place
 
-    place = parse_place(arguments.words[0])
-    with session.open_store() as store, ExitStack() as cleanup:
-        if isinstance(place, StoredImage):
-            try:
-                store.images.find(place.name)
-            except NotFoundError:  # as docker, whose lists are in registries
-                place = RegistryPlace(reference=Reference.parse(place.name))
-        data = document_at(store, place, registries(arguments, cleanup, place))
+    with session.open_store() as store:
+        data = document_at(store, parse_place(arguments.words[0]))
     line(json.dumps(json.loads(data), indent=4, ensure_ascii=True))
     return 0
 
@@ -137,16 +122,10 @@ def push(arguments: Arguments, session: "Session") -> int:
     if arguments.options["all"] and not arguments.flag("all"):
         raise UsageError("an index is pushed with all its images", hint="copy one by `lamina copy`")
     progress = CopyProgress(is_quiet=arguments.flag("quiet"))
-    with session.open_store() as store, ExitStack() as cleanup:
+    with session.open_store() as store:
         index, _ = find_index(store, name)
-        copied = copy_between(
-            store,
-            StoredImage(name=name),
-            target,
-            whole=True,
-            report=progress.report,
-            registries=registries(arguments, cleanup, target),
-        )
+        source = StoredImage(name=name)
+        copied = copy_between(store, source, target, whole=True, report=progress.report)
         if arguments.flag("purge"):
             store.images.remove_entry(index)
     digest_file = arguments.value("digestfile")
@@ -187,9 +166,7 @@ def exists(arguments: Arguments, session: "Session") -> int:
     return 0
 
 
-def _entries(
-    store: "Store", images: list[str], arguments: Arguments, cleanup: ExitStack
-) -> "list[Descriptor]":
+def _entries(store: "Store", images: list[str], arguments: Arguments) -> "list[Descriptor]":
     """The entries of images, which are taken in where they are not stored."""
     from layerstore import StoredImage, index_entries, parse_place, take_in_image
 
@@ -200,8 +177,7 @@ def _entries(
         if isinstance(place, StoredImage):
             descriptor = store.images.find(place.name)
         else:
-            way = registries(arguments, cleanup, place)
-            descriptor = take_in_image(store, place, whole=whole, registries=way)
+            descriptor = take_in_image(store, place, whole=whole)
         found += index_entries(store, descriptor, whole=whole)
     return found
 
@@ -252,25 +228,23 @@ _WISHES = (
     many("--annotation", metavar="KEY=VALUE", about="Annotate the entry"),
 )
 _ALL = flag("--all", about="Of an index all images, not only this machine's")
+_LIST = "an index is kept in the store; `lamina manifest push` needs to reach the registry"
 
 CREATE = Command(
     name="manifest create",
     synopsis="NAME [IMAGE...]",
     about="Make an index of images for several platforms.",
     act=create,
-    options=(
-        flag("-a", "--amend", about="Add to the index if there is one"),
-        _ALL,
-        *REGISTRY_OPTIONS,
-    ),
+    options=(flag("-a", "--amend", about="Add to the index if there is one"), _ALL),
     words=(1, None),
+    refused={"--insecure": _LIST},
 )
 ADD = Command(
     name="manifest add",
     synopsis="NAME IMAGE...",
     about="Add images to an index.",
     act=add,
-    options=(_ALL, *_WISHES, *REGISTRY_OPTIONS),
+    options=(_ALL, *_WISHES),
     words=(2, None),
 )
 ANNOTATE = Command(
@@ -293,7 +267,6 @@ INSPECT = Command(
     synopsis="NAME",
     about="Show the manifest or index of an image, as it is stored.",
     act=inspect,
-    options=REGISTRY_OPTIONS,
     words=(1, 1),
     refused={"-v": "`lamina inspect` describes an image", "--verbose": "`lamina inspect` does"},
 )
@@ -307,7 +280,6 @@ PUSH = Command(
         flag("-p", "--rm", "--purge", about="Remove the index from the store afterwards"),
         flag("-q", "--quiet", about="Print the digest alone"),
         value("--digestfile", metavar="FILE", about="Write the digest to a file"),
-        *REGISTRY_OPTIONS,
     ),
     words=(1, 2),
     refused={"--format": "the documents are pushed as they are"},

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
-    from layerstore.registry.copies import RegistryCopies
     from layerstore.registry.credentials import Credentials
     from layerstore.registry.errors import (
         BlockedRegistryError,
@@ -36,7 +35,6 @@ _HOMES = {
     "Pulled": "pull",
     "Referrer": "repository",
     "RegistryClient": "client",
-    "RegistryCopies": "copies",
     "RegistryError": "errors",
     "RemoteDocument": "repository",
     "Repository": "repository",
@@ -63,7 +61,6 @@ __all__ = [
     "Pulled",
     "Referrer",
     "RegistryClient",
-    "RegistryCopies",
     "RegistryError",
     "RemoteDocument",
     "Repository",

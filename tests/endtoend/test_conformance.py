@@ -18,7 +18,6 @@ from tests.support import conformance
 from tests.support.tally import RecordProperty, note
 
 pytestmark = [
-    pytest.mark.needs_root,
     pytest.mark.needs_overlay,
     pytest.mark.skipif(
         not conformance.cases(), reason=f"no conformance material in {conformance.MATERIAL}"

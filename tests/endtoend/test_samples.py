@@ -17,7 +17,7 @@ from tests.support.imagetree import DirLayout, OciLayout, difference, scan
 from tests.support.peers import Containers, run
 from tests.support.progress import executed
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
+pytestmark = [pytest.mark.needs_overlay]
 
 SAMPLES = REPOSITORY / "sample-dockerfiles"
 
@@ -33,6 +33,7 @@ class Sample:
     variant: str = ""
     base: tuple[str, ...] = ()  # built before, from the same folder
     debian: bool = False
+    ids: bool = False  # what it prints depends on whose files may be read
 
     @property
     def name(self) -> str:
@@ -79,6 +80,7 @@ ALL = (
         output="I am app in group app\nhome is /home/app\n"
         "app:app 755 report\napp:app 644 note.txt\nroot:app 2775 /srv/shared\n"
         "root:root 640 /etc/shadow\napp:app /srv/shared/file\n/etc/shadow: not for me\n",
+        ids=True,
     ),
     Sample(
         folder="09-add-tar",
@@ -168,7 +170,17 @@ def test_every_sample_folder_is_tested_and_in_the_table() -> None:
     assert [folder for folder in folders if f"[{folder}]({folder}/Dockerfile)" not in table] == []
 
 
-@every_sample
+@pytest.mark.parametrize(
+    "sample",
+    [
+        pytest.param(
+            sample,
+            id=sample.name,
+            marks=[pytest.mark.needs_debian] * sample.debian + [pytest.mark.needs_ids] * sample.ids,
+        )
+        for sample in ALL
+    ],
+)
 def test_it_runs_with_the_expected_output(built: Built, sample: Sample) -> None:
     built.ensure(sample)
     assert built.run(sample) == sample.output
@@ -221,6 +233,7 @@ def copied_layers(folder: Path) -> list[str]:
 
 
 @every_sample
+@pytest.mark.needs_root
 @pytest.mark.needs_peers("umoci")
 def test_umoci_unpacks_the_same_tree(built: Built, sample: Sample, tmp_path: Path) -> None:
     built.ensure(sample)
@@ -231,6 +244,7 @@ def test_umoci_unpacks_the_same_tree(built: Built, sample: Sample, tmp_path: Pat
 
 
 @every_sample
+@pytest.mark.needs_ids
 @pytest.mark.needs_peers("podman")
 def test_podman_loads_it_and_prints_the_same(
     built: Built, podman: Containers, sample: Sample, tmp_path: Path

@@ -7,8 +7,6 @@ import pytest
 from tests.support.cli import Lamina
 from tests.support.imagetree import OciLayout
 
-pytestmark = [pytest.mark.needs_root]
-
 
 def test_of_a_thousand_stages_only_those_are_built_that_the_target_needs(
     lamina: Lamina, context: Path

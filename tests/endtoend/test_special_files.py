@@ -12,7 +12,7 @@ import pytest
 from tests.support.cli import Lamina
 from tests.support.imagetree import Entry, OciLayout, difference, scan
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
+pytestmark = [pytest.mark.needs_overlay]
 
 ODD_NAME = os.fsdecode(b"not-utf8-\xff\xfe-\x80")
 LONG_NAME = "l" * 251 + ".txt"
@@ -121,11 +121,13 @@ def image(special: Path, tmp_path_factory: pytest.TempPathFactory) -> Lamina:
     return reader
 
 
+@pytest.mark.needs_root
 def test_added_by_the_builder_it_is_what_gnu_tar_had(image: Lamina, special: Path) -> None:
     tree = OciLayout(image.root).tree("special:latest")
     assert difference(scan(special), beneath(tree, "special")) == []
 
 
+@pytest.mark.needs_root
 def test_written_by_a_program_it_is_what_was_there(image: Lamina, special: Path) -> None:
     """`cp -a` of busybox drops xattrs and holes; all else is the overlay's and the packer's."""
     tree = beneath(OciLayout(image.root).tree("special:latest"), "again")
@@ -133,6 +135,7 @@ def test_written_by_a_program_it_is_what_was_there(image: Lamina, special: Path)
     assert difference(expected, {path: replace(e, xattrs=()) for path, e in tree.items()}) == []
 
 
+@pytest.mark.needs_root
 def test_gnu_tar_extracts_the_layer_to_the_same_tree(
     image: Lamina, special: Path, tmp_path: Path
 ) -> None:
@@ -142,12 +145,14 @@ def test_gnu_tar_extracts_the_layer_to_the_same_tree(
     assert difference(scan(special), beneath(unpacked, "special")) == []
 
 
+@pytest.mark.needs_root
 def test_times_are_kept(image: Lamina, special: Path) -> None:
     tree = beneath(OciLayout(image.root).tree("special:latest"), "special")
     wrong = [path for path, entry in scan(special).items() if tree[path].mtime != entry.mtime]
     assert wrong == []
 
 
+@pytest.mark.needs_root
 @pytest.mark.parametrize(
     ("folder", "form"),
     [("special", "%n|%f|%u|%g|%h|%Y"), ("again", "%n|%f|%u|%g|%h")],  # cp sets no times of links
@@ -163,6 +168,7 @@ def test_a_container_sees_what_the_host_saw(
     assert sorted(inside.splitlines()) == sorted(os.fsdecode(host.stdout).splitlines())
 
 
+@pytest.mark.needs_root
 def test_files_with_holes_take_little_room_in_the_checkout(image: Lamina) -> None:
     image("run", "--rm", "special", "true")
     found = [path for path in (image.root / "lamina").rglob("holes") if path.is_file()]
@@ -172,6 +178,7 @@ def test_files_with_holes_take_little_room_in_the_checkout(image: Lamina) -> Non
         assert path.stat().st_blocks * 512 < 1 << 20
 
 
+@pytest.mark.needs_root
 def test_xattrs_are_there_in_a_container_too(image: Lamina) -> None:
     image("run", "--rm", "special", "true")
     (found,) = [
@@ -180,6 +187,7 @@ def test_xattrs_are_there_in_a_container_too(image: Lamina) -> None:
     assert os.getxattr(found, "security.capability") == _CAP_NET_RAW
 
 
+@pytest.mark.needs_root
 def test_it_is_sound(image: Lamina) -> None:
     image("fsck")
 

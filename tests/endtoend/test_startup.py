@@ -41,14 +41,12 @@ def test_small_commands_import_nothing_heavy(lamina: Lamina, command: list[str])
     assert imported(lamina, *command) & HEAVY == set()
 
 
-@pytest.mark.needs_root
 @pytest.mark.needs_overlay
 def test_run_imports_nothing_heavy(busybox: Lamina) -> None:
     busybox("run", "--rm", "busybox", "true")  # the first one has a layer to unpack
     assert imported(busybox, "run", "--rm", "busybox", "true") & HEAVY == set()
 
 
-@pytest.mark.needs_root
 @pytest.mark.needs_overlay
 def test_a_fully_cached_build_imports_nothing_heavy(busybox: Lamina, context: Path) -> None:
     (context / "f").write_text("f")

@@ -14,7 +14,6 @@ from tests.support.imagetree import OciLayout
 from tests.support.progress import executed
 
 pytestmark = [
-    pytest.mark.needs_root,
     pytest.mark.needs_overlay,
     pytest.mark.usefixtures("clean_machine"),
 ]

@@ -10,6 +10,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from builder.sandbox.idmap import own_maps
+
 PEERS = ("skopeo", "umoci", "podman", "buildah")
 _NOBODY = 65534
 
@@ -17,6 +19,14 @@ _NOBODY = 65534
 @cache
 def no_root() -> str | None:
     return None if os.geteuid() == 0 else "not running as root"
+
+
+@cache
+def no_ids() -> str | None:
+    """Whether other users than root exist in the sandboxes of whoever runs the suite."""
+    if os.geteuid() == 0 or not own_maps().is_single:
+        return None
+    return "this user has no subordinate ids"
 
 
 @cache
