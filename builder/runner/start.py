@@ -358,15 +358,19 @@ def _register(
 
 
 def _make(containers: ContainerStore, record: ContainerRecord) -> bool:
-    from layerstore import give_file, owner_of
-
     containers.make(record)
     # The merged root shows the upper directory's attributes: make them the image's.
     lower = containers.private / record.directories[0]
     status = lower.stat()
     upper = containers.directory(record.id) / "upper"
-    owner = owner_of(lower)
+    owner = (status.st_uid, status.st_gid)
+    if os.listxattr(lower):  # one of them may say whom it is meant to belong to
+        from layerstore import owner_of
+
+        owner = owner_of(lower)
     if owner != (os.geteuid(), os.getegid()):
+        from layerstore import give_file
+
         give_file(upper, *owner)
     upper.chmod(status.st_mode & 0o7777)
     return True
