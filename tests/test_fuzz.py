@@ -1,16 +1,9 @@
 """Fuzzing of everything that reads text of strangers: nothing but its own errors comes out.
 
-Texts are made of known ones by a few random changes each; what they are is given by the seed, so
-that a failure can be had again. About 30 seconds in all; for a longer search:
-
-    LAMINA_FUZZ_SECONDS=600 LAMINA_FUZZ_SEED=$RANDOM pytest tests/test_fuzz.py
+How, and how to search longer: tests/support/fuzzing.py.
 """
 
 import json
-import os
-import random
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,10 +24,7 @@ from grammar import (
     variables_used,
 )
 from tests.support.conformance import MATERIAL
-
-SECONDS = float(os.environ.get("LAMINA_FUZZ_SECONDS", 30))
-SEED = int(os.environ.get("LAMINA_FUZZ_SEED", 1))
-SLOW_S = 3  # of one text, which is a thousandth of that on an idle machine
+from tests.support.fuzzing import Target, changes, search
 
 FILES = [
     path.read_bytes() for path in sorted((Path(__file__).parent / "golden").glob("*/Dockerfile"))
@@ -62,33 +52,6 @@ TOKENS = [
     *(b"\xef\xbb\xbf", b"\xc2\x85", b"\xe2\x80\xa8", b"FROM a\n", b"RUN ", b"COPY ", b"ONBUILD "),
     *(b"ENV a=b ", b"HEALTHCHECK ", b"CMD ", b" AS b", b"**", b"/", b"!", b"?", b"*", b"[^", b"-"),
 ]
-
-Target = Callable[[bytes], None]
-
-
-def changed(text: bytes, others: list[bytes], dice: random.Random) -> bytes:
-    """`text` after a few random changes."""
-    for _ in range(dice.randint(1, 6)):
-        at = dice.randint(0, len(text))
-        end = min(len(text), at + dice.choice((1, 1, 2, 8, 64)))
-        match dice.randint(0, 6):
-            case 0:
-                text = text[:at] + text[end:]
-            case 1:
-                text = text[:at] + bytes([dice.randint(0, 255)]) + text[end:]
-            case 2 | 3:
-                text = text[:at] + dice.choice(TOKENS) * dice.choice((1, 1, 1, 2, 40)) + text[at:]
-            case 4:
-                text = text[:end] + text[at:end] * dice.choice((1, 2, 30)) + text[end:]
-            case 5:
-                other = dice.choice(others)
-                start = dice.randint(0, len(other))
-                text = text[:at] + other[start : start + dice.randint(1, 80)] + text[at:]
-            case _:
-                lines = text.split(b"\n")
-                dice.shuffle(lines)
-                text = b"\n".join(lines)
-    return text[:20_000]
 
 
 def read_dockerfile(text: bytes) -> None:
@@ -169,20 +132,4 @@ def read_question(text: bytes) -> None:
     ],
 )
 def test_nothing_but_its_own_errors_comes_out(target: Target, texts: list[bytes]) -> None:
-    dice = random.Random(f"{SEED} {target.__name__}")
-    pool = list(texts)
-    count = 0
-    end = time.monotonic() + SECONDS / 5
-    while time.monotonic() < end:
-        text = changed(dice.choice(pool), texts, dice)
-        start = time.thread_time()
-        try:
-            target(text)
-        except Exception as error:
-            raise AssertionError(f"{target.__name__}({text!r})") from error
-        taken_s = time.thread_time() - start
-        assert taken_s < SLOW_S, f"{taken_s:.1f} s: {target.__name__}({text!r})"
-        count += 1
-        if count % 5 == 0:  # changes may pile up
-            pool[dice.randrange(len(pool))] = text if count % 50 else dice.choice(texts)
-    assert count > 50
+    search(target, texts, changes(texts, TOKENS))

@@ -234,7 +234,7 @@ def _check_count(command: Command, count: int) -> None:
     noun = "argument" if wanted.endswith(" 1") else "arguments"
     raise UsageError(
         f"{command.name!r} requires {wanted} {noun}",
-        hint=f"usage: lamina {command.name} {command.synopsis}",
+        hint=f"usage: lamina {command.name} {command.synopsis}".rstrip(),
         is_count=True,
     )
 

@@ -193,7 +193,13 @@ class Endpoint:
             challenge = choose(parse_challenges(response.headers.getlist("WWW-Authenticate")))
             if challenge is not None:
                 self._challenge = challenge
-            again = "" if challenge is None else self._authorization(scopes, refused=authorization)
+            try:
+                again = (
+                    "" if challenge is None else self._authorization(scopes, refused=authorization)
+                )
+            except BaseException:
+                response.close()
+                raise
             if not again or again == authorization:
                 return response
             response.finish()

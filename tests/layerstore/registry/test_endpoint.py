@@ -438,3 +438,14 @@ def test_a_login_is_checked(odd: OddRegistry, new_client: NewClient, tmp_path: P
     assert client.logged_in(odd.address) == ME
     assert client.logout(odd.address)
     assert client.logged_in(odd.address) is None
+
+
+def test_a_refusal_that_cannot_be_answered_leaves_no_connection_open(
+    odd: OddRegistry, new_client: NewClient
+) -> None:
+    challenge = {"WWW-Authenticate": 'Bearer realm="ftp://a"'}
+    odd.replies["GET /v2/a/x"] = Reply(status=401, headers=challenge, content=b"x" * 100_000)
+    with pytest.raises(UnexpectedAnswerError) as caught:
+        ask(client_of(new_client, odd), odd)
+    (asking,) = (entry for entry in caught.traceback if entry.name == "_ask")
+    assert asking.frame.f_locals["response"]._inner.closed
