@@ -147,15 +147,16 @@ def _fork_server() -> Executor:
 
 
 def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], None]) -> None:
-    from layerstore import CacheDirectory, CachedMounts, InlineCache
+    from layerstore import CachedMounts, DirectoryPlace, InlineCache, StepCache
 
     def notice(message: str) -> None:
         report(Notice(message=message))
 
     for source in request.cache_from:
         if isinstance(source, Path):
-            store.cache.add_source(CacheDirectory(source, store, notice))
-            store.cache_mounts.add_source(CachedMounts(source, store, notice))
+            place = DirectoryPlace(source)
+            store.cache.add_source(StepCache(place, store, notice))
+            store.cache_mounts.add_source(CachedMounts(place, store, notice))
             continue
         try:
             store.cache.add_source(InlineCache(store.images.resolve(source), store, notice))

@@ -195,15 +195,30 @@ class NoSuchMomentError(BuilderError):
 
 
 class StepFailedError(BuilderError):
-    """A RUN's program ended with another status than 0. `code` is the shell's view of it."""
+    """A RUN's program ended with another status than 0. `code` is the shell's view of it.
 
-    def __init__(self, *, title: str, code: int, signal: int, tail: bytes) -> None:
+    `killed_for` says why it was not let live; `hint` what may have gone wrong with it.
+    """
+
+    def __init__(
+        self,
+        *,
+        title: str,
+        code: int,
+        signal: int,
+        tail: bytes,
+        killed_for: str = "",
+        hint: str = "",
+    ) -> None:
         how = f"was killed by signal {signal}" if signal else f"did not complete: exit code: {code}"
-        super().__init__(f"process {title!r} {how}")
+        if killed_for:
+            how = f"killed: {killed_for}"
+        super().__init__(f"process {title!r} {how}", hint=hint)
         self.title = title
         self.code = code
         self.signal = signal
         self.tail = tail
+        self.killed_for = killed_for
 
 
 class NotReproducibleError(BuilderError):

@@ -22,7 +22,6 @@ Source: docker buildx, "docker buildx build", --output; BuildKit, exporter/.
 """
 
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,13 +44,11 @@ from layerstore import (
     Store,
     add_to_layout,
     encode_image,
-    fsync,
     levels,
-    remove_left_over,
     save_images,
-    temporary_beside,
     write_rootfs,
     write_rootfs_tar,
+    written_beside,
 )
 
 _OPTION = "--output"
@@ -434,24 +431,11 @@ def _writing(dest: Path | None, stdout: BinaryIO) -> Iterator[BinaryIO]:
         yield stdout
         stdout.flush()
         return
-    path = Path(os.path.realpath(dest))
-    if not path.parent.is_dir():
-        raise OutputError(f"{dest} cannot be written: there is no directory {path.parent}")
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):  # a pipe, /dev/null
-        with path.open("wb") as file:
-            yield file
-        return
-    remove_left_over(path.parent)
-    temporary = temporary_beside(path)
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    parent = Path(os.path.realpath(dest)).parent
+    if not parent.is_dir():
+        raise OutputError(f"{dest} cannot be written: there is no directory {parent}")
+    with written_beside(dest) as file:
+        yield file
 
 
 # ---- telling scripts

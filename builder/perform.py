@@ -38,8 +38,10 @@ from builder.sandbox import (
     find_user,
 )
 from builder.schedule import Readable, Work
+from builder.sizes import short_size
 from builder.snapshot import Snapshot, open_snapshot
 from builder.steps import CopyFiles, ExecStep, FileStep, MakeDirectory, Step
+from builder.watch import ProcessWatch
 from layerstore import Change, InOrder, Layer, Store, TreeIndex
 
 if TYPE_CHECKING:
@@ -51,8 +53,11 @@ Packed = Callable[[int], None]
 OpenSnapshot = Callable[[tuple[Layer, ...], Store], AbstractContextManager[Snapshot]]
 OnFailure = Callable[[Executor, SandboxSpec], None]
 
+Relays = Sequence["AgentRelay | ProcessWatch"]
+
 RUN_PIDS_MAX = 4096
 _TAIL_BYTES = 16 << 10
+_FULL_BYTES = 1 << 20
 _READ_BYTES = 64 << 10
 _SKIPPED_PIDS = 20
 _OTHER_UMASK = 0o077
@@ -122,13 +127,18 @@ def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditi
             if conditions.perturbed:
                 spec = _perturbed(spec, step)
             executor = conditions.executor()
-            status, tail = yield from run_program(executor, spec, output, opened.relays)
+            status, tail, was_full = yield from run_program(executor, spec, output, opened.relays)
             conditions.ended(status)
             if status.shell_code and conditions.on_failure is not None:
                 conditions.on_failure(executor, spec)
         if status.shell_code:
             raise StepFailedError(
-                title=" ".join(step.argv), code=status.shell_code, signal=status.signal, tail=tail
+                title=" ".join(step.argv),
+                code=status.shell_code,
+                signal=status.signal,
+                tail=tail,
+                killed_for=_killed_for(status, spec.limits, was_full=was_full),
+                hint=_hint(tail, snapshot.upperdir),
             )
         changes = snapshot.changes()
         if conditions.secrets:
@@ -142,6 +152,25 @@ def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditi
             # a thread that writes bars this process from forking: only where another one does
             beside=isinstance(executor, ForkServer) and not conditions.perturbed,
         )
+
+
+def _killed_for(status: ExitStatus, limits: Limits, *, was_full: bool) -> str:
+    """Why a program was not let live, if that is why it ended."""
+    if status.oom_killed and limits.memory_bytes is not None:
+        return f"out of memory (limit {short_size(limits.memory_bytes)})"
+    return f"too many processes (limit {limits.pids_max})" if was_full else ""
+
+
+def _hint(tail: bytes, upperdir: Path) -> str:
+    """What a program may have failed for that is not its fault."""
+    status = os.statvfs(upperdir)
+    if status.f_bavail * status.f_frsize < _FULL_BYTES or not (
+        status.f_favail or not status.f_files
+    ):
+        return "the disk of the store is full"
+    if b"fork" in tail and b"Resource temporarily unavailable" in tail:
+        return f"a RUN may have {RUN_PIDS_MAX} processes at a time"
+    return ""
 
 
 def _without_secrets(changes: Iterator[Change], conditions: Conditions) -> Iterator[Change]:
@@ -199,7 +228,7 @@ def _sandbox(step: ExecStep, snapshot: Snapshot, opened: OpenedMounts) -> Sandbo
         hostname=HOSTNAME,
         network=step.network,
         unmasked=is_insecure,
-        limits=Limits(pids_max=RUN_PIDS_MAX),
+        limits=replace(settings.limits, pids_max=RUN_PIDS_MAX),
     )
     if settings.shm_size_bytes is None:
         return spec
@@ -242,8 +271,12 @@ def network_files(
 
 def run_program(
     executor: Executor, spec: SandboxSpec, output: Output, relays: "Sequence[AgentRelay]"
-) -> Work[tuple[ExitStatus, bytes]]:
-    """Run to the end; returns the status and the last of what was written."""
+) -> Work[tuple[ExitStatus, bytes, bool]]:
+    """Run to the end.
+
+    Returns:
+        The status, the last of what was written, and whether it was ended for its processes.
+    """
     tail: deque[bytes] = deque()
     with ExitStack() as cleanup:
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -260,17 +293,20 @@ def run_program(
         finally:
             for writer in writers:
                 os.close(writer)
+        watch = ProcessWatch(running)
+        cleanup.callback(watch.close)
+        served: Relays = [*relays, watch]
         try:
-            yield from _pump(readers, output, tail, relays)
-            yield from _await_end(running, relays)
-            return running.wait(), b"".join(tail)
+            yield from _pump(readers, output, tail, served)
+            yield from _await_end(running, served)
+            return running.wait(), b"".join(tail), watch.has_ended_it
         except BaseException:  # an interrupt too: nothing of the sandbox may outlive the step
             _end(running)
             raise
 
 
 def _pump(
-    readers: dict[int, str], output: Output, tail: deque[bytes], relays: "Sequence[AgentRelay]"
+    readers: dict[int, str], output: Output, tail: deque[bytes], relays: Relays
 ) -> Work[None]:
     """Pass on everything until the last writer has closed its end; serve `relays` meanwhile."""
     open_readers = list(readers)  # in this order: of what came together, output before errors
@@ -289,13 +325,13 @@ def _pump(
                 kept -= len(tail.popleft())
 
 
-def _await_end(running: Running, relays: "Sequence[AgentRelay]") -> Work[None]:
+def _await_end(running: Running, relays: Relays) -> Work[None]:
     """Until `wait` will not block: a program may have closed its output long before."""
     while not (yield from _ready([running.fileno()], relays)):
         pass
 
 
-def _ready(descriptors: Sequence[int], relays: "Sequence[AgentRelay]") -> Work[list[int]]:
+def _ready(descriptors: Sequence[int], relays: Relays) -> Work[list[int]]:
     """Wait once; returns those of `descriptors` that can be read, and serves the rest."""
     served = {fd: relay for relay in relays for fd in relay.descriptors}
     wanted = (*descriptors, *served)

@@ -13,3 +13,12 @@ def parse_size(text: str) -> int:
     if not digits.replace(".", "", 1).isdecimal():
         raise ValueError(f"{text!r} is no size")
     return int(float(digits) * 1024**power)
+
+
+def short_size(size_bytes: int) -> str:
+    """The shortest form that `parse_size` reads back: `64m`, `1g`, `1000`."""
+    for letter in "ptgmk":
+        unit = 1024 ** ("kmgtp".index(letter) + 1)
+        if size_bytes and size_bytes % unit == 0:
+            return f"{size_bytes // unit}{letter}"
+    return str(size_bytes)

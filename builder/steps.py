@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
-from builder.sandbox import ResourceLimit
+from builder.sandbox import Limits, ResourceLimit
 from builder.sources import EntryKind, Selection
 from layerstore import Digest
 
@@ -97,6 +97,9 @@ class AgentMount:
 StepMount = SourceMount | CacheMount | MemoryMount | SecretMount | AgentMount
 
 
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
     """What the caller says about every RUN of the build."""
@@ -104,6 +107,8 @@ class RunSettings:
     extra_hosts: tuple[tuple[str, str], ...] = ()  # name, address
     shm_size_bytes: int | None = None
     resource_limits: tuple[ResourceLimit, ...] = ()
+    # A step that ends well under them is what it is without them: no part of its identity.
+    limits: Limits = field(default=NO_LIMITS, compare=False)
 
 
 NO_SETTINGS = RunSettings()

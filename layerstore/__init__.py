@@ -97,8 +97,9 @@ if TYPE_CHECKING:
     from layerstore.tarcodec import InOrder, Limits, Packed, is_tar, pack, unpack
     from layerstore.toc import Summary, TocEntry, summarise
     from layerstore.transports import Export, Format, load_images, read_layout_image, save_images
-    from layerstore.transports.cache_directory import CacheDirectory, export_steps
+    from layerstore.transports.cache_directory import DirectoryPlace, export_steps
     from layerstore.transports.cached_mounts import CachedMounts, export_mount
+    from layerstore.transports.cached_steps import StepCache
     from layerstore.transports.copying import Copied
     from layerstore.transports.dir_format import is_one as is_plain_directory
     from layerstore.transports.inline_cache import InlineCache, inline_steps
@@ -134,7 +135,6 @@ _HOMES = {
     "BlobReader": "blobs",
     "BlobStore": "blobs",
     "BlobWriter": "blobs",
-    "CacheDirectory": "transports.cache_directory",
     "CacheIndex": "cacheindex",
     "CacheMounts": "cachemounts",
     "CachedMounts": "transports.cached_mounts",
@@ -149,6 +149,7 @@ _HOMES = {
     "Descriptor": "descriptor",
     "Detected": "compression",
     "Digest": "digest",
+    "DirectoryPlace": "transports.cache_directory",
     "Encoding": "encoding",
     "EntryWishes": "indexes",
     "Export": "transports",
@@ -196,6 +197,7 @@ _HOMES = {
     "Reference": "reference",
     "RegistryPlace": "transports.places",
     "Remove": "changeset",
+    "StepCache": "transports.cached_steps",
     "Store": "store",
     "StoreBusyError": "errors",
     "StoreError": "errors",
@@ -272,7 +274,6 @@ __all__ = [
     "BlobReader",
     "BlobStore",
     "BlobWriter",
-    "CacheDirectory",
     "CacheIndex",
     "CacheMounts",
     "CachedMounts",
@@ -287,6 +288,7 @@ __all__ = [
     "Descriptor",
     "Detected",
     "Digest",
+    "DirectoryPlace",
     "Encoding",
     "EntryWishes",
     "Export",
@@ -334,6 +336,7 @@ __all__ = [
     "Reference",
     "RegistryPlace",
     "Remove",
+    "StepCache",
     "Store",
     "StoreBusyError",
     "StoreError",

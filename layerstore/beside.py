@@ -40,13 +40,20 @@ def remove_left_over(directory: Path) -> None:
 def written_beside(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when all went well, and is removed if not.
 
+    A link is followed. What is no file (a pipe, /dev/null) is written to as it is, never replaced.
+
     Raises:
         OSError: `path` is a directory, or its directory is missing.
     """
+    path = Path(os.path.realpath(path))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "No such directory", str(path.parent))
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     remove_left_over(path.parent)
     temporary = temporary_beside(path)
     try:

@@ -88,6 +88,9 @@ class StepSource(Protocol):
     ) -> CachedStep | None:
         """A step on `parent` whose layer has this time-blind content."""
 
+    def row(self, key: Digest) -> StepRow | None:
+        """A step that was found there, and what else it is found by."""
+
 
 class FileStamp(NamedTuple):
     """A file as it was when its digest was taken. While the rest is equal, so is the digest."""
@@ -186,6 +189,11 @@ class CacheIndex:
             return pending
         rows = self._database.query(f"SELECT {_STEP}, checksum FROM steps WHERE key = ?", (key,))
         return next((_row(row) for row in rows if _is_intact(row)), None)
+
+    def row_anywhere(self, key: Digest) -> StepRow | None:
+        """The same, also where it was found elsewhere and its layer has not come."""
+        elsewhere = (source.row(key) for source in self._sources)
+        return self.row(key) or next(filter(None, elsewhere), None)
 
     def steps(self) -> Iterator[CachedStep]:
         """Every step there is, oldest first."""

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from builder.cli import limits
 from builder.cli.arguments import (
     Arguments,
     Command,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _JOBS_MAX = 1 << 16  # more than a Dockerfile has stages
 _NO_PUSH = "there is no client for registries yet; write an archive with -o type=oci,dest=FILE"
-_NO_LIMITS = "a RUN may use what this machine has; --ulimit limits a program"
+_NO_RIGHTS = "a RUN has docker's default rights, or all with --allow security.insecure"
 _LATER = "this version builds from local directories and images alone"
 
 
@@ -349,7 +350,8 @@ BUILD = Command(
         ),
         many("--add-host", metavar="NAME:ADDRESS", about="Add a line to /etc/hosts of RUN"),
         value("--shm-size", metavar="BYTES", about="Size of /dev/shm in RUN (default: 64m)"),
-        many("--ulimit", metavar="NAME=SOFT[:HARD]", about="Limit a resource in RUN"),
+        limits.ULIMIT,
+        *limits.OF_BUILD,
         flag("--verify", about="Run what has to run twice, and fail where the results differ"),
         value(
             "--on-error",
@@ -395,6 +397,7 @@ BUILD = Command(
     refused={
         "--push": _NO_PUSH,
         "--cgroup-parent": _LATER,
-        **dict.fromkeys(("-m", "--memory", "-c", "--cpu-shares"), _NO_LIMITS),
+        **dict.fromkeys(("--cap-add", "--cap-drop", "--device", "--security-opt"), _NO_RIGHTS),
+        **dict.fromkeys(("--userns", "--pid", "--ipc", "--uts", "--cgroupns"), _NO_RIGHTS),
     },
 )

@@ -133,7 +133,8 @@ def status(record: "ContainerRecord") -> str:
         case "running":
             return "Up " + human_duration(max(0.0, time.time() - record.started))
         case "exited":
-            return f"Exited ({record.exit_code}) {since(record.finished)}"
+            told = f"Exited ({record.exit_code}) {since(record.finished)}"
+            return f"{told} (out of memory)" if record.oom_killed else told
         case "created":
             return "Created"
         case "dead":

@@ -1,16 +1,18 @@
 """Images from one place to another: copy."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli.arguments import Arguments, Command, UsageError, flag, value
+from builder.cli.arguments import Arguments, Command, UsageError, flag, maybe, value
 from builder.cli.output import line, printable
 from builder.cli.units import human_size
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
     from layerstore import Copied, Digest, Place, Platform, Store
+    from layerstore.registry import RegistryCopies, Settings
 
 
 def copy(arguments: Arguments, session: "Session") -> int:
@@ -22,7 +24,7 @@ def copy(arguments: Arguments, session: "Session") -> int:
         raise UsageError("--all and --platform exclude each other")
     source, target = map(parse_place, arguments.words)
     progress = CopyProgress(is_quiet=arguments.flag("quiet"))
-    with session.open_store() as store:
+    with session.open_store() as store, ExitStack() as cleanup:
         copied = copy_between(
             store,
             listed(store, source),
@@ -30,12 +32,60 @@ def copy(arguments: Arguments, session: "Session") -> int:
             platform=platform,
             whole=whole,
             report=progress.report,
+            registries=registries(arguments, cleanup, source, target),
         )
     digest_file = arguments.value("digestfile")
     if digest_file is not None:
         Path(digest_file).write_text(copied.digest)
     line(copied.digest)
     return 0
+
+
+def registries(
+    arguments: Arguments, cleanup: ExitStack, *places: "Place"
+) -> "RegistryCopies | None":
+    """The way to registries, where one of the places is in one: the source's, and the target's.
+
+    A command that has a registry on one side only has no --src-... and --dest-... options.
+    """
+    from layerstore import RegistryPlace
+
+    if not any(isinstance(place, RegistryPlace) for place in places):
+        return None
+    from layerstore.registry import RegistryClient, RegistryCopies
+
+    source, target = places[0], places[-1]
+    clients = [
+        cleanup.enter_context(RegistryClient(_settings(arguments, side, place)))
+        for side, place in (("dest-", target), ("src-", source))
+    ]
+    return RegistryCopies(*clients)
+
+
+def _settings(arguments: Arguments, side: str, place: "Place") -> "Settings":
+    from layerstore import RegistryPlace
+    from layerstore.registry import Credentials, Settings
+
+    def value(name: str) -> str | None:
+        own = arguments.options.get(f"{side}{name}") or arguments.options.get(name)
+        return own[-1] if own else None
+
+    given, verify, retries = value("creds"), value("tls-verify"), value("retry-times")
+    auth_file, cert_dir = value("authfile"), value("cert-dir")
+    if retries is not None and not retries.isdecimal():
+        raise UsageError(f"invalid argument {retries!r} for --retry-times", hint="a number")
+    credentials = None
+    if given is not None:
+        user, _, password = given.partition(":")
+        credentials = Credentials(user=user, password=password)
+    return Settings(
+        credentials=credentials,
+        credentials_host=place.reference.host if isinstance(place, RegistryPlace) else "",
+        auth_file=None if auth_file is None else Path(auth_file),
+        cert_dir=None if cert_dir is None else Path(cert_dir),
+        tls_verify=None if verify is None else verify == "true",
+        retries=3 if retries is None else int(retries),
+    )
 
 
 def listed(store: "Store", place: "Place") -> "Place":
@@ -84,6 +134,21 @@ class CopyProgress:
         sys.stderr.flush()
 
 
+REGISTRY_OPTIONS = (
+    value("--creds", metavar="USER[:PASSWORD]", about="Credentials for the registry"),
+    value("--authfile", metavar="FILE", about="Where credentials are kept"),
+    value("--cert-dir", metavar="DIRECTORY", about="Certificates of the registry"),
+    maybe(
+        "--tls-verify", bare="true", about="false: the registry may have any certificate, or none"
+    ),
+    value("--retry-times", metavar="N", about="How often to try again (default: 3)"),
+)
+_SIDES = tuple(
+    option._replace(names=(f"--{side}-{option.key}",), about=f"{option.about} ({where})")
+    for side, where in (("src", "source"), ("dest", "destination"))
+    for option in REGISTRY_OPTIONS[:4]
+)
+
 COPY = Command(
     name="copy",
     synopsis="SOURCE DESTINATION",
@@ -94,6 +159,8 @@ COPY = Command(
         value("--platform", metavar="OS/ARCH", about="Which image of a multi-platform one"),
         value("--digestfile", metavar="FILE", about="Write the digest to a file"),
         flag("-q", "--quiet", about="Print the digest alone"),
+        *REGISTRY_OPTIONS,
+        *_SIDES,
     ),
     words=(2, 2),
 )

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from builder.cli.arguments import Arguments, UsageError
-from builder.cli.limits import bad, size, ulimits
+from builder.cli.limits import bad, of_build, size, ulimits
 from builder.errors import BuilderError, UnsupportedFeatureError
 from builder.grants import Grants
 from builder.steps import RunSettings
@@ -44,6 +44,7 @@ def settings_of(arguments: Arguments) -> RunSettings:
         extra_hosts=tuple(map(_host, arguments.values("add-host"))),
         shm_size_bytes=size(arguments.value("shm-size"), "shm-size") or None,
         resource_limits=ulimits(arguments),
+        limits=of_build(arguments),
     )
 
 

@@ -5,10 +5,11 @@ docker/cli opts, go-units ulimit.go), but that what cannot be had is refused and
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from builder.cli.arguments import Arguments, Option, UsageError, many, value
-from builder.sandbox import RESOURCES, ResourceLimit
+from builder.sandbox import RESOURCES, Limits, ResourceLimit
 from builder.sizes import parse_size
 
 _MEMORY_MIN = 6 << 20
@@ -26,6 +27,15 @@ GROUPS: tuple[Option, ...] = (
     value("--cpuset-cpus", metavar="0-3,5", about="Processors that may be used"),
     value("--cpuset-mems", metavar="0-3,5", about="Memory nodes that may be used"),
 )
+
+# What `build` takes of these: as options, which are those of podman, and as buildx has them.
+OF_BUILD: tuple[Option, ...] = (
+    MEMORY,
+    CPU_SHARES,
+    *GROUPS,
+    many("--resource", metavar="KEY=VALUE", about="The same: memory=1g, cpu-quota=50000 ..."),
+)
+_RESOURCE_KEYS = tuple(option.key for option in (MEMORY, CPU_SHARES, *GROUPS))
 
 
 def parse_ulimit(text: str) -> ResourceLimit:
@@ -190,15 +200,40 @@ def _members(text: str) -> set[int]:
     return found
 
 
-def groups_of(arguments: Arguments, memory_bytes: int) -> dict[str, Any]:
-    """What `run` and `build` have in common, by the names of `Profile`."""
+def of_build(arguments: Arguments) -> Limits:
+    """The limits of every RUN, by `--resource` and by options, which go before it."""
+    texts: dict[str, str] = {}
+    for text in arguments.values("resource"):
+        key, equals, content = text.partition("=")
+        if not equals or key not in _RESOURCE_KEYS:
+            raise bad(
+                "resource",
+                text,
+                f"unknown resources key {key!r}" if equals else "it has no value",
+                "there are " + ", ".join(_RESOURCE_KEYS),
+            )
+        texts[key] = content
+    for key in _RESOURCE_KEYS:
+        given = arguments.value(key)
+        if given is not None:
+            texts[key] = given
+    memory_bytes = memory(texts.get("memory"))
+    groups = groups_of(texts.get, memory_bytes)
+    return Limits(
+        memory_bytes=memory_bytes or None,
+        **{name: value or None for name, value in groups.items()},
+    )
+
+
+def groups_of(value_of: Callable[[str], str | None], memory_bytes: int) -> dict[str, Any]:
+    """What `run` and `build` have in common, by the names of `Profile` and `Limits`."""
     return {
-        "memory_swap_bytes": memory_swap(arguments.value("memory-swap"), memory_bytes),
-        "cpu_quota_us": cpu_quota(arguments.value("cpu-quota")),
-        "cpu_period_us": cpu_period(arguments.value("cpu-period")),
-        "cpu_shares": cpu_shares(arguments.value("cpu-shares")),
-        "cpuset_cpus": cpuset("cpuset-cpus", arguments.value("cpuset-cpus")),
-        "cpuset_mems": cpuset("cpuset-mems", arguments.value("cpuset-mems")),
+        "memory_swap_bytes": memory_swap(value_of("memory-swap"), memory_bytes),
+        "cpu_quota_us": cpu_quota(value_of("cpu-quota")),
+        "cpu_period_us": cpu_period(value_of("cpu-period")),
+        "cpu_shares": cpu_shares(value_of("cpu-shares")),
+        "cpuset_cpus": cpuset("cpuset-cpus", value_of("cpuset-cpus")),
+        "cpuset_mems": cpuset("cpuset-mems", value_of("cpuset-mems")),
     }
 
 

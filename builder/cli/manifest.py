@@ -8,11 +8,12 @@ digest is printed here.
 """
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
-from builder.cli.copy import CopyProgress
+from builder.cli.copy import REGISTRY_OPTIONS, CopyProgress, registries
 from builder.cli.output import line
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def create(arguments: Arguments, session: "Session") -> int:
 
     name, *images = arguments.words
     reference = Reference.parse(name)
-    with session.open_store() as store:
+    with session.open_store() as store, ExitStack() as cleanup:
         index = Index()
         try:
             _, found = find_index(store, reference.full)
@@ -46,7 +47,7 @@ def create(arguments: Arguments, session: "Session") -> int:
                     f"there is an index {reference.familiar} already", hint="--amend adds to it"
                 )
             index = found
-        entries = _entries(store, images, arguments)
+        entries = _entries(store, images, arguments, cleanup)
         written = name_index(store, reference, index_with(index, entries))
     line(written.digest)
     return 0
@@ -58,9 +59,10 @@ def add(arguments: Arguments, session: "Session") -> int:
 
     name, *images = arguments.words
     wishes = _wishes(arguments)
-    with session.open_store() as store:
+    with session.open_store() as store, ExitStack() as cleanup:
         _, index = find_index(store, name)
-        entries = [wishes.applied(entry) for entry in _entries(store, images, arguments)]
+        found = _entries(store, images, arguments, cleanup)
+        entries = [wishes.applied(entry) for entry in found]
         written = name_index(store, Reference.parse(name), index_with(index, entries))
     line(written.digest)
     return 0
@@ -95,11 +97,24 @@ def remove(arguments: Arguments, session: "Session") -> int:
 
 
 def inspect(arguments: Arguments, session: "Session") -> int:
-    """Show the document of an index, or of an image, as it is in its place."""
-    from layerstore import document_at, parse_place
+    """Show the document of an index or image as it is stored, here or else in its registry."""
+    from layerstore import (
+        NotFoundError,
+        Reference,
+        RegistryPlace,
+        StoredImage,
+        document_at,
+        parse_place,
+    )
 
-    with session.open_store() as store:
-        data = document_at(store, parse_place(arguments.words[0]))
+    place = parse_place(arguments.words[0])
+    with session.open_store() as store, ExitStack() as cleanup:
+        if isinstance(place, StoredImage):
+            try:
+                store.images.find(place.name)
+            except NotFoundError:  # as docker, whose lists are in registries
+                place = RegistryPlace(reference=Reference.parse(place.name))
+        data = document_at(store, place, registries(arguments, cleanup, place))
     line(json.dumps(json.loads(data), indent=4, ensure_ascii=True))
     return 0
 
@@ -122,10 +137,16 @@ def push(arguments: Arguments, session: "Session") -> int:
     if arguments.options["all"] and not arguments.flag("all"):
         raise UsageError("an index is pushed with all its images", hint="copy one by `lamina copy`")
     progress = CopyProgress(is_quiet=arguments.flag("quiet"))
-    with session.open_store() as store:
+    with session.open_store() as store, ExitStack() as cleanup:
         index, _ = find_index(store, name)
-        source = StoredImage(name=name)
-        copied = copy_between(store, source, target, whole=True, report=progress.report)
+        copied = copy_between(
+            store,
+            StoredImage(name=name),
+            target,
+            whole=True,
+            report=progress.report,
+            registries=registries(arguments, cleanup, target),
+        )
         if arguments.flag("purge"):
             store.images.remove_entry(index)
     digest_file = arguments.value("digestfile")
@@ -166,7 +187,9 @@ def exists(arguments: Arguments, session: "Session") -> int:
     return 0
 
 
-def _entries(store: "Store", images: list[str], arguments: Arguments) -> "list[Descriptor]":
+def _entries(
+    store: "Store", images: list[str], arguments: Arguments, cleanup: ExitStack
+) -> "list[Descriptor]":
     """The entries of images, which are taken in where they are not stored."""
     from layerstore import StoredImage, index_entries, parse_place, take_in_image
 
@@ -177,7 +200,8 @@ def _entries(store: "Store", images: list[str], arguments: Arguments) -> "list[D
         if isinstance(place, StoredImage):
             descriptor = store.images.find(place.name)
         else:
-            descriptor = take_in_image(store, place, whole=whole)
+            way = registries(arguments, cleanup, place)
+            descriptor = take_in_image(store, place, whole=whole, registries=way)
         found += index_entries(store, descriptor, whole=whole)
     return found
 
@@ -228,23 +252,25 @@ _WISHES = (
     many("--annotation", metavar="KEY=VALUE", about="Annotate the entry"),
 )
 _ALL = flag("--all", about="Of an index all images, not only this machine's")
-_LIST = "an index is kept in the store; `lamina manifest push` needs to reach the registry"
 
 CREATE = Command(
     name="manifest create",
     synopsis="NAME [IMAGE...]",
     about="Make an index of images for several platforms.",
     act=create,
-    options=(flag("-a", "--amend", about="Add to the index if there is one"), _ALL),
+    options=(
+        flag("-a", "--amend", about="Add to the index if there is one"),
+        _ALL,
+        *REGISTRY_OPTIONS,
+    ),
     words=(1, None),
-    refused={"--insecure": _LIST},
 )
 ADD = Command(
     name="manifest add",
     synopsis="NAME IMAGE...",
     about="Add images to an index.",
     act=add,
-    options=(_ALL, *_WISHES),
+    options=(_ALL, *_WISHES, *REGISTRY_OPTIONS),
     words=(2, None),
 )
 ANNOTATE = Command(
@@ -267,6 +293,7 @@ INSPECT = Command(
     synopsis="NAME",
     about="Show the manifest or index of an image, as it is stored.",
     act=inspect,
+    options=REGISTRY_OPTIONS,
     words=(1, 1),
     refused={"-v": "`lamina inspect` describes an image", "--verbose": "`lamina inspect` does"},
 )
@@ -280,6 +307,7 @@ PUSH = Command(
         flag("-p", "--rm", "--purge", about="Remove the index from the store afterwards"),
         flag("-q", "--quiet", about="Print the digest alone"),
         value("--digestfile", metavar="FILE", about="Write the digest to a file"),
+        *REGISTRY_OPTIONS,
     ),
     words=(1, 2),
     refused={"--format": "the documents are pushed as they are"},

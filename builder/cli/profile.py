@@ -85,7 +85,7 @@ def profile_of(arguments: Arguments, *, memory_bytes: int) -> Profile:
         ),
         memory_swappiness=limits.swappiness(arguments.value("memory-swappiness")),
         nano_cpus=cpus,
-        **limits.groups_of(arguments, memory_bytes),
+        **limits.groups_of(arguments.value, memory_bytes),
     )
 
 

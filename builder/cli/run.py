@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from builder import runner
 from builder.cli import limits, profile
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
-from builder.cli.output import line
+from builder.cli.output import line, warn
 from builder.cli.terminal import RawTerminal, size
 
 if TYPE_CHECKING:
@@ -143,9 +143,15 @@ def _minded(
     session: "Session", record: "ContainerRecord", hold: "Hold", streams: "Streams", *, raw: bool
 ) -> int:
     if not raw:
-        return runner.run(session.root, record, hold, streams).shell_code
-    with RawTerminal(0):
-        return runner.run(session.root, record, hold, streams).shell_code
+        status = runner.run(session.root, record, hold, streams)
+    else:
+        with RawTerminal(0):
+            status = runner.run(session.root, record, hold, streams)
+    if status.oom_killed and status.shell_code:
+        from builder.sizes import short_size
+
+        warn(f"killed: out of memory (limit {short_size(record.memory_bytes)})")
+    return status.shell_code
 
 
 def check_is_terminal() -> None:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         Stdio,
         TmpfsMount,
     )
+    from builder.sandbox.syscalls import open_timer
     from builder.sandbox.terminal import set_terminal_size
     from builder.sandbox.users import Ids, find_user
 
@@ -96,6 +97,7 @@ _HOMES = {
     "find_runtime": "ociruntime",
     "find_user": "users",
     "in_user_namespace": "idmap",
+    "open_timer": "syscalls",
     "parse_seccomp_profile": "seccompprofile:parse",
     "probe": "hostreport",
     "recording_child": "namespaces",
@@ -145,6 +147,7 @@ __all__ = [
     "find_runtime",
     "find_user",
     "in_user_namespace",
+    "open_timer",
     "parse_seccomp_profile",
     "probe",
     "recording_child",

@@ -66,6 +66,14 @@ class Group(NamedTuple):
                         return True
         return False
 
+    def is_full(self) -> bool | None:
+        """Whether it has as many processes as it may have; None where these are not limited."""
+        for directory in self.directories:
+            most = _read(f"{directory}/pids.max").strip()
+            if most.isdigit():
+                return int(_read(f"{directory}/pids.current") or 0) >= int(most)
+        return None
+
     def kill(self) -> None:
         """End all processes in the group, also those that fork meanwhile."""
         directory = self.directories[0]

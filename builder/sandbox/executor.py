@@ -131,6 +131,15 @@ class SandboxRunning:
         if not self.is_over:
             signals.send(self.leader.pidfd, signals.SIGKILL)
 
+    def is_full(self) -> bool:
+        """Implements `Running`."""
+        if self.is_over:
+            return False
+        in_group = self.group.is_full() if self.group else None
+        if in_group is not None:
+            return in_group
+        return self.root is not None and namespaces.is_full(self.leader.pidfd)
+
     def wait(self) -> ExitStatus:
         """Implements `Running`."""
         if not self.is_over:

@@ -429,6 +429,22 @@ def attempt(play: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 255
 
 
+def is_full(init_pidfd: int) -> bool:
+    """Whether no process can be added to the pid namespace of this PID 1."""
+
+    def play() -> None:
+        syscalls.setns(init_pidfd, syscalls.CLONE_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+    try:
+        return attempt(play) == errno.EAGAIN
+    except OSError:  # it is we who cannot fork
+        return False
+
+
 def _use_up_a_pid() -> None:
     pid, pidfd = syscalls.clone(0)
     if pid == 0:

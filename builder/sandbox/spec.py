@@ -313,6 +313,9 @@ class Running(Protocol):
     def kill(self) -> None:
         """End every process of the sandbox at once."""
 
+    def is_full(self) -> bool:
+        """Whether the sandbox has as many processes as it may have. Costs a fork at times."""
+
     def wait(self) -> ExitStatus:
         """Wait until the program has ended and every process of the sandbox is gone."""
 

@@ -128,6 +128,9 @@ _F_DUPFD_CLOEXEC = 1030
 _F_ADD_SEALS = 1033
 _F_SEAL_ALL = 0x1 | 0x2 | 0x4 | 0x8  # seal, shrink, grow, write
 
+_CLOCK_MONOTONIC = 1
+_TFD_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
+
 _libc = ctypes.PyDLL(None, use_errno=True)
 
 
@@ -198,6 +201,8 @@ _rt_sigaction = _function("syscall", c_long, c_int, c_void_p, c_void_p, ctypes.c
 _prctl = _function("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _prlimit = _function("prlimit", c_int, c_int, c_void_p, c_void_p)
 _unshare = _function("unshare", c_int)
+_timerfd_create = _function("timerfd_create", c_int, c_int)
+_timerfd_settime = _function("timerfd_settime", c_int, c_int, c_void_p, c_void_p)
 _setns = _function("setns", c_int, c_int)
 _sethostname = _function("sethostname", c_char_p, ctypes.c_size_t)
 _fcntl = _function("fcntl", c_int, c_int, c_int)
@@ -478,6 +483,18 @@ def ioctl_bytes(fd: int, request: int, argument: bytes) -> bytes:
     if _ioctl_buffer(fd, request, buffer) < 0:
         raise _failure()
     return buffer.raw
+
+
+def open_timer(seconds: int) -> int:
+    """A descriptor that can be read, 8 bytes, again and again after so many seconds."""
+    fd: int = _timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK_CLOEXEC)
+    if fd < 0:
+        raise _failure()
+    times = (c_long * 4)(seconds, 0, seconds, 0)  # struct itimerspec
+    if _timerfd_settime(fd, 0, ctypes.byref(times), None):
+        os.close(fd)
+        raise _failure()
+    return fd
 
 
 def filesystem_type(fd: int) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
+    from layerstore.registry.copies import RegistryCopies
     from layerstore.registry.credentials import Credentials
     from layerstore.registry.errors import (
         BlockedRegistryError,
@@ -35,6 +36,7 @@ _HOMES = {
     "Pulled": "pull",
     "Referrer": "repository",
     "RegistryClient": "client",
+    "RegistryCopies": "copies",
     "RegistryError": "errors",
     "RemoteDocument": "repository",
     "Repository": "repository",
@@ -61,6 +63,7 @@ __all__ = [
     "Pulled",
     "Referrer",
     "RegistryClient",
+    "RegistryCopies",
     "RegistryError",
     "RemoteDocument",
     "Repository",

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
-from layerstore.backends.directory import open_blob
 from layerstore.changeset import Change, PutDir, PutFile, PutHardlink, PutNode, PutSymlink
 from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
@@ -31,8 +30,8 @@ from layerstore.documents import Reader, canonical_json, descriptor_json, parse_
 from layerstore.errors import MalformedDocumentError, StoreError
 from layerstore.layers import in_user_namespace
 from layerstore.toc import order
-from layerstore.transports.cache_directory import read_small
-from layerstore.transports.exports import blob_name
+from layerstore.transports.cache_directory import MOUNTS
+from layerstore.transports.cached_steps import CachePlace
 from layerstore.transports.layout_directory import LayoutDirectory
 from layerstore.treepath import ROOT
 
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 Filter = Callable[[Iterator[Change]], Iterator[Change]]
 
 _SCHEMA = 1
-_MOUNTS = "lamina/mounts"
 _WAIT_S = 10.0
 _PIECE_BYTES = 1 << 20
 
@@ -85,12 +83,12 @@ def export_mount(
                 entry = _pack(key, held.path, file, filtered, sockets)
             layout.put(entry.blob.digest, entry.blob.size_bytes, lambda: _pieces(file))
         data = entry.encode()
-    layout.write(f"{_MOUNTS}/{key}", data)
+    layout.write(f"{MOUNTS}/{key}", data)
     return tuple(sockets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
+class MountEntry:
     """The file of a mount: its key, and the blob with its content."""
 
     key: str
@@ -121,7 +119,7 @@ class _Entry:
 
 def _pack(
     key: str, directory: Path, file: BinaryIO, filtered: Filter, sockets: list[str]
-) -> _Entry:
+) -> MountEntry:
     from layerstore import compression, tarcodec, treediff
 
     digest = hashlib.sha256()
@@ -144,7 +142,7 @@ def _pack(
         digest=Digest("sha256:" + digest.hexdigest()),
         size_bytes=file.tell(),
     )
-    return _Entry(key=key, blob=blob, diff_id=packed.diff_id)
+    return MountEntry(key=key, blob=blob, diff_id=packed.diff_id)
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
@@ -183,14 +181,14 @@ def _unfit(path: str, problem: str) -> MalformedDocumentError:
 
 
 class CachedMounts:
-    """The cache mounts of a directory: a MountSource for `CacheMounts.add_source`.
+    """The cache mounts of a place: a MountSource for `CacheMounts.add_source`.
 
     Args:
         notice: told, in a sentence, of everything that could not be used.
     """
 
-    def __init__(self, root: Path, store: "Store", notice: Callable[[str], None]) -> None:
-        self._root = root
+    def __init__(self, place: CachePlace, store: "Store", notice: Callable[[str], None]) -> None:
+        self._place = place
         self._store = store
         self._notice = notice
 
@@ -220,27 +218,25 @@ class CachedMounts:
         if entry is None:
             return None
         blob = entry.blob
-        path = self._root / blob_name(blob.digest)
 
         def pieces() -> Iterator[bytes]:
-            return open_blob(path, blob.digest, size_bytes=blob.size_bytes).pieces()
+            return self._place.open(blob).pieces()
 
         layout.put(blob.digest, blob.size_bytes, pieces)
         return entry.encode()
 
-    def _find(self, key: str) -> _Entry | None:
-        data = read_small(self._root / _MOUNTS / key)
-        return None if data is None else _Entry.decode(data, key)
+    def _find(self, key: str) -> MountEntry | None:
+        data = self._place.mount(key)
+        return None if data is None else MountEntry.decode(data, key)
 
-    def _unpack(self, entry: _Entry, directory: Path) -> None:
+    def _unpack(self, entry: MountEntry, directory: Path) -> None:
         from layerstore import overlaydir
 
         blob = entry.blob
-        path = self._root / blob_name(blob.digest)
-        with open_blob(path, blob.digest, size_bytes=blob.size_bytes) as reader:
+        with self._place.open(blob) as reader:
             changes = self._store.layers.read_foreign(reader, blob, entry.diff_id)
             overlaydir.write(_checked(changes), directory, userxattr=in_user_namespace())
             reader.drain()
 
     def _tell(self, error: Exception) -> None:
-        self._notice(f"not used of the build cache in {self._root}: {error}")
+        self._notice(f"not used of the build cache in {self._place.label}: {error}")

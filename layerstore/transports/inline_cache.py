@@ -15,7 +15,7 @@ from layerstore.digest import Digest
 from layerstore.documents import Reader, canonical_json, parse_json
 from layerstore.errors import MalformedDocumentError, StoreError
 from layerstore.images import Image
-from layerstore.transports.cache_directory import parse_row, row_json
+from layerstore.transports.cached_steps import parse_row, row_json
 
 if TYPE_CHECKING:
     from layerstore.store import Store
@@ -53,6 +53,10 @@ class InlineCache:
             return None
         self._store.cache.put(row.step, parent=row.parent, variant=row.variant)
         return row.step
+
+    def row(self, key: Digest) -> StepRow | None:
+        """The step with this key, and what else it is found by."""
+        return self._rows.get(key)
 
     def same_content(
         self, parent: Digest | None, content_digest: Digest, variant: str

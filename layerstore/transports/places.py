@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 from layerstore import descriptor as media
 from layerstore.backends.directory import open_blob
@@ -34,7 +34,7 @@ from layerstore.errors import (
 )
 from layerstore.images import read_index
 from layerstore.reference import Reference
-from layerstore.transports.copying import Destination, Report, Source, copy_image
+from layerstore.transports.copying import Destination, OneByOne, Report, Source, copy_image
 from layerstore.transports.exports import blob_name, write_archive
 from layerstore.transports.layout_directory import LayoutDirectory
 from layerstore.transports.oci_layout import entries_called
@@ -83,6 +83,17 @@ class RegistryPlace:
 
 Place = StoredImage | LayoutPlace | DockerArchive | PlainDirectory | RegistryPlace
 
+
+class Registries(Protocol):
+    """The way to registries, which this file does not know."""
+
+    def source(self, reference: Reference) -> Source:
+        """The image with that name."""
+
+    def destination(self, reference: Reference, copied_from: Reference | None) -> Destination:
+        """What takes an image under that name; blobs are copied from another name, if given."""
+
+
 TRANSPORTS = ("oci", "oci-archive", "docker-archive", "dir", "docker")
 # of the same tools; what they hold is kept by daemons and libraries of others
 _FOREIGN = ("docker-daemon", "containers-storage", "ostree", "tarball", "sif", "atomic")
@@ -124,6 +135,7 @@ def copy(
     platform: Platform | None = None,
     whole: bool = False,
     report: Report = lambda _: None,
+    registries: Registries | None = None,
 ) -> Descriptor:
     """Copy an image between two places; see `copy_image`. The store is flushed if it is the target.
 
@@ -131,8 +143,9 @@ def copy(
         StoreError and its children; OSError for a directory or file that cannot be used.
     """
     with ExitStack() as stack:
-        opened = stack.enter_context(_source(store, source))
-        destination = stack.enter_context(_destination(store, target))
+        opened = stack.enter_context(_source(store, source, registries))
+        copied_from = source.reference if isinstance(source, RegistryPlace) else None
+        destination = stack.enter_context(_destination(store, target, registries, copied_from))
         copied = copy_image(opened, destination, platform=platform, whole=whole, report=report)
         if isinstance(opened, _FromArchive) and isinstance(target, StoredImage):
             opened.members.keep(copied)
@@ -148,23 +161,32 @@ def take_in(
     platform: Platform | None = None,
     whole: bool = False,
     report: Report = lambda _: None,
+    registries: Registries | None = None,
 ) -> Descriptor:
     """Copy an image into the store without listing it: the caller does, or lists what needs it.
 
     Raises as `copy`.
     """
     target = StoredImage(name="", is_listed=False)
-    return copy(store, source, target, platform=platform, whole=whole, report=report)
+    return copy(
+        store,
+        source,
+        target,
+        platform=platform,
+        whole=whole,
+        report=report,
+        registries=registries,
+    )
 
 
-def document_at(store: "Store", place: Place) -> bytes:
+def document_at(store: "Store", place: Place, registries: Registries | None = None) -> bytes:
     """The manifest or index at a place. Raises as `copy`."""
-    with _source(store, place) as source:
+    with _source(store, place, registries) as source:
         return source.document(source.root())
 
 
 @contextmanager
-def _source(store: "Store", place: Place) -> Iterator[Source]:
+def _source(store: "Store", place: Place, registries: Registries | None) -> Iterator[Source]:
     match place:
         case StoredImage(name=name, entry=entry):
             yield FromStore(store, entry or store.images.find(name))
@@ -179,14 +201,20 @@ def _source(store: "Store", place: Place) -> Iterator[Source]:
 
             with read_members(store, place.path) as members:
                 yield _FromArchive(store, members, _root_of(store, members, place))
-        case RegistryPlace():
-            raise StoreError("registries are not there yet")
+        case RegistryPlace(reference=reference):
+            assert registries is not None, "who may name a registry gives the way to it"
+            yield registries.source(reference)
         case _:
             assert_never(place)
 
 
 @contextmanager
-def _destination(store: "Store", place: Place) -> Iterator[Destination]:
+def _destination(
+    store: "Store",
+    place: Place,
+    registries: Registries | None,
+    copied_from: Reference | None,
+) -> Iterator[Destination]:
     match place:
         case StoredImage(name=name, is_listed=is_listed):
             reference = Reference.parse(name) if name else None
@@ -208,8 +236,9 @@ def _destination(store: "Store", place: Place) -> Iterator[Destination]:
                 yield staged
             finally:
                 staged.forget()
-        case RegistryPlace():
-            raise StoreError("registries are not there yet")
+        case RegistryPlace(reference=reference):
+            assert registries is not None, "who may name a registry gives the way to it"
+            yield registries.destination(reference, copied_from)
         case _:
             assert_never(place)
 
@@ -239,7 +268,7 @@ class _FromArchive(FromStore):
         self.members = members
 
 
-class IntoStore:
+class IntoStore(OneByOne):
     """The store: a Destination. What is new there is not visible to others before a flush.
 
     An image must be one that could be run; of an index it is this host's.
@@ -342,7 +371,7 @@ class _FromLayout:
         return open_blob(path, blob.digest, size_bytes=blob.size_bytes)
 
 
-class _IntoLayout:
+class _IntoLayout(OneByOne):
     """An OCI image layout that is added to: a Destination."""
 
     def __init__(self, root: Path, tag: str) -> None:

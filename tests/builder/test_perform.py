@@ -682,7 +682,7 @@ def test_a_program_talks_to_an_agent_through_a_relay(tmp_path: Path) -> None:
                 *(sys.executable, "-I", "-S", "-c", program),
                 mounts=(*host_python(), BindMount(source=relay.path, target="/agent")),
             )
-            status, _ = run_one(
+            status, _, _ = run_one(
                 run_program(server, spec, lambda _, data: output.append(data), [relay])
             )
         thread.join(timeout=30)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from builder.sizes import parse_size
+from builder.sizes import parse_size, short_size
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,15 @@ def test_sizes_are_powers_of_1024(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="is no size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        *((0, "0"), (1, "1"), (1000, "1000"), (1024, "1k"), (64 << 20, "64m")),
+        *((3 << 29, "1536m"), (1 << 40, "1t")),
+    ],
+)
+def test_the_shortest_form_reads_back(size: int, text: str) -> None:
+    assert short_size(size) == text
+    assert parse_size(text) == size

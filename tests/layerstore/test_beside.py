@@ -96,6 +96,33 @@ def test_a_small_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with written_beside(pipe) as file:
+            file.write(b"new")
+        assert os.read(reader, 9) == b"new"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    with written_beside(Path("/dev/null")) as file:
+        file.write(b"new")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_link_stays_and_the_file_behind_it_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("there/it")
+    for content in (b"1", b"2"):
+        with written_beside(link) as file:
+            file.write(content)
+        assert (tmp_path / "there/it").read_bytes() == content
+    assert link.is_symlink()
+
+
 def test_after_an_error_the_old_file_is_there_alone(tmp_path: Path) -> None:
     path = tmp_path / "it"
     path.write_bytes(b"old")

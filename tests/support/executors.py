@@ -61,6 +61,9 @@ class FakeRunning:
     def kill(self) -> None:
         self.killed = True
 
+    def is_full(self) -> bool:
+        return False
+
     def wait(self) -> ExitStatus:
         return self.status
 

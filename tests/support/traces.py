@@ -46,13 +46,22 @@ def mount_table() -> list[str]:
 
 
 def control_groups() -> set[str]:
-    """Control groups whose name says that they are ours."""
+    """Control groups whose name says that they are ours, and whose maker does not live any more.
+
+    Those of others, which run at the same time on this machine, are in use.
+    """
     return {
         str(path)
         for root, folders, _ in os.walk("/sys/fs/cgroup")
         for path in (Path(root, name) for name in folders)
-        if "lamina" in path.name
+        if "lamina" in path.name and not _is_alive(path.name)
     }
+
+
+def _is_alive(group: str) -> bool:
+    """Whether the process is there that a group is named after: lamina-NAMESPACE-PID-N."""
+    words = group.split("-")
+    return len(words) == 4 and Path("/proc", words[2]).exists()
 
 
 def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:

@@ -5,6 +5,7 @@ import pytest
 
 from layerstore import Image, Store
 from tests.support.commands import Commands
+from tests.support.registries import registry
 from tests.support.stores import make_image, problems
 
 
@@ -65,6 +66,31 @@ def test_a_moment_of_an_image_is_copied_too(shop: Commands, tmp_path: Path) -> N
     early = image(shop, "early")
     assert done.out.strip() == early.descriptor.digest
     assert early.layers == image(shop, "one:1").layers[:1]
+
+
+@pytest.mark.needs_registry
+def test_registries_are_reached_with_options_for_each_side(shop: Commands, tmp_path: Path) -> None:
+    with (
+        registry(tmp_path / "open") as server,
+        registry(tmp_path / "closed", auth="basic", tls=True) as closed,
+    ):
+        assert closed.ca_file is not None
+        (tmp_path / "certs").mkdir()
+        (tmp_path / "certs/ca.crt").write_bytes(closed.ca_file.read_bytes())
+        creds = f"{closed.username}:{closed.password}"
+        there, inside = f"docker://{server.address}/a:1", f"docker://{closed.address}/b:1"
+        first = shop("copy", "-q", "one:1", there)
+        refused = shop("copy", there, inside, code=1)
+        assert "certificate" in refused.err
+        refused = shop("copy", "--dest-tls-verify=false", there, inside, code=1)
+        assert "unauthorized" in refused.err
+        shop("copy", "--dest-tls-verify=false", "--dest-creds", creds, there, inside)
+        certs = ("--src-cert-dir", tmp_path / "certs", "--src-creds", creds)
+        assert shop("copy", "-q", *certs, inside, "back").out == first.out
+        assert shop("copy", "-q", "--tls-verify=false", "--creds", creds, inside, "b").out
+        assert creds.partition(":")[2] not in refused.err
+        assert "a number" in shop("copy", "--retry-times", "x", there, "c", code=125).err
+    assert problems(shop.root) == []
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import pytest
 
 from builder.cli import limits
 from builder.cli.arguments import UsageError, split
+from builder.cli.build import BUILD
 from builder.cli.run import RUN
-from builder.sandbox import RESOURCES, ResourceLimit
+from builder.sandbox import RESOURCES, Limits, ResourceLimit
 
 CPUS = os.cpu_count() or 1
 
@@ -142,3 +143,42 @@ class TestProcessors:
         assert "requested CPUs are not available - requested 0,9999, available: 0" in found
         found = problem(lambda: limits.cpuset("cpuset-mems", "99"))
         assert "requested memory nodes are not available" in found
+
+
+class TestBuild:
+    def limits(self, *words: str) -> Limits:
+        return limits.of_build(split(BUILD, [*words, "."]))
+
+    def test_options_and_resources_say_the_same(self) -> None:
+        options = ("-m=64m", "--memory-swap=96m", "-c=512", "--cpu-quota=5000", "--cpuset-cpus=0")
+        pairs = ("memory=64m", "memory-swap=96m", "cpu-shares=512", "cpu-quota=5000")
+        resources = [f"--resource={pair}" for pair in (*pairs, "cpuset-cpus=0")]
+        expected = Limits(
+            memory_bytes=64 << 20,
+            memory_swap_bytes=96 << 20,
+            cpu_shares=512,
+            cpu_quota_us=5000,
+            cpuset_cpus="0",
+        )
+        assert self.limits(*options) == self.limits(*resources) == expected
+
+    def test_an_option_goes_before_a_resource_and_the_last_of_these_counts(self) -> None:
+        resources = ("--resource=memory=32m", "--resource=memory=48m")
+        assert self.limits(*resources).memory_bytes == 48 << 20
+        assert self.limits("-m=64m", *resources).memory_bytes == 64 << 20
+
+    def test_nothing_is_limited_without_a_word(self) -> None:
+        assert self.limits() == Limits()
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("--resource=memory",), "it has no value"),
+            (("--resource=disk=1g",), "unknown resources key 'disk' (there are memory, "),
+            (("--resource=memory=1m",), "minimum memory limit allowed is 6MB"),
+            (("--resource=cpu-shares=x",), "not a whole number"),
+            (("--memory-swap=1g",), "always set the memory limit"),
+        ],
+    )
+    def test_what_makes_no_sense(self, words: tuple[str, ...], message: str) -> None:
+        assert message in problem(lambda: self.limits(*words))

@@ -8,6 +8,7 @@ from layerstore import Image, Platform, Store, host_platform
 from layerstore import descriptor as media
 from tests.support.commands import Commands
 from tests.support.peers import run
+from tests.support.registries import registry
 from tests.support.stores import make_image, problems
 
 
@@ -135,6 +136,23 @@ def test_it_is_pushed_whole_and_comes_back(shop: Commands, tmp_path: Path) -> No
     assert problems(shop.root) == []
 
 
+@pytest.mark.needs_registry
+def test_it_is_pushed_to_the_registry_that_its_name_says(shop: Commands, tmp_path: Path) -> None:
+    make(shop)
+    with registry(tmp_path / "registry") as server:
+        name = f"{server.address}/many:1"
+        shop("tag", "many", name)
+        pushed = shop("manifest", "push", "-q", name)
+        shop("manifest", "push", "-q", "many", f"{server.address}/again:1")
+        assert (server.tags("many"), server.tags("again")) == (["1"], ["1"])
+        other = Commands(tmp_path / "other", shop.capture)
+        assert document(other, name) == document(shop, "many")  # not here, but there
+        other("manifest", "create", "--all", "copy", f"docker://{name}")
+        assert document(other, "copy") == document(shop, "many")
+        assert other("copy", "-q", "--all", f"docker://{name}", "back").out == pushed.out
+    assert problems(other.root) == []
+
+
 @pytest.mark.needs_peers("skopeo")
 def test_skopeo_finds_every_platform(shop: Commands, tmp_path: Path) -> None:
     make(shop)
@@ -188,7 +206,7 @@ def test_an_index_without_this_machine_is_shown_tagged_and_removed(shop: Command
         (("add", "one:1", "one:1"), "is an image"),
         (("annotate", "many", "two:1"), "no such"),
         (("annotate", "--annotation", "x", "many", "one:1"), "KEY=VALUE"),
-        (("inspect", "missing"), "no such image"),
+        (("inspect", "127.0.0.1:1/missing"), "cannot reach the registry"),
         (("push", "one:1", "oci:x"), "is an image"),
         (("push", "--all=false", "many", "oci:x"), "with all its images"),
         (("rm", "missing"), "no such image"),

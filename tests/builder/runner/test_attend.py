@@ -42,6 +42,9 @@ class Program:
     def kill(self) -> None:
         raise AssertionError("nobody asked for that")
 
+    def is_full(self) -> bool:
+        return False
+
     def wait(self) -> ExitStatus:
         self.was_waited_for = True
         return ExitStatus()

@@ -562,3 +562,15 @@ def test_a_new_session_keyring_is_not_the_old_one() -> None:
         return len(set(session()) - first)
 
     assert inside(play) == 1
+
+
+def test_a_timer_can_be_read_again_and_again() -> None:
+    fd = syscalls.open_timer(1)
+    try:
+        with pytest.raises(BlockingIOError):
+            os.read(fd, 8)
+        os.set_blocking(fd, True)
+        for _ in range(2):
+            assert int.from_bytes(os.read(fd, 8), "little") >= 1
+    finally:
+        os.close(fd)

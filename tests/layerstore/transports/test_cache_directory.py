@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from layerstore import CacheDirectory, CachedStep, Digest, Layer, Store, export_steps
+from layerstore import CachedStep, Digest, DirectoryPlace, Layer, StepCache, Store, export_steps
 from layerstore.errors import UnusableLayerError
 from tests.support.imagetree import OciLayout, stack
 from tests.support.stores import cached_step, findings, flip, make_layer, seal
@@ -38,7 +38,7 @@ def exported(store: Store, cache: Path, *files: dict[str, bytes]) -> list[Layer]
 def attach(store: Store, cache: Path) -> list[str]:
     """Look into `cache` from now on; what is told of it comes into the list."""
     notices: list[str] = []
-    store.cache.add_source(CacheDirectory(cache, store, notices.append))
+    store.cache.add_source(StepCache(DirectoryPlace(cache), store, notices.append))
     return notices
 
 

@@ -14,6 +14,7 @@ from layerstore import (
     CachedMounts,
     Change,
     Digest,
+    DirectoryPlace,
     Store,
     StoreError,
     export_mount,
@@ -56,7 +57,7 @@ def used(store: Store, items: dict[str, Item], key: str = KEY) -> Path:
 def attach(store: Store, cache: Path) -> list[str]:
     """Look into `cache` from now on; what is told of it comes into the list."""
     notices: list[str] = []
-    store.cache_mounts.add_source(CachedMounts(cache, store, notices.append))
+    store.cache_mounts.add_source(CachedMounts(DirectoryPlace(cache), store, notices.append))
     return notices
 
 

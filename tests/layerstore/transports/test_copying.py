@@ -14,7 +14,7 @@ from layerstore.errors import (
     NotFoundError,
     UnsupportedMediaTypeError,
 )
-from layerstore.transports.copying import MANIFESTS_MAX, copy_image
+from layerstore.transports.copying import MANIFESTS_MAX, OneByOne, copy_image
 
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
@@ -22,7 +22,7 @@ OTHER = Platform(os="linux", architecture="s390x")
 
 
 @dataclass
-class Memory:
+class Memory(OneByOne):
     """A place of both kinds that writes down what is asked of it."""
 
     blobs: dict[Digest, bytes] = field(default_factory=dict)

@@ -1,0 +1,128 @@
+"""Registries as places that images are copied from and to (layerstore/transports/copying.py).
+
+Blobs go up several side by side. Between two repositories of one registry they are mounted: nothing
+of them comes here.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from threading import Condition
+from typing import TYPE_CHECKING
+
+from layerstore.descriptor import Descriptor
+from layerstore.reference import Reference
+from layerstore.registry.errors import CanceledError
+from layerstore.registry.pull import find_remote
+from layerstore.registry.repository import RemoteDocument, Repository
+from layerstore.registry.transfers import Workers
+
+if TYPE_CHECKING:
+    from layerstore.registry.client import RegistryClient
+
+
+class RegistryCopies:
+    """Opens repositories for copies: the Registries of `copy_between`.
+
+    Args:
+        source: the way to what is copied from; None: the same as to what is copied to.
+    """
+
+    def __init__(self, client: "RegistryClient", source: "RegistryClient | None" = None) -> None:
+        self._client = client
+        self._source_client = source or client
+
+    def source(self, reference: Reference) -> "RemoteSource":
+        """The image with that name: a Source. Raises RegistryError."""
+        return RemoteSource(*find_remote(self._source_client, reference))
+
+    def destination(
+        self, reference: Reference, copied_from: Reference | None
+    ) -> "RemoteDestination":
+        """What takes an image under that name: a Destination.
+
+        Args:
+            copied_from: a name in a registry, perhaps the same, whose blobs are copied.
+        """
+        is_same = copied_from is not None and copied_from.host == reference.host
+        return RemoteDestination(
+            self._client,
+            reference,
+            mount_from=(copied_from.path,) if copied_from is not None and is_same else (),
+        )
+
+
+class RemoteSource:
+    """An image in a registry: a Source. What is changed on its way is asked for again."""
+
+    def __init__(self, repository: Repository, root: RemoteDocument) -> None:
+        self._repository = repository
+        self._root = root
+
+    def root(self) -> Descriptor:
+        return self._root.descriptor
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        if descriptor.digest == self._root.descriptor.digest:
+            return self._root.data
+        return self._repository.document(descriptor)
+
+    def pieces(self, blob: Descriptor) -> Iterator[bytes]:
+        return self._repository.pieces(blob)
+
+
+class RemoteDestination:
+    """A name in a registry: a Destination."""
+
+    def __init__(
+        self, client: "RegistryClient", reference: Reference, *, mount_from: Sequence[str]
+    ) -> None:
+        self._client = client
+        self._repository = client.repository(reference)
+        self._tag = "" if reference.digest is not None else reference.tag
+        self._mount_from = mount_from
+        self._documents: dict[Descriptor, bytes] = {}
+
+    def has(self, blob: Descriptor) -> bool:
+        return self._repository.has_blob(blob.digest, to_push=True)
+
+    def put(self, blob: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> None:
+        self._repository.upload(blob, pieces, mount_from=self._mount_from)
+
+    def put_document(self, descriptor: Descriptor, data: bytes) -> None:
+        self._documents[descriptor.plain] = data
+        self._repository.put_manifest(data, descriptor.media_type)
+
+    def finish(self, root: Descriptor) -> None:
+        if self._tag:
+            self._repository.put_manifest(self._documents[root.plain], root.media_type, self._tag)
+
+    def each(self, blobs: Sequence[Descriptor], take: Callable[[Descriptor], object]) -> None:
+        side_by_side(self._client, [partial(take, blob) for blob in blobs])
+
+
+def side_by_side(client: "RegistryClient", jobs: Sequence[Callable[[], object]]) -> None:
+    """Carry out jobs, as many at a time as the settings say. The first error ends the others."""
+    changed = Condition()
+    left = len(jobs)
+    failures: list[BaseException] = []
+
+    def carry_out(job: Callable[[], object]) -> None:
+        nonlocal left
+        error: BaseException | None = None
+        try:
+            job()
+        except BaseException as caught:  # noqa: BLE001 - it is the caller's, in the other thread
+            error = caught
+        with changed:
+            left -= 1
+            if error is not None:
+                failures.append(error)
+            changed.notify_all()
+
+    with Workers(client.settings.jobs, lambda event: None, client.stop) as workers:
+        for job in jobs:
+            workers.add(partial(carry_out, job))
+        with changed:
+            workers.wait(changed, lambda: not left or bool(failures))
+        if failures:
+            raise next((e for e in failures if not isinstance(e, CanceledError)), failures[0])

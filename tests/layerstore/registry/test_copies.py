@@ -1,0 +1,297 @@
+"""Copies from and to registries: by digest, past faults, and without a byte too many."""
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from layerstore import (
+    Descriptor,
+    Image,
+    Index,
+    Platform,
+    Reference,
+    Store,
+    copy_between,
+    document_at,
+    host_platform,
+    parse_place,
+    take_in_image,
+)
+from layerstore import descriptor as media
+from layerstore.blobs import put
+from layerstore.errors import CorruptBlobError, StoreError
+from layerstore.registry import Credentials, RegistryCopies, RegistryError, UnknownManifestError
+from layerstore.registry.copies import side_by_side
+from tests.layerstore.registry.conftest import NewClient
+from tests.support.faultproxy import FAULTS, Fault, FaultProxy, fault_proxy
+from tests.support.peers import run
+from tests.support.registries import Registry, registry
+from tests.support.stores import flip_blob, make_image, problems
+
+pytestmark = pytest.mark.needs_registry
+
+OTHER = Platform(os="linux", architecture="s390x")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Registry]:
+    with registry(tmp_path / "registry") as server:
+        yield server
+
+
+@pytest.fixture
+def image(store: Store) -> Image:
+    return make_image(store, "app:1", {"a": b"x" * 1000}, {"b": os.urandom(300_000)})
+
+
+@pytest.fixture
+def multi(store: Store, image: Image) -> Descriptor:
+    other = make_image(store, "theirs", {"other": b"machine"})
+    index = Index(
+        manifests=(
+            replace(image.descriptor, platform=host_platform()),
+            replace(other.descriptor, platform=OTHER),
+        )
+    )
+    data = index.encode()
+    entry = Descriptor(
+        media_type=media.OCI_INDEX, digest=put(store.blobs, data).digest, size_bytes=len(data)
+    )
+    store.images.tag_entry(entry, Reference.parse("multi"))
+    store.flush()
+    return entry
+
+
+def copy(
+    store: Store, source: str, target: str, new_client: NewClient, *, whole: bool = False
+) -> Descriptor:
+    return copy_between(
+        store,
+        parse_place(source),
+        parse_place(target),
+        whole=whole,
+        registries=RegistryCopies(new_client()),
+    )
+
+
+def remote(server: Registry | FaultProxy, rest: str) -> str:
+    return f"docker://{server.address}/{rest}"
+
+
+def test_an_image_goes_up_over_and_down_with_its_digest(
+    server: Registry, new_client: NewClient, store: Store, image: Image, tmp_path: Path
+) -> None:
+    assert copy(store, "app:1", remote(server, "a:1"), new_client) == image.descriptor
+    copy(store, remote(server, "a:1"), remote(server, "b/c:2"), new_client)
+    assert (server.tags("a"), server.tags("b/c")) == (["1"], ["2"])
+    with Store.open(tmp_path / "other") as other:
+        for target in ("back", f"oci:{tmp_path}/l:x", f"dir:{tmp_path}/d", "oci-archive:{}:x"):
+            place = target.format(tmp_path / "a.tar")
+            assert copy(other, remote(server, "b/c:2"), place, new_client) == image.descriptor
+        assert other.images.resolve("back") == image
+    assert problems(tmp_path / "other") == []
+
+
+def test_by_digest_there_is_no_tag(
+    server: Registry, new_client: NewClient, store: Store, image: Image
+) -> None:
+    there = remote(server, f"a@{image.descriptor.digest}")
+    assert copy(store, "app:1", there, new_client) == image.descriptor
+    assert server.tags("a") == []
+    assert copy(store, there, "back", new_client) == image.descriptor
+
+
+def test_an_index_goes_whole_or_one_image_of_it(
+    server: Registry, new_client: NewClient, store: Store, multi: Descriptor, tmp_path: Path
+) -> None:
+    assert copy(store, "multi", remote(server, "m:1"), new_client, whole=True) == multi
+    with Store.open(tmp_path / "other") as other:
+        one = copy(other, remote(server, "m:1"), "one", new_client)
+        assert one == store.images.resolve("app:1").descriptor
+        assert copy(other, remote(server, "m:1"), "all", new_client, whole=True) == multi
+        theirs = store.images.resolve("theirs").descriptor
+        assert other.images.resolve("all", OTHER).descriptor == theirs
+    assert problems(tmp_path / "other") == []
+
+
+def test_within_a_registry_blobs_are_mounted_and_none_moves(
+    server: Registry, new_client: NewClient, store: Store, image: Image
+) -> None:
+    with fault_proxy(server.port) as proxy:
+        copy(store, "app:1", remote(proxy, "a:1"), new_client)
+        proxy.forget()
+        copy(store, remote(proxy, "a:1"), remote(proxy, "b:1"), new_client)
+        assert proxy.bytes_received("blob") == 0
+        assert proxy.bytes_sent("upload") == 0
+    assert server.tags("b") == ["1"]
+
+
+def test_what_is_there_is_neither_read_nor_sent(
+    server: Registry, new_client: NewClient, store: Store, image: Image, tmp_path: Path
+) -> None:
+    with fault_proxy(server.port) as proxy:
+        copy(store, "app:1", remote(proxy, "a:1"), new_client)
+        copy(store, remote(proxy, "a:1"), f"oci:{tmp_path}/l:x", new_client)
+        proxy.forget()
+        copy(store, "app:1", remote(proxy, "a:2"), new_client)
+        copy(store, remote(proxy, "a:1"), f"oci:{tmp_path}/l:y", new_client)
+        assert proxy.bytes_received("blob") == 0
+        assert proxy.bytes_sent("upload") == 0
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_fault_of_each_kind_is_survived(
+    fault: Fault,
+    way: str,
+    server: Registry,
+    new_client: NewClient,
+    store: Store,
+    image: Image,
+    tmp_path: Path,
+) -> None:
+    copy(store, "app:1", remote(server, "a:1"), new_client)
+    with fault_proxy(server.port) as proxy, Store.open(tmp_path / "other") as other:
+        if way == "up":
+            proxy.fail_next(fault, "(PUT|PATCH) .*/blobs/")
+            found = copy(store, "app:1", remote(proxy, "b:1"), new_client)
+        else:
+            proxy.fail_next(fault, "GET .*/blobs/")
+            found = copy(other, remote(proxy, "a:1"), "back", new_client)
+            assert other.images.resolve("back") == image
+        assert found == image.descriptor
+        assert sum(proxy.harmed().values()) == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_with_five_faults_in_a_hundred_a_copy_is_right_or_fails_clearly(
+    seed: int, server: Registry, new_client: NewClient, store: Store, tmp_path: Path
+) -> None:
+    layers = [{f"{number}": os.urandom(40_000)} for number in range(12)]
+    image = make_image(store, "many:1", *layers)
+    with (
+        fault_proxy(server.port, seed=seed, rate=0.05) as proxy,
+        Store.open(tmp_path / "other") as other,
+    ):
+        for source, target, place in (
+            ("many:1", remote(proxy, "a:1"), store),
+            (remote(proxy, "a:1"), "back", other),
+        ):
+            try:
+                assert copy(place, source, target, new_client) == image.descriptor
+            except StoreError as error:
+                assert str(error)
+        for record in other.images.list():
+            assert record.manifest_digest == image.descriptor.digest
+    assert problems(tmp_path / "other") == []
+    if server.tags("a"):
+        assert copy(store, remote(server, "a:1"), "checked", new_client) == image.descriptor
+        assert {blob.digest for blob in image.manifest.layers} <= server.blobs()
+
+
+def test_a_damaged_blob_is_neither_sent_nor_named(
+    server: Registry, new_client: NewClient, store: Store, image: Image
+) -> None:
+    flip_blob(store, image.manifest.layers[1].digest)
+    with pytest.raises(CorruptBlobError):
+        copy(store, "app:1", remote(server, "a:1"), new_client)
+    assert server.tags("a") == []
+    assert image.manifest.layers[1].digest not in server.blobs()
+    assert threading.active_count() < 10
+
+
+def test_a_damaged_registry_names_nothing_here(
+    server: Registry, new_client: NewClient, store: Store, image: Image, tmp_path: Path
+) -> None:
+    copy(store, "app:1", remote(server, "a:1"), new_client)
+    path = server.blob_path(image.manifest.layers[1].digest)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with Store.open(tmp_path / "other") as other:
+        for target in ("back", f"oci:{tmp_path}/l:x"):
+            with pytest.raises(StoreError, match=r"damaged|cut|bytes"):
+                copy(other, remote(server, "a:1"), target, new_client)
+        assert other.images.list() == []
+    assert not (tmp_path / "l/index.json").exists()
+
+
+def test_documents_are_shown_and_images_taken_in_unlisted(
+    server: Registry, new_client: NewClient, store: Store, multi: Descriptor, tmp_path: Path
+) -> None:
+    copy(store, "multi", remote(server, "m:1"), new_client, whole=True)
+    place, ways = parse_place(remote(server, "m:1")), RegistryCopies(new_client())
+    assert Index.parse(document_at(store, place, ways)).manifests
+    with Store.open(tmp_path / "other") as other:
+        taken = take_in_image(other, place, registries=ways)
+        assert other.images.open(taken).layers
+        assert other.images.list() == []
+
+
+def test_what_is_not_there_says_so(server: Registry, new_client: NewClient, store: Store) -> None:
+    with pytest.raises(UnknownManifestError, match="a:1"):
+        copy(store, remote(server, "a:1"), "x", new_client)
+    with pytest.raises(RegistryError, match="cannot reach the registry"):
+        copy(store, "docker://127.0.0.1:1/a:1", "x", new_client)
+
+
+def test_two_registries_may_want_different_credentials(
+    server: Registry, new_client: NewClient, store: Store, image: Image, tmp_path: Path
+) -> None:
+    with registry(tmp_path / "closed", auth="basic") as closed:
+        known = Credentials(user=closed.username, password=closed.password)
+        inside = new_client(credentials=known, credentials_host=closed.address)
+        copy(store, "app:1", remote(server, "a:1"), new_client)
+        ways = RegistryCopies(inside, new_client())
+        copy_between(
+            store,
+            parse_place(remote(server, "a:1")),
+            parse_place(remote(closed, "b:1")),
+            registries=ways,
+        )
+        assert closed.tags("b") == ["1"]
+
+
+@pytest.mark.needs_peers("skopeo")
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_what_skopeo_pushed_comes_back_by_its_digest(
+    compression: str,
+    server: Registry,
+    new_client: NewClient,
+    store: Store,
+    image: Image,
+    tmp_path: Path,
+) -> None:
+    copy(store, "app:1", f"oci:{tmp_path}/l:x", new_client)
+    there = remote(server, "s:1")
+    run(
+        *("skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false"),
+        *("--dest-compress-format", compression, "--dest-compress", f"oci:{tmp_path}/l:x", there),
+    )
+    raw = run("skopeo", "inspect", "--raw", "--tls-verify=false", there)
+    with Store.open(tmp_path / "other") as other:
+        copied = copy(other, there, "back", new_client)
+        assert document_at(other, parse_place("back")).decode() == raw
+        assert copied == other.images.resolve("back").descriptor
+        assert other.images.resolve("back").id == image.id
+    assert problems(tmp_path / "other") == []
+
+
+def test_jobs_go_side_by_side_and_the_first_error_ends_them(new_client: NewClient) -> None:
+    done: list[int] = []
+    gate = threading.Barrier(2, timeout=10)
+
+    def job(number: int) -> None:
+        gate.wait()  # passes when two are there at once
+        done.append(number)
+
+    side_by_side(new_client(jobs=2), [lambda n=n: job(n) for n in range(4)])  # type: ignore[misc]
+    assert sorted(done) == [0, 1, 2, 3]
+
+    def fail() -> None:
+        raise StoreError("no")
+
+    with pytest.raises(StoreError, match="no"):
+        side_by_side(new_client(jobs=1), [fail, lambda: done.append(9)])
