@@ -11,6 +11,7 @@ rename and are synced, the log first: after a power cut a record is there whole,
 """
 
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -132,7 +133,7 @@ def write(record: BuildRecord, directory: Path, log: bytes = b"") -> None:
     remove_left_over(directory)
     if log:
         replace_file(directory / f"{record.id}.log", log)
-    replace_file(directory / f"{record.id}.json", json.dumps(_plain(record)).encode())
+    replace_file(directory / f"{record.id}.json", _sealed(_plain(record), log))
     # by either file: of a build that was killed there may be the log alone
     ids = {path.stem for path in directory.iterdir() if path.suffix in (".json", ".log")}
     for build_id in sorted(ids)[:-_KEPT_MAX]:
@@ -211,10 +212,14 @@ def damaged(directory: Path) -> Iterator[tuple[str, str]]:
                 yield path.stem, "the record cannot be read"
             continue
         wanted_bytes = max((step.log_offset + step.log_bytes for step in record.steps), default=0)
-        log = path.with_suffix(".log")
-        is_whole = wanted_bytes == (log.stat().st_size if log.exists() else 0)
+        try:
+            log = path.with_suffix(".log").read_bytes()
+            checksum = json.loads(path.read_bytes()).get("log_checksum")
+        except FileNotFoundError:
+            log, checksum = b"", None
+        is_whole = wanted_bytes == len(log) and checksum in (None, zlib.crc32(log))
         if not is_whole and path.exists():
-            yield path.stem, "the log is missing or not as long as it was"
+            yield path.stem, "the log is missing or not what it was"
 
 
 def log_of(record: BuildRecord, step: StepRecord, directory: Path) -> bytes:
@@ -245,6 +250,9 @@ def _read(path: Path, is_wanted: Callable[[bytes], bool] = lambda _: True) -> Bu
         if not is_wanted(data):
             return None
         fields = json.loads(data)
+        if fields.pop("checksum", None) not in (None, zlib.crc32(json.dumps(fields).encode())):
+            return None
+        fields.pop("log_checksum", None)
         steps = tuple(_step(**step) for step in fields.pop("steps"))
         fields["names"] = tuple(fields["names"])
         fields["bases"] = tuple(BaseRecord(*base) for base in fields.get("bases", ()))
@@ -291,6 +299,13 @@ def _plain(value: BuildRecord | StepRecord) -> dict[str, object]:
     elif value.explanation is not None:
         found["explanation"] = asdict(value.explanation)
     return found
+
+
+def _sealed(fields: dict[str, object], log: bytes) -> bytes:
+    """The record as a file, which knows when it or its log is damaged."""
+    if log:
+        fields["log_checksum"] = zlib.crc32(log)
+    return json.dumps(fields | {"checksum": zlib.crc32(json.dumps(fields).encode())}).encode()
 
 
 def _step(*, explanation: dict[str, Any] | None = None, **fields: Any) -> StepRecord:

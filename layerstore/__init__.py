@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from layerstore.owners import give as give_file
     from layerstore.owners import owner_of
     from layerstore.reference import Reference
+    from layerstore.seals import is_as_sealed
     from layerstore.store import Store, default_root
     from layerstore.tarcodec import InOrder, Limits, Packed, is_tar, pack, unpack
     from layerstore.toc import Summary, TocEntry, summarise
@@ -232,6 +233,7 @@ _HOMES = {
     "index_without": "indexes",
     "in_user_namespace": "layers",
     "inline_steps": "transports.inline_cache",
+    "is_as_sealed": "seals",
     "is_plain_directory": "transports.dir_format:is_one",
     "is_tar": "tarcodec",
     "join": "treepath",
@@ -371,6 +373,7 @@ __all__ = [
     "index_with",
     "index_without",
     "inline_steps",
+    "is_as_sealed",
     "is_plain_directory",
     "is_tar",
     "join",

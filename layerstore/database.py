@@ -4,7 +4,8 @@ Rows for layers (what a blob holds), steps (which key made which layer), listing
 copied, file digests and memos; and documents of removed images, which prune need not take for
 another tool's unfinished work.
 Losing it costs time, never an image: index.json and the blobs are the truth. So a database of an
-earlier version is emptied, not converted.
+earlier version is emptied, not converted, and one that SQLite finds damaged gives way to an empty
+one, but for fsck, which only looks.
 
 SQLite in WAL mode, synchronous=FULL, opened at first use. Each row carries a checksum: SQLite has
 none, and a flipped bit must be a miss, not another layer.
@@ -13,7 +14,7 @@ none, and a flipped bit must be a miss, not another layer.
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ Statement = tuple[str, Sequence[Value]]
 _VERSION = 3
 _TABLES = ("layers", "steps", "memos", "listings", "removed")
 _BUSY_TIMEOUT_S = 30.0
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _ROOM_BYTES_MIN = 1 << 20
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS layers (
@@ -49,11 +51,18 @@ PRAGMA user_version = {_VERSION};
 
 
 class Database:
-    """One connection, made when it is first needed."""
+    """One connection, made when it is first needed.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        set_aside: names a place for the files of a damaged one, which is then called damaged no
+            more; None: it is an error.
+    """
+
+    def __init__(self, path: Path, set_aside: Callable[[str], Path] | None = None) -> None:
         self._path = path
+        self._set_aside = set_aside
         self._connection: sqlite3.Connection | None = None
+        self._inode = 0  # of the file that is, or was, open
 
     def query(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
         """All rows of one SELECT."""
@@ -62,6 +71,8 @@ class Database:
         try:
             rows: list[Row] = self._open().execute(sql, values).fetchall()
         except sqlite3.Error as error:
+            if self._begin_anew(error):
+                return self.query(sql, values)
             raise self._error(error) from error
         return rows
 
@@ -69,6 +80,7 @@ class Database:
         """Carry out all of `statements`, durably, or none."""
         import sqlite3
 
+        statements = tuple(statements)
         try:
             connection = self._open()
             connection.execute("BEGIN IMMEDIATE")
@@ -81,15 +93,37 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
+            if self._begin_anew(error):
+                self.write(statements)
+                return
             raise self._error(error) from error
 
     def problems(self, *, quick: bool) -> list[str]:
-        """What SQLite's own check finds."""
+        """What SQLite's own check finds. From then on nothing damaged is set aside."""
+        self._set_aside = None
         try:
             rows = self.query("PRAGMA quick_check" if quick else "PRAGMA integrity_check")
         except StoreError as error:
             return [error.message]
         return [str(row[0]) for row in rows if row[0] != "ok"]
+
+    def _begin_anew(self, error: "sqlite3.Error") -> bool:
+        """Put a damaged database out of the way; False when it is not, or must stay.
+
+        Another process may have it open still: what it writes there is lost, a cache's.
+        """
+        name = getattr(error, "sqlite_errorname", "")
+        if self._set_aside is None or not name.startswith(_DAMAGED):
+            return False
+        self.close()
+        if self._inode not in (0, _inode(self._path)):  # somebody else has done it
+            return True
+        for suffix in ("-wal", "-shm", ""):
+            path = Path(f"{self._path}{suffix}")
+            if path.exists():
+                path.rename(self._set_aside("damaged"))
+        self._set_aside = None  # once is enough
+        return True
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -105,6 +139,7 @@ class Database:
         connection = sqlite3.connect(
             self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
+        self._inode = _inode(self._path)
         try:
             self._prepare(connection)
         except BaseException:
@@ -151,6 +186,14 @@ class Database:
         except OSError:
             return False
         return status.f_bavail * status.f_frsize < _ROOM_BYTES_MIN
+
+
+def _inode(path: Path) -> int:
+    """Which file it is; 0 for none."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 def checksum(*values: Value) -> str:

@@ -18,12 +18,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from layerstore import descriptor as media
-from layerstore.beside import write_durably
 from layerstore.blobs import BlobStore, get, put
 from layerstore.database import Statement
 from layerstore.descriptor import Descriptor, Platform
 from layerstore.digest import Digest
-from layerstore.documents import DOCUMENT_BYTES_MAX, History, ImageConfig, Index, Manifest
+from layerstore.documents import History, ImageConfig, Index, Manifest
 from layerstore.errors import (
     InvalidReferenceError,
     MalformedDocumentError,
@@ -32,6 +31,7 @@ from layerstore.errors import (
     StoreError,
     UnsupportedMediaTypeError,
 )
+from layerstore.indexfile import IndexFile, read_index_file
 from layerstore.layers import Layer, LayerStore
 from layerstore.locks import StoreLock
 from layerstore.reference import Reference
@@ -108,7 +108,7 @@ class ImageStore:
         new_tmp_path: Callable[[str], Path],
         hold: Callable[[Iterable[Digest]], None],
     ) -> None:
-        self._root = root
+        self.index_file = IndexFile(root, new_tmp_path)
         self._blobs = blobs
         self._layers = layers
         self._lock = lock
@@ -350,7 +350,7 @@ class ImageStore:
 
     def entries(self) -> Entries:
         """The entries of index.json, pending edits applied."""
-        entries: Entries = [*read_index(self._root).manifests]
+        entries: Entries = [*self.index_file.read().manifests]
         for edit in self._edits:
             entries = edit(entries)
         return entries
@@ -360,26 +360,22 @@ class ImageStore:
         for digest in self._removed:
             yield "INSERT OR IGNORE INTO removed (digest) VALUES (?)", (digest,)
 
-    def flush(self) -> None:
-        """Apply the pending edits to index.json. Everything they lead to must be durable."""
+    def flush(self) -> bool:
+        """Apply the pending edits to index.json; False when there are none.
+
+        Everything they lead to must be durable.
+        """
         self._removed = set()
         if not self._edits:
-            return
+            return False
         with self._lock.exclusive():
             self.rewrite(self.entries())
         self._edits = []
+        return True
 
     def rewrite(self, entries: Sequence[Descriptor]) -> None:
         """Replace index.json durably; the caller holds the store's lock exclusively."""
-        index = replace(read_index(self._root), manifests=tuple(entries))
-        path, former = self._root / "index.json", self._new_tmp_path("index")
-        former.hardlink_to(path)
-        try:
-            write_durably(path, index.encode(), self._new_tmp_path("index"))
-        except BaseException:  # what was renamed and perhaps not synced is taken back
-            former.rename(path)
-            raise
-        former.unlink()
+        self.index_file.replace(replace(self.index_file.read(), manifests=tuple(entries)))
 
     def discard_edits(self) -> None:
         """Forget the pending edits."""
@@ -476,14 +472,7 @@ def read_index(root: Path) -> Index:
     Raises:
         MalformedDocumentError: it is missing, damaged, or too large.
     """
-    path = root / "index.json"
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        problem = error.strerror or "cannot be read"
-        raise MalformedDocumentError(context=str(path), problem=problem) from None
-    with open(fd, "rb") as file:
-        return Index.parse(file.read(DOCUMENT_BYTES_MAX + 1))
+    return Index.parse(read_index_file(root / "index.json"))
 
 
 def choose(index: Index, wanted: Platform) -> Descriptor:

@@ -14,7 +14,8 @@ Invariants (tests/layerstore/test_layers.py):
   1. commit is deterministic: equal changes, equal diff_id, in any order of arrival.
   2. Nothing is believed about bytes from outside: digest, size and diff_id are checked while
      reading, before the layer is known.
-  3. checkout serves a snapshot only under the diff_id whose tar it was made from.
+  3. checkout serves a snapshot only under the diff_id whose tar it was made from, and not one that
+     was changed since: such a one is made again.
 """
 
 import hashlib
@@ -52,6 +53,7 @@ _COLUMNS = (
 _PIECE_BYTES = 256 * 1024
 _QUERY_MAX = 500  # variables of one statement; SQLite allows 999 or more
 _SMALL_BYTES = 1024 * 1024
+_SMALL_ENTRIES = 500  # a checkout of so many is looked at whenever its layer is looked up
 _TAR_BYTES_MIN = 1 << 30  # a tar up to here may be unpacked whatever the disk has free
 
 
@@ -128,6 +130,7 @@ class LayerStore:
         self._pending: dict[Digest, Layer] = {}
         self._found: dict[Digest, Layer] = {}  # known to be usable, and held
         self._offers: dict[Digest, Offer] = {}
+        self._sound: set[Digest] = set()  # whose checkouts have been looked at
         self._unsynced: set[Digest] = set()  # layers whose table of contents is new
         self._unfinished: list[tuple[Layer, Packing]] = []  # blobs that are still being written
 
@@ -354,7 +357,7 @@ class LayerStore:
             CorruptBlobError: there is none, and the blob is damaged.
         """
         path = self.snapshot_path(layer.diff_id)
-        if os.path.isdir(path):  # noqa: PTH112 - hot
+        if os.path.isdir(path) and self._is_sound(layer, path):  # noqa: PTH112 - hot
             return path
         return self._extract(self.fetch(layer), path)
 
@@ -475,7 +478,7 @@ class LayerStore:
             yield (
                 f"INSERT OR REPLACE INTO layers ({_COLUMNS}, checksum, stamp)"
                 " VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                (*values, checksum(*values), self._blobs.stamp(layer.descriptor.digest)),
+                (*values, checksum(*values), self._stamp(layer)),
             )
 
     def flushed(self) -> None:
@@ -545,17 +548,32 @@ class LayerStore:
         return known or layer
 
     def _is_usable(self, layer: Layer, stamp: Value) -> bool:
-        """Whether the blob is what it was when the row was written."""
-        digest = layer.descriptor.digest
-        found = self._blobs.stamp(digest)
-        if found is None or found == stamp:
-            return found is not None
-        if not is_intact(self._blobs, digest):
+        """Whether the blob is what it was when the row was written.
+
+        What is derived of it and was damaged since is taken away: it will be made again.
+        """
+        path = self.snapshot_path(layer.diff_id)
+        if os.path.isdir(path):  # noqa: PTH112 - hot
+            self._is_sound(layer, path, entries_max=_SMALL_ENTRIES)
+        found = self._stamp(layer)
+        if found == stamp:
+            return True
+        if not is_intact(self._blobs, layer.descriptor.digest):
             return False
+        self.toc(layer)  # which makes a damaged one again
         self._database.write(
-            [("UPDATE layers SET stamp = ? WHERE diff_id = ?", (found, layer.diff_id))]
+            [("UPDATE layers SET stamp = ? WHERE diff_id = ?", (self._stamp(layer), layer.diff_id))]
         )
         return True
+
+    def _stamp(self, layer: Layer) -> str:
+        """A text that changes when the blob or the table of contents may have changed."""
+        try:
+            status = os.stat(self.toc_path(layer.diff_id))  # noqa: PTH116 - hot
+            of_toc = f"{status.st_ino}:{status.st_size}:{status.st_ctime_ns}"
+        except OSError:
+            of_toc = ""
+        return f"{self._blobs.stamp(layer.descriptor.digest) or ''};{of_toc}"
 
     def _survey(
         self, stream: "Reader", descriptor: Descriptor, expected_diff_id: Digest
@@ -606,8 +624,34 @@ class LayerStore:
                 overlaydir.remove_tree(directory)
         return path
 
+    def _is_sound(self, layer: Layer, path: Path, *, entries_max: int = 0) -> bool:
+        """Whether the checkout may be used; one that is damaged is taken away.
+
+        Once in the life of this object it is looked at whether anything of it was touched (see
+        seals.py); then its bytes decide.
+        """
+        from layerstore import seals
+
+        if layer.diff_id in self._sound or seals.is_as_sealed(path, entries_max=entries_max):
+            self._sound.add(layer.diff_id)
+            return True
+        from layerstore.checkouts import compare_checkout
+
+        if not compare_checkout(self.toc(layer), path, userxattr=in_user_namespace()):
+            seals.seal(path)
+            self._sound.add(layer.diff_id)
+            return True
+        try:
+            path.rename(self._new_tmp_path("damaged"))
+        except FileNotFoundError:  # another process was first
+            pass
+        return False
+
     def _keep_directory(self, directory: Path, path: Path) -> bool:
         """Rename `directory` into snapshots/; False when another process was first."""
+        from layerstore import seals
+
+        seals.seal(directory)
         try:
             directory.rename(path)
         except OSError:

@@ -30,6 +30,7 @@ Invariants (tests/layerstore/test_store.py):
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,7 @@ from layerstore.layers import LayerStore
 from layerstore.locks import Lease, StoreLock
 
 _VERSION = b"1\n"
+_NUMBER = re.compile(rb"[0-9]+\n")  # anything else is damage, and written anew
 _OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _EMPTY_INDEX = (
     b'{"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}'
@@ -87,7 +89,7 @@ class Store:
         self.private = root / "lamina"
         self.tmp = self.private / "tmp"
         self.lock = StoreLock(self.private / "lock")
-        self.database = Database(self.private / "cache.db")
+        self.database = Database(self.private / "cache.db", self._new_tmp_path)
         self._lease: Lease | None = None
         self.blobs = DirectoryBlobs(
             root / "blobs" / "sha256", lambda: self._new_tmp_path("blob"), self._hold
@@ -144,7 +146,8 @@ class Store:
             self.database.write(statements)
             self.layers.flushed()
             self.cache.flushed()
-        self.images.flush()
+        if self.images.flush() and _read(self.root / "oci-layout") != _OCI_LAYOUT:
+            write_durably(self.root / "oci-layout", _OCI_LAYOUT, self._new_tmp_path("new"))
 
     def discard(self) -> None:
         """Forget what was not flushed."""
@@ -230,9 +233,9 @@ class Store:
 
     def _create(self) -> None:
         version = _read(self.private / "version")
-        if version is not None and version != _VERSION:
+        if version is not None and version != _VERSION and _NUMBER.fullmatch(version):
             raise StoreError(
-                f"{self.root} is a store of version {version.decode(errors='replace').strip()!r}",
+                f"{self.root} is a store of version {version.decode().strip()!r}",
                 hint="use the lamina that made it, or another --root",
             )
         self._refuse_foreign()

@@ -16,19 +16,18 @@ Nothing is repaired, and nothing is reported that is merely not needed (garbage 
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from layerstore import descriptor as media
 from layerstore.blobs import HEAL_HINT, get
+from layerstore.checkouts import compare_checkout
 from layerstore.collect import EMPTY_SNAPSHOT, containers
 from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import Index
 from layerstore.errors import MalformedDocumentError, NotFoundError, StoreError
-from layerstore.images import read_index
 from layerstore.layers import Layer, in_user_namespace
 
 if TYPE_CHECKING:
@@ -36,7 +35,8 @@ if TYPE_CHECKING:
     from layerstore.toc import TocEntry
 
 _PIECE_BYTES = 1024 * 1024
-_NAMED_MAX = 3  # paths named in one finding
+_NAME_HINT = "it is written anew when an image is built, loaded or tagged"
+_CACHE_HINT = "the next build makes it anew: only the build cache is lost"
 _GONE_HINT = "remove it; it is made again when it is needed"
 
 
@@ -62,14 +62,17 @@ def verify_store(store: "Store", *, quick: bool = False) -> Iterator[Finding]:
         Findings as they are made.
     """
     yield from _check_layout(store)
-    yield from _check_database(store, quick=quick)
-    known = _layers(store)
+    problems = store.database.problems(quick=quick)
+    yield from _check_database(store, problems)
+    known = {} if problems else _layers(store)
     if not quick:
         yield from _check_blobs(store, known)
     for layer in known.values():
         found = list(_check_layer(store, layer, quick=quick))
         if found and _is_known(store, layer):
             yield from found
+    if problems:  # layers are found by the database; their blobs have been read, like all others
+        return
     yield from _check_images(store)
     yield from _check_containers(store)
     yield from _check_empty_checkout(store)
@@ -92,10 +95,9 @@ def _check_layout(store: "Store") -> Iterator[Finding]:
             yield Finding(kind="file", key=f"blobs/sha256/{name}", problem="is not a blob")
 
 
-def _check_database(store: "Store", *, quick: bool) -> Iterator[Finding]:
-    problems = store.database.problems(quick=quick)
+def _check_database(store: "Store", problems: Sequence[str]) -> Iterator[Finding]:
     for problem in problems:
-        yield Finding(kind="file", key="lamina/cache.db", problem=problem)
+        yield Finding(kind="file", key="lamina/cache.db", problem=problem, hint=_CACHE_HINT)
     if problems:
         return
     for key in store.layers.damaged_rows():
@@ -178,7 +180,11 @@ def _check_checkout(
     if not path.exists():
         return
     try:
-        problem = _compare(store.layers.toc(layer) if entries is None else entries, path)
+        problem = compare_checkout(
+            store.layers.toc(layer) if entries is None else entries,
+            path,
+            userxattr=in_user_namespace(),
+        )
     except (StoreError, OSError) as error:
         problem = _text(error)
     if problem and path.exists():
@@ -186,13 +192,15 @@ def _check_checkout(
 
 
 def _check_images(store: "Store") -> Iterator[Finding]:
+    for name, problem in store.images.index_file.damage():
+        yield Finding(kind="file", key=name, problem=problem, hint=_NAME_HINT)
     try:
-        for entry in dict.fromkeys(read_index(store.root).manifests):
+        for entry in dict.fromkeys(store.images.entries()):
             found = list(_check_entry(store, entry))
-            if found and entry in read_index(store.root).manifests:
+            if found and entry in store.images.entries():
                 yield from found
-    except StoreError as error:
-        yield _finding("file", "index.json", error)
+    except MalformedDocumentError:  # told above
+        return
 
 
 def _check_entry(store: "Store", entry: Descriptor) -> Iterator[Finding]:
@@ -258,56 +266,6 @@ def _check_empty_checkout(store: "Store") -> Iterator[Finding]:
     path = store.private / "snapshots" / EMPTY_SNAPSHOT
     if path.is_dir() and next(path.iterdir(), None) is not None:
         yield Finding(kind="checkout", key=path.name, problem="is not empty", hint=_GONE_HINT)
-
-
-def _compare(expected: "Iterable[TocEntry]", directory: Path) -> str:
-    """What differs between a table of contents and a checkout; empty when nothing does."""
-    from layerstore import overlaydir
-
-    userxattr = in_user_namespace()
-    there = overlaydir.survey(overlaydir.changes(directory, userxattr=userxattr))
-    if userxattr:  # whose root cannot give everything to everybody (see owners.py)
-        expected, there = _without_unrecorded(expected), _without_unrecorded(there)
-    wanted, found = _by_path(expected), _by_path(there)
-    implied = {path.rpartition("/")[0] for _, path in wanted}
-    while parents := {path.rpartition("/")[0] for path in implied} - implied:
-        implied |= parents
-    differing = sorted(
-        path
-        for kind, path in wanted.keys() | found.keys()
-        if wanted.get((kind, path)) != found.get((kind, path))
-        and not (path in implied and (kind, path) not in wanted and kind == "put")
-    )
-    if not differing:
-        return ""
-    named = ", ".join(repr(path) for path in differing[:_NAMED_MAX])
-    more = f" and {len(differing) - _NAMED_MAX} more" if len(differing) > _NAMED_MAX else ""
-    return f"differs from its layer in {named}{more}"
-
-
-def _without_unrecorded(entries: "Iterable[TocEntry]") -> "list[TocEntry]":
-    """The entries, without the owners of what none can be recorded for."""
-    entries = list(entries)
-    bare = {entry.path for entry in entries if entry.kind in ("symlink", "fifo")}
-    return [
-        entry._replace(meta=replace(entry.meta, uid=0, gid=0))
-        if entry.path in bare or (entry.kind == "hardlink" and entry.target in bare)
-        else entry
-        for entry in entries
-    ]
-
-
-def _by_path(entries: "Iterable[TocEntry]") -> "dict[tuple[str, str], TocEntry]":
-    """Entries by what they do and where, with whole seconds and without the root."""
-    found: dict[tuple[str, str], TocEntry] = {}
-    for entry in entries:
-        does: str = entry.kind if entry.kind in ("remove", "opaque") else "put"
-        meta = entry.meta
-        seconds = meta.mtime_ns // 1_000_000_000
-        whole = type(meta)(meta.mode, meta.uid, meta.gid, seconds, meta.xattrs)
-        if entry.path or does != "put":
-            found[does, str(entry.path)] = entry._replace(meta=whole)
-    return found
 
 
 def _is_known(store: "Store", layer: Layer) -> bool:

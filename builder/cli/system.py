@@ -337,6 +337,7 @@ def version(arguments: Arguments, session: "Session") -> int:
 def fsck(arguments: Arguments, session: "Session") -> int:
     """Recompute everything in the store; exits with 1 if something is wrong."""
     from builder.record import damaged
+    from builder.runner import ContainerStore
     from layerstore import Finding, verify_store
 
     style = arguments.value("format") or "text"
@@ -348,7 +349,17 @@ def fsck(arguments: Arguments, session: "Session") -> int:
             Finding(kind="build", key=name, problem=problem, hint=f"`lamina builds rm {name}`")
             for name, problem in damaged(store.private / "builds")
         )
-        for finding in chain(verify_store(store, quick=arguments.flag("quick")), of_builds):
+        of_containers = (
+            Finding(
+                kind="container",
+                key=name,
+                problem=problem,
+                hint=f"remove {session.private}/containers/{name}: it cannot be started any more",
+            )
+            for name, problem in ContainerStore(session.private).damaged()
+        )
+        found = verify_store(store, quick=arguments.flag("quick"))
+        for finding in chain(found, of_builds, of_containers):
             count += 1
             if style == "json":
                 json_line(

@@ -114,13 +114,13 @@ class ContainerRecord(NamedTuple):
 
 
 def dump(record: ContainerRecord) -> bytes:
-    """The record as `container.json`."""
+    """The record as `container.json`, with a checksum of its own: its words are executed."""
     import json
 
     fields = record._asdict()
     fields["mounts"] = [mount._asdict() for mount in record.mounts]
     fields["profile"] = record.profile._asdict()
-    return json.dumps(fields).encode()
+    return json.dumps(fields | {"checksum": _checksum(json.dumps(fields))}).encode()
 
 
 def load(data: bytes) -> ContainerRecord | None:
@@ -129,13 +129,15 @@ def load(data: bytes) -> ContainerRecord | None:
 
     try:
         fields = json.loads(data)
+        if fields.pop("checksum") != _checksum(json.dumps(fields)):
+            return None
         fields["mounts"] = tuple(MountPoint(**mount) for mount in fields["mounts"])
         for name in ("layers", "directories", "argv", "env"):
             fields[name] = tuple(fields[name])
         fields["profile"] = Profile(**{k: _fixed(v) for k, v in fields["profile"].items()})
         fields["labels"] = tuple((key, value) for key, value in fields["labels"])
         record = ContainerRecord(**fields)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return record if record.state in FOLLOWS else None
 
@@ -143,3 +145,9 @@ def load(data: bytes) -> ContainerRecord | None:
 def _fixed(value: Any) -> Any:
     """Lists of JSON as tuples, as deep as they go."""
     return tuple(map(_fixed, value)) if isinstance(value, list) else value
+
+
+def _checksum(text: str) -> int:
+    import zlib
+
+    return zlib.crc32(text.encode())

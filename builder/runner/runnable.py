@@ -6,14 +6,15 @@
 What is remembered under a name holds as long as
     index.json is the same file (it is replaced by rename whenever an image or a name changes),
     the machine has not been booted since (layer directories are not synced), and
-    every layer directory is there (prune takes them away).
+    every layer directory is there (prune takes them away), and was not changed.
 `register` asks this and makes the container known to prune in one breath, under the store's lock.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_VERSION = 1
+_VERSION = 2
 _NAME_MAX = 200
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -50,13 +51,13 @@ def remembered(root: Path, name: str) -> RunnableImage | None:
     if len(name) > _NAME_MAX:
         return None
     try:
-        version, stamp, fields = json.loads(_memo_path(root, name).read_bytes())
-        if version != _VERSION or stamp != _stamp(root):
+        version, stamp, checksum, fields = json.loads(_memo_path(root, name).read_bytes())
+        if version != _VERSION or stamp != _stamp(root) or checksum != _checksum(fields):
             return None
         image = RunnableImage._make(map(_tupled, fields))
     except (OSError, ValueError, TypeError):  # none, or damaged: it will be made again
         return None
-    return image if _directories_exist(root, image.directories) else None
+    return image if _directories_are_sound(root, image.directories) else None
 
 
 def prepare(store: "Store", name: str) -> RunnableImage:
@@ -119,8 +120,14 @@ def _remember(root: Path, image: RunnableImage, stamp: list[object]) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     remove_left_over(path.parent)
     temporary = temporary_beside(path)
-    temporary.write_text(json.dumps([_VERSION, stamp, list(image)]))
+    fields = list(image)
+    temporary.write_text(json.dumps([_VERSION, stamp, _checksum(fields), fields]))
     temporary.rename(path)
+
+
+def _checksum(fields: Sequence[object]) -> int:
+    """What tells a damaged memo, whose words would be executed."""
+    return zlib.crc32(json.dumps(fields).encode())
 
 
 def _memo_path(root: Path, name: str) -> Path:
@@ -136,6 +143,14 @@ def _stamp(root: Path) -> list[object]:
 
 def _directories_exist(root: Path, directories: tuple[str, ...]) -> bool:
     return all(os.access(f"{root}/lamina/{name}", os.F_OK) for name in directories)
+
+
+def _directories_are_sound(root: Path, directories: tuple[str, ...]) -> bool:
+    from layerstore import is_as_sealed
+
+    return _directories_exist(root, directories) and all(
+        is_as_sealed(f"{root}/lamina/{name}") for name in directories
+    )
 
 
 def _tupled(value: object) -> object:

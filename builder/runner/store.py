@@ -118,6 +118,18 @@ class ContainerStore:
             return None
         return container.load(data)
 
+    def damaged(self) -> Iterator[tuple[str, str]]:
+        """The ids of containers whose records are missing or damaged, and which it is."""
+        for container_id in self.ids():
+            path = self.directory(container_id)
+            if (
+                self.read(container_id) is None
+                and path.exists()
+                and not self.is_running(container_id)
+            ):
+                is_there = (path / "container.json").exists()
+                yield container_id, f"its record is {'damaged' if is_there else 'missing'}"
+
     def all(self) -> Iterator[ContainerRecord]:
         """Every container whose record can be read."""
         for container_id in self.ids():

@@ -24,6 +24,7 @@ from builder.record import (
     remove,
     write,
 )
+from tests.support.stores import flip
 
 STEP = StepRecord(
     instruction="RUN make",
@@ -354,3 +355,20 @@ def test_what_is_as_usual_takes_no_room(tmp_path: Path) -> None:
         "layer": STEP.layer,
         "seconds": 1.25,
     }
+
+
+@pytest.mark.parametrize("at", [*range(0, 200, 11), -1])
+def test_a_flipped_byte_anywhere_in_a_record_is_named(tmp_path: Path, at: int) -> None:
+    write(numbered(1), tmp_path)
+    flip(tmp_path / f"{numbered(1).id}.json", at)
+    assert [name for name, _ in damaged(tmp_path)] == [numbered(1).id]
+    assert read_all(tmp_path) == []
+
+
+def test_a_flipped_byte_in_a_log_is_named(tmp_path: Path) -> None:
+    step = replace(STEP, log_offset=0, log_bytes=5)
+    record = replace(numbered(1), steps=(step,))
+    write(record, tmp_path, b"hello")
+    assert list(damaged(tmp_path)) == []
+    flip(tmp_path / f"{record.id}.log", 2)
+    assert list(damaged(tmp_path)) == [(record.id, "the log is missing or not what it was")]

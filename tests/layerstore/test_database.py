@@ -9,7 +9,7 @@ import pytest
 from layerstore import database
 from layerstore.database import Database, checksum
 from layerstore.errors import StoreBusyError, StoreError
-from tests.support.stores import kill, start
+from tests.support.stores import flip, kill, start
 
 PUT = "INSERT INTO memos (kind, key, value, checksum) VALUES (?, ?, ?, ?)"
 
@@ -165,6 +165,52 @@ def test_a_damaged_page_is_found(path: Path) -> None:
     assert broken.problems(quick=True)
     assert broken.problems(quick=False)
     broken.close()
+
+
+@pytest.mark.parametrize("at", [0, 20, 5000, -1000])
+def test_a_damaged_database_gives_way_to_an_empty_one(path: Path, at: int) -> None:
+    whole = Database(path)
+    whole.write([(PUT, ("k", f"{number}", b"x" * 500, "")) for number in range(100)])
+    whole.close()
+    flip(path, at)
+    path.write_bytes(path.read_bytes()[:-5000])
+    names = iter(range(10))
+    opened = Database(path, lambda prefix: path.with_name(f"{prefix}{next(names)}"))
+    try:
+        opened.write([(PUT, ("k", "new", b"", ""))])
+        assert "new" in keys(opened)
+        assert opened.query("PRAGMA integrity_check") == [("ok",)]
+    finally:
+        opened.close()
+
+
+def test_one_that_another_process_made_anew_is_left_alone(path: Path) -> None:
+    first = Database(path, lambda prefix: path.with_name(prefix))
+    first.write([(PUT, ("k", "lost", b"", ""))])
+    path.unlink()
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink()
+    second = Database(path)
+    second.write([(PUT, ("k", "kept", b"", ""))])
+    error = sqlite3.DatabaseError("malformed")
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    assert first._begin_anew(error)
+    assert keys(first) == ["kept"]
+    first.close()
+    second.close()
+
+
+def test_who_looks_for_damage_leaves_it(path: Path) -> None:
+    whole = Database(path)
+    whole.write([])
+    whole.close()
+    path.write_bytes(b"no database" * 1000)
+    opened = Database(path, lambda prefix: path.with_name(prefix))
+    assert opened.problems(quick=False) == [f"{path}: file is not a database"]
+    with pytest.raises(StoreError):
+        opened.query("SELECT 1")
+    opened.close()
+    assert path.read_bytes().startswith(b"no database")
 
 
 def test_a_later_version_is_refused(path: Path) -> None:

@@ -120,6 +120,24 @@ def test_a_store_of_another_version_is_refused(store: Store) -> None:
         Store.open(store.root)
 
 
+@pytest.mark.parametrize("data", [b"q\n", b"1J", b"", b"1"])
+def test_a_damaged_version_is_written_anew(store: Store, data: bytes) -> None:
+    image = make_image(store, "app", {"a": b"1"})
+    store.close()
+    (store.private / "version").write_bytes(data)
+    with Store.open(store.root) as again:
+        assert again.images.resolve("app") == image
+    assert (store.private / "version").read_bytes() == b"1\n"
+
+
+def test_a_damaged_layout_file_is_written_anew_with_the_next_name(store: Store) -> None:
+    make_image(store, "app", {"a": b"1"})
+    flip(store.root / "oci-layout")
+    assert [finding.key for finding in findings(store)] == ["oci-layout"]
+    make_image(store, "other", {"a": b"2"})
+    assert findings(store) == []
+
+
 def test_a_store_whose_making_was_interrupted_is_completed(store: Store) -> None:
     store.close()
     (store.private / "version").unlink()
@@ -304,7 +322,7 @@ with Store.open(Path(sys.argv[1])) as store:
         store.root,
         log,
     )
-    assert int(log.read_text()) == 12 + 1 + 10 + 1 + 2
+    assert int(log.read_text()) == 12 + 1 + 10 + 1 + 2 + 2
 
 
 # ---- leases

@@ -94,6 +94,13 @@ def test_a_damaged_record_is_none(data: bytes) -> None:
     assert load(data) is None
 
 
+@pytest.mark.parametrize("at", range(0, 600, 17))
+def test_a_flipped_byte_anywhere_is_damage(at: int) -> None:
+    data = bytearray(dump(record_with()))
+    data[at % len(data)] ^= 0x40
+    assert load(bytes(data)) is None
+
+
 def test_a_record_is_constant() -> None:
     record = record_with()
     with pytest.raises(AttributeError):

@@ -8,7 +8,7 @@ from builder.runner import runnable
 from builder.runner.runnable import RunnableImage, prepare, register, remembered
 from layerstore import NotFoundError, Reference, Store, StoreError
 from tests.support.containers import names_in
-from tests.support.stores import make_image
+from tests.support.stores import flip, make_image
 
 FILES = ({"a": b"1"}, {"b": b"2"})
 
@@ -85,6 +85,22 @@ def test_any_other_change_of_names_makes_it_void_too(root: Path) -> None:
 def test_a_missing_layer_directory_makes_it_void(root: Path) -> None:
     image = prepared(root)
     (root / "lamina" / image.directories[0]).rename(root / "lamina/tmp/gone")
+    assert remembered(root, "hello:1") is None
+
+
+def test_a_layer_directory_that_was_changed_makes_it_void(root: Path) -> None:
+    image = prepared(root)
+    flip(root / "lamina" / image.directories[0] / "b", 0)
+    assert remembered(root, "hello:1") is None
+    assert prepared(root) == image
+    assert (root / "lamina" / image.directories[0] / "b").read_bytes() == b"2"
+    assert remembered(root, "hello:1") == image
+
+
+@pytest.mark.parametrize("at", range(0, 700, 31))
+def test_a_flipped_byte_anywhere_makes_it_void(root: Path, at: int) -> None:
+    prepared(root)
+    flip(memo(root), at % memo(root).stat().st_size)
     assert remembered(root, "hello:1") is None
 
 

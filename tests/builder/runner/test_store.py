@@ -10,6 +10,7 @@ from builder.runner.container import ContainerRecord, MountPoint
 from builder.runner.store import KILLED_CODE, ContainerStore, ended
 from tests.support.cli import REPOSITORY
 from tests.support.containers import names_in, record_with
+from tests.support.stores import flip
 
 
 @pytest.fixture
@@ -120,6 +121,19 @@ def test_a_damaged_record_is_no_container(containers: ContainerStore) -> None:
     assert list(containers.all()) == []
     with pytest.raises(NoSuchContainerError):
         containers.find(record.name)
+
+
+def test_damaged_records_are_named(containers: ContainerStore) -> None:
+    for letter in "abc":
+        add(containers, letter)
+    assert list(containers.damaged()) == []
+    ids = containers.ids()
+    flip(containers.directory(ids[0]) / "container.json", 50)
+    (containers.directory(ids[1]) / "container.json").unlink()
+    assert list(containers.damaged()) == [
+        (ids[0], "its record is damaged"),
+        (ids[1], "its record is missing"),
+    ]
 
 
 def test_a_running_container_cannot_be_owned(containers: ContainerStore) -> None:
