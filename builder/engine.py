@@ -79,6 +79,7 @@ from builder.steps import (
     selections_of,
     stands_alone,
 )
+from builder.transferred import watch_pull
 from builder.urls import FileUrl, GitUrl, redacted
 from grammar import Instruction, Span, unparse
 from layerstore import (
@@ -216,6 +217,7 @@ def predict(request: BuildRequest, store: Store) -> tuple[record.StepRecord, ...
         pass
 
     _add_caches(request, store, ignore)
+    request = replace(request, pulling=None)
     with ExitStack() as cleanup:
         engine = _Engine(
             request, store, ignore, cleanup, start_executor=_fork_server, predictor=Predictor(store)
@@ -250,7 +252,9 @@ class _Engine:
         self._given: set[Digest] = set()  # by steps that were performed
         self._unstable: list[str] = []  # paths that differ between two runs of a step
         self._noted: dict[int, list[tuple[int, StageState]]] = {}  # by stage: line, what it led to
-        self._provider = Provider(request, store, cleanup, self._states.__getitem__)
+        self._provider = Provider(
+            request, store, cleanup, self._states.__getitem__, partial(watch_pull, self.journal)
+        )
         self._plan: BuildPlan | None = None
         self._epoch = request.source_date_epoch
         self._sealer = Sealer(request, store, self._epoch)

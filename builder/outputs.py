@@ -7,7 +7,8 @@
     type=oci[,dest=FILE|-][,tar=false]      the image as an OCI layout, in a tar or as a directory
     type=docker[,dest=FILE|-]               the image as an archive that docker loads; without dest
                                             into the store
-    type=image[,name=NAME]                  the image in the store
+    type=image[,name=NAME][,push=true]      the image in the store, and in its registry
+    type=registry[,name=NAME]               the same as type=image,push=true
     type=cacheonly                          nothing
 
 Without any it is type=image. With others alone the image is neither named nor listed in the store,
@@ -28,11 +29,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal, assert_never
+from typing import TYPE_CHECKING, BinaryIO, Literal, assert_never
 
 from builder.attributes import Attributes, parse_attributes, split_fields
 from builder.errors import OutputError, UnsupportedFeatureError
-from builder.events import Event, Notice, VertexDone, VertexFailed, VertexStarted
+from builder.events import (
+    Event,
+    Notice,
+    VertexDone,
+    VertexFailed,
+    VertexOutput,
+    VertexProgress,
+    VertexStarted,
+)
 from builder.request import BuildResult
 from layerstore import (
     Compression,
@@ -51,9 +60,11 @@ from layerstore import (
     written_beside,
 )
 
+if TYPE_CHECKING:
+    from layerstore.registry import RegistryClient
+
 _OPTION = "--output"
 _COMPRESSIONS: dict[str, Compression] = {"uncompressed": "none", "gzip": "gzip", "zstd": "zstd"}
-NO_PUSH = "there is no client for registries yet; write an archive, and push it with another tool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +93,11 @@ class ArchiveOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOutput:
-    """type=image, and type=docker without dest."""
+    """type=image, type=registry, and type=docker without dest."""
 
     names: tuple[Reference, ...] = ()
     encoding: Encoding
+    push: bool = False  # and to the registries of its names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +194,7 @@ def _parse(
     if not kind:
         raise OutputError(f"{_OPTION}: type is required: {text}", hint="type=local,dest=DIRECTORY")
     attributes = Attributes(given, what=f"{_OPTION} type={kind}")
-    if kind not in ("image", "oci", "docker"):
+    if kind not in ("image", "registry", "oci", "docker"):
         output = _of_files(kind, attributes)
         attributes.end()
         return output, False
@@ -207,22 +219,23 @@ def _of_files(kind: str, attributes: Attributes) -> Output:
             return TarOutput(dest=_file(attributes.text("dest"), kind))
         case "cacheonly":
             return CacheOnlyOutput()
-        case "registry":
-            raise UnsupportedFeatureError(feature=f"{_OPTION} type=registry", hint=NO_PUSH)
         case _:
             raise OutputError(
                 f"{_OPTION}: unknown type {kind!r}",
-                hint="local, tar, oci, docker, image or cacheonly",
+                hint="local, tar, oci, docker, image, registry or cacheonly",
             )
 
 
 def _of_image(
     kind: str, attributes: Attributes, names: tuple[Reference, ...], encoding: Encoding
 ) -> Output:
-    if kind == "image":
-        if attributes.boolean("push", default=False):
-            raise UnsupportedFeatureError(feature=f"{_OPTION} push=true", hint=NO_PUSH)
-        return StoreOutput(names=names, encoding=encoding)
+    if kind in ("image", "registry"):
+        push = attributes.boolean("push", default=kind == "registry")
+        if push and not names:
+            raise OutputError(
+                "tag is needed when pushing to registry", hint="-t NAME, or name=NAME"
+            )
+        return StoreOutput(names=names, encoding=encoding, push=push)
     dest = attributes.text("dest")
     in_tar = attributes.boolean("tar", default=True)
     if kind == "oci":
@@ -302,7 +315,8 @@ def _one_stored(outputs: list[Output]) -> tuple[Output, ...]:
         raise OutputError(f"{_OPTION}: two outputs into the store that are to be different")
     names = dict.fromkeys(name for each in stored for name in each.names)
     others = [each for each in outputs if not isinstance(each, StoreOutput)]
-    return (replace(stored[0], names=tuple(names)), *others)
+    push = any(each.push for each in stored)
+    return (replace(stored[0], names=tuple(names), push=push), *others)
 
 
 # ---- writing
@@ -315,8 +329,12 @@ def write_outputs(
     report: Callable[[Event], None],
     *,
     stdout: BinaryIO,
+    client: "Callable[[], RegistryClient] | None" = None,
 ) -> Image | None:
     """Write everything that is not in the store already.
+
+    Args:
+        client: called when something is to be pushed; None is a client with the user's settings.
 
     Returns:
         The image that was asked for, as it is encoded; None when only files were.
@@ -331,6 +349,9 @@ def write_outputs(
     for number, output in enumerate(outputs.all, result.vertices + 1):
         if isinstance(output, StoreOutput):
             images.append(result.image)
+            if output.push:
+                with _shown(output, number, report):
+                    _push(output, result, store, report, number, client)
         elif not isinstance(output, CacheOnlyOutput):
             with _shown(output, number, report):
                 images += _write(output, result, store, report, stdout)
@@ -359,7 +380,9 @@ def _destination(output: Output) -> str:
         case ArchiveOutput():
             kind = "docker archive" if output.format == "docker" else "OCI layout"
             return f"the {kind} {output.dest or '-'}"
-        case StoreOutput() | CacheOnlyOutput():
+        case StoreOutput():
+            return f"the registry as {', '.join(name.full for name in output.names)}"
+        case CacheOnlyOutput():
             raise AssertionError("nothing is written")
         case _:
             assert_never(output)
@@ -392,6 +415,30 @@ def _write(
             return [_write_archive(output, result, store, stdout)]
         case _:
             assert_never(output)
+
+
+def _push(
+    output: StoreOutput,
+    result: BuildResult,
+    store: Store,
+    report: Callable[[Event], None],
+    vertex: int,
+    client: "Callable[[], RegistryClient] | None",
+) -> None:
+    from builder.transferred import Transferred
+    from layerstore.registry import RegistryClient, push_image
+
+    def write(text: str) -> None:
+        report(VertexOutput(vertex=vertex, stream="stderr", data=f"{text}\n".encode()))
+
+    shown = Transferred(
+        line=write,
+        total=lambda size: report(VertexProgress(vertex=vertex, size_bytes=size)),
+    )
+    to_registry = RegistryClient() if client is None else client()
+    for name in output.names:
+        digest = push_image(to_registry, store, result.image, name, report=shown.report)
+        write(f"pushed {name.full}@{digest}")
 
 
 def _write_archive(

@@ -16,7 +16,8 @@ Source: BuildKit dockerui/namedcontext.go; buildx build, "--build-context".
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,17 +29,29 @@ from builder.plan import PlannedStage, context_name
 from builder.sources import LayerTree, SourceTree
 from builder.state import StageState
 from builder.urls import FileUrl, GitUrl, other_scheme, parse_url, redacted
-from layerstore import Image, InvalidReferenceError, Layer, NotFoundError, Platform, Store
+from layerstore import (
+    Image,
+    InvalidReferenceError,
+    Layer,
+    NotFoundError,
+    Platform,
+    Reference,
+    Store,
+)
 
 if TYPE_CHECKING:
+    from builder.pulling import Report
     from builder.remote import Remotes
     from builder.request import BuildRequest
+
+
+WatchPull = Callable[[PlannedStage, Reference], AbstractContextManager["Report"]]
 
 
 class Provider:
     """Gives one build what it stands on and copies from; closed by `cleanup`.
 
-    `finished` gives the state of a stage by its index.
+    `finished` gives the state of a stage by its index. `watch_pull` shows a pull for a stage.
     """
 
     def __init__(
@@ -47,11 +60,14 @@ class Provider:
         store: Store,
         cleanup: ExitStack,
         finished: Callable[[int], StageState],
+        watch_pull: WatchPull | None = None,
     ) -> None:
         self._request = request
         self._store = store
         self._cleanup = cleanup
         self._finished = finished
+        self._watch_pull = watch_pull
+        self._images: dict[tuple[str, Platform], Image] = {}  # pulled, or asked about
         self._contexts = {context_name(name): value for name, value in request.contexts.items()}
         self._opened: dict[tuple[str, Platform], Image | SourceTree | None] = {}
         self._directories: dict[str, ContextTree] = {}  # by what their digests are kept under
@@ -66,7 +82,7 @@ class Provider:
     def image(self, name: str, stage: PlannedStage) -> Image:
         """The image that FROM or --from names in `stage`."""
         try:
-            return self._store.images.resolve(name, stage.platform)
+            return self._find_image(name, stage)
         except (NotFoundError, InvalidReferenceError) as error:
             from builder.nearest import nearest
 
@@ -74,6 +90,18 @@ class Provider:
             if close is None:
                 raise
             raise UnknownStageError(name=name, nearest=close) from error
+
+    def _find_image(self, name: str, stage: PlannedStage) -> Image:
+        pulling = self._request.pulling
+        if pulling is None:
+            return self._store.images.resolve(name, stage.platform)
+        key = name, stage.platform
+        if key not in self._images:
+            from builder.pulling import untold
+
+            watch = untold if self._watch_pull is None else partial(self._watch_pull, stage)
+            self._images[key] = pulling.image(self._store, name, stage.platform, watch)
+        return self._images[key]
 
     def context(self, name: str, platform: Platform) -> Image | SourceTree | None:
         """The named context `name`: an image, a tree, or None for an empty one."""

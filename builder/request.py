@@ -14,6 +14,7 @@ from layerstore import Digest, Image, Platform, Reference
 
 if TYPE_CHECKING:
     from builder.perform import OnFailure
+    from builder.pulling import Pulling
     from builder.squash import Squash
     from layerstore import Encoding
 
@@ -51,6 +52,7 @@ class BuildRequest:
     squash: "Squash | None" = None
     encoding: "Encoding | None" = None  # of the image in the store
     inline_cache: bool = False  # the image says which steps made its layers
+    pulling: "Pulling | None" = None  # None: images come from the store alone
     cache_from: tuple[Path | str, ...] = ()  # directories of cached steps, names of such images
 
 

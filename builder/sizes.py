@@ -1,4 +1,6 @@
-"""Sizes as people write them. Pure."""
+"""Sizes as people write and read them. Pure."""
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 
 
 def parse_size(text: str) -> int:
@@ -22,3 +24,13 @@ def short_size(size_bytes: int) -> str:
         if size_bytes and size_bytes % unit == 0:
             return f"{size_bytes // unit}{letter}"
     return str(size_bytes)
+
+
+def human_size(size_bytes: int, *, digits: int = 3) -> str:
+    """`7.81MB`: powers of 1000, so many significant digits."""
+    size = float(size_bytes)
+    unit = 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size /= 1000
+        unit += 1
+    return f"{size:.{digits}g}{_UNITS[unit]}"

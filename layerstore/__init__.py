@@ -59,7 +59,7 @@ if TYPE_CHECKING:
         Manifest,
         canonical_json,
     )
-    from layerstore.encoding import Encoding, encode_image
+    from layerstore.encoding import Encoding, encode_image, recompress_image
     from layerstore.errors import (
         FULL_HINT,
         CorruptBlobError,
@@ -251,6 +251,7 @@ _HOMES = {
     "parse_tree_path": "treepath",
     "prune": "collect",
     "read_layout_image": "transports",
+    "recompress_image": "encoding",
     "remove_left_over": "beside",
     "remove_tree": "overlaydir",
     "replace_file": "beside",
@@ -391,6 +392,7 @@ __all__ = [
     "parse_tree_path",
     "prune",
     "read_layout_image",
+    "recompress_image",
     "remove_left_over",
     "remove_tree",
     "replace_file",

@@ -116,6 +116,11 @@ def levels(kind: Compression) -> range:
     return _LEVELS[kind]
 
 
+def default_level(kind: Compression) -> int | None:
+    """The level that is taken when nobody asks for one; None where there are none."""
+    return {"gzip": _GZIP_LEVEL, "zstd": _ZSTD_LEVEL, "none": None}[kind]
+
+
 def kind_of(media_type: str) -> Compression:
     """How a layer of `media_type` (OCI's or Docker's) is compressed.
 

@@ -66,6 +66,25 @@ def encode_image(
     return store.images.assemble_as(manifest, image.config, image.layers)
 
 
+def recompress_image(
+    store: "Store", image: Image, kind: Compression, *, level: int | None = None, force: bool
+) -> Image:
+    """`image` with every layer compressed in one way, its media types and annotations kept.
+
+    Args:
+        force: layers of that kind are compressed anew, too.
+    """
+    if force and level is None:
+        level = compression.default_level(kind)
+    encoding = Encoding(
+        compression=kind,
+        level=level,
+        docker_types=image.manifest.media_type == DOCKER_MANIFEST,
+        annotations=image.manifest.annotations,
+    )
+    return encode_image(store, image, encoding, is_own=lambda layer: True)
+
+
 def _typed(blob: Descriptor, *, docker: bool) -> Descriptor:
     kind = compression.kind_of(blob.media_type)
     return replace(blob, media_type=compression.media_type(kind, docker=docker))

@@ -97,6 +97,16 @@ def _show_unchecked(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{count:5} tests  {reason}")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_docker_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Names without a registry lead nowhere, wherever the tests run."""
+    conf = tmp_path_factory.mktemp("registries") / "registries.conf"
+    conf.write_text('[[registry]]\nprefix = "docker.io"\nlocation = "127.0.0.1:1"\n')
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(conf))
+        yield
+
+
 @pytest.fixture
 def store_root(tmp_path: Path) -> Path:
     """Where a store may be made; nothing is there yet."""

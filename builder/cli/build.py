@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builder.cli import limits
+from builder.cli.access import ACCESS, Access
 from builder.cli.arguments import (
     Arguments,
     Command,
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from builder.cacheoptions import CacheExport
     from builder.cli.session import Session
     from builder.outputs import Outputs
+    from builder.pulling import PullPolicy
     from builder.remote import Remotes
     from builder.sandbox import Executor
     from builder.squash import Squash
     from layerstore import Image, Platform, Reference, Store
 
 _JOBS_MAX = 1 << 16  # more than a Dockerfile has stages
-_NO_PUSH = "there is no client for registries yet; write an archive with -o type=oci,dest=FILE"
 _NO_RIGHTS = "a RUN has docker's default rights, or all with --allow security.insecure"
 _LATER = "this version builds from local directories and images alone"
 
@@ -50,6 +51,7 @@ def build(
     from builder.cli.grants import grants_of, rights_of, settings_of
     from builder.cli.progress import STYLES, Shown, choose
     from builder.cli.rescue import rescuer
+    from builder.pulling import Pulling
     from layerstore import Reference
 
     names = tuple(Reference.parse(name) for name in arguments.values("tag"))
@@ -58,7 +60,7 @@ def build(
     given_args = _given_args(arguments)
     platform = _platform(arguments)
     contexts = _contexts(arguments.values("build-context"))
-    _check_pull(arguments.value("pull"))
+    policy = _policy(arguments.value("pull"))
     if epoch is not None:
         given_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
     on_failure = rescuer(arguments.value("on-error"))
@@ -72,6 +74,7 @@ def build(
     stored = None if outputs is None else outputs.stored
     exports, is_inline, imports = _caches(arguments, given_args)
     with session.open_store() as store, ExitStack() as cleanup:
+        access = cleanup.enter_context(Access(arguments))
 
         def remotes() -> "Remotes":
             from builder.remote import Remotes
@@ -117,6 +120,7 @@ def build(
             squash=_squash(arguments),
             encoding=None if stored is None else stored.encoding,
             inline_cache=is_inline,
+            pulling=Pulling(policy=policy, client=access.client),
             cache_from=imports,
         )
         if instead is not None:
@@ -138,7 +142,14 @@ def build(
             if outputs is not None:
                 from builder.outputs import write_outputs
 
-                image = write_outputs(outputs, result, store, report, stdout=sys.stdout.buffer)
+                image = write_outputs(
+                    outputs,
+                    result,
+                    store,
+                    report,
+                    stdout=sys.stdout.buffer,
+                    client=access.client,
+                )
             if exports:
                 from builder.cacheoptions import write_caches
 
@@ -163,6 +174,8 @@ def build(
 def _outputs(arguments: Arguments, names: "tuple[Reference, ...]") -> "Outputs | None":
     """What is asked for besides the image in the store; None is nothing."""
     texts, annotations = arguments.values("output"), arguments.values("annotation")
+    if arguments.flag("push"):
+        texts = (*texts, "type=registry")
     if not texts and not annotations:
         return None
     from builder.outputs import parse_outputs
@@ -249,14 +262,15 @@ def _platform(arguments: Arguments) -> "Platform | None":
     return parse_platform(text) if text else None
 
 
-def _check_pull(given: str | None) -> None:
-    """There is nothing to pull from yet: what needs no registry is taken, the rest refused."""
-    if given not in (None, "false", "0", "missing", "ifmissing", "never"):
-        from builder.errors import UnsupportedFeatureError
+def _policy(given: str | None) -> "PullPolicy":
+    """What --pull says; without it what is here is taken, as docker does."""
+    from builder.pulling import POLICIES
 
-        raise UnsupportedFeatureError(
-            feature=f"--pull={given}", hint="images come from the local store alone"
-        )
+    policy = POLICIES.get("missing" if given is None else given)
+    if policy is None:
+        hint = "missing, always, newer or never"
+        raise UsageError(f"invalid argument {given!r} for --pull", hint=hint)
+    return policy
 
 
 def _contexts(given: tuple[str, ...]) -> dict[str, str]:
@@ -329,7 +343,11 @@ BUILD = Command(
             about="Another context: a directory, URL, docker-image:// or oci-layout://",
         ),
         many("--platform", metavar="OS/ARCH", about="Platform of the image (default: this one)"),
-        maybe("--pull", bare="true", about="false or missing: images come from the store alone"),
+        maybe(
+            "--pull",
+            bare="always",
+            about="When to pull base images: missing (default), always, newer or never",
+        ),
         many("--label", metavar="NAME=VALUE", about="Label the image"),
         flag("--no-cache", about="Execute every step"),
         many("--no-cache-filter", metavar="STAGE[,STAGE]", about="Execute all steps of a stage"),
@@ -375,8 +393,10 @@ BUILD = Command(
             "-o",
             "--output",
             metavar="DIRECTORY|-|type=TYPE[,...]",
-            about="What to make of the result: local, tar, oci, docker, image (default), cacheonly",
+            about="What to make of the result: local, tar, oci, docker, image (default), registry, "
+            "cacheonly",
         ),
+        flag("--push", about="Store the image in its registry: the same as -o type=registry"),
         flag("--load", about="Keep the image in the store, whatever --output says"),
         many("--annotation", metavar="KEY=VALUE", about="Annotate the manifest of the image"),
         flag("--squash", about="Make one layer of all that the build adds to its base image"),
@@ -392,10 +412,11 @@ BUILD = Command(
             metavar="type=local,src=DIRECTORY|IMAGE",
             about="Use exported steps as if they had been built here",
         ),
+        *ACCESS,
     ),
     words=(1, 1),
     refused={
-        "--push": _NO_PUSH,
+        "--creds": "log in: lamina login",
         "--cgroup-parent": _LATER,
         **dict.fromkeys(("--cap-add", "--cap-drop", "--device", "--security-opt"), _NO_RIGHTS),
         **dict.fromkeys(("--userns", "--pid", "--ipc", "--uts", "--cgroupns"), _NO_RIGHTS),

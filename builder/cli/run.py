@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from builder import runner
 from builder.cli import limits, profile
+from builder.cli.access import ACCESS
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.output import line, warn
 from builder.cli.terminal import RawTerminal, size
@@ -17,6 +18,7 @@ from builder.cli.terminal import RawTerminal, size
 if TYPE_CHECKING:
     from builder.cli.session import Session
     from builder.runner import ContainerRecord, Hold, MountPoint, RunOptions, Streams
+    from layerstore import Store
 
 _NETWORKS = ("host", "none")
 
@@ -64,11 +66,12 @@ SHARED = (
     value("--cidfile", metavar="FILE", about="Write the container's id to a new file"),
     value(
         "--pull",
-        metavar="missing|never",
-        choices=("missing", "never"),
-        about="Accepted: nothing is pulled",
+        metavar="POLICY",
+        choices=("missing", "always", "newer", "never"),
+        about="When to pull the image: missing (default), always, newer or never",
     ),
-    flag("-q", "--quiet", about="Accepted: nothing is pulled"),
+    flag("-q", "--quiet", about="Show nothing of a pull"),
+    *ACCESS,
 )
 _RUN_ONLY = (
     flag("-d", "--detach", about="Run in the background and print the container's id"),
@@ -101,7 +104,7 @@ def run(arguments: Arguments, session: "Session") -> int:
         check_is_terminal()
     session.enter(of_pid=_pid_to_share(session, options))
     with _CidFile(arguments.value("cidfile")) as cid_file:
-        record, hold = runner.create(session.root, arguments.words[0], options, session.open_store)
+        record, hold = _made(arguments, session, options)
         cid_file.write(record.id)
     if is_detached:
         runner.run_detached(session.root, record, hold)
@@ -115,11 +118,29 @@ def create(arguments: Arguments, session: "Session") -> int:
     options = options_of(arguments)
     session.enter()
     with _CidFile(arguments.value("cidfile")) as cid_file:
-        record, hold = runner.create(session.root, arguments.words[0], options, session.open_store)
+        record, hold = _made(arguments, session, options)
         hold.release()
         cid_file.write(record.id)
     line(record.id)
     return 0
+
+
+def _made(
+    arguments: Arguments, session: "Session", options: "RunOptions"
+) -> "tuple[ContainerRecord, Hold]":
+    """Make the container; its image is pulled where --pull says so."""
+    image = arguments.words[0]
+
+    def open_store() -> "Store":
+        from builder.cli.obtain import obtained
+
+        return obtained(session.open_store(), image, arguments)
+
+    if arguments.value("pull") in ("always", "newer"):  # whatever is remembered of it
+        with open_store():
+            pass
+        return runner.create(session.root, image, options, session.open_store)
+    return runner.create(session.root, image, options, open_store)
 
 
 def run_attached(

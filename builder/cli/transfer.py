@@ -21,7 +21,7 @@ _FORMATS: dict[str, "Format"] = {
 }
 _PLAIN = "docker-dir"
 _DIRECTORIES = ("oci-dir", _PLAIN)
-_REGISTRY = "registries are not there yet"
+_REGISTRY = "`lamina pull` gets images from registries"
 
 
 def import_(arguments: Arguments, session: "Session") -> int:

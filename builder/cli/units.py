@@ -6,18 +6,9 @@ Source: docker/go-units size.go, duration.go; Go time.Time.String.
 import time
 from datetime import UTC, datetime
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
+from builder.sizes import human_size as human_size  # among the others
+
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-
-
-def human_size(size_bytes: int, *, digits: int = 3) -> str:
-    """`7.81MB`: powers of 1000, so many significant digits."""
-    size = float(size_bytes)
-    unit = 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size /= 1000
-        unit += 1
-    return f"{size:.{digits}g}{_UNITS[unit]}"
 
 
 def human_duration(seconds: float) -> str:

@@ -21,8 +21,14 @@ if TYPE_CHECKING:
         UnreachableRegistryError,
         UntrustedRegistryError,
     )
-    from layerstore.registry.pull import Pulled, documents_for, find_remote, pull_image
-    from layerstore.registry.push import push_blobs, push_image
+    from layerstore.registry.pull import (
+        Pulled,
+        documents_for,
+        find_remote,
+        is_current,
+        pull_image,
+    )
+    from layerstore.registry.push import is_whole, push_blobs, push_image, push_index
     from layerstore.registry.repository import Referrer, RemoteDocument, Repository
     from layerstore.registry.settings import Bounds, Settings
     from layerstore.registry.transfers import Transfer
@@ -48,10 +54,13 @@ _HOMES = {
     "UnreachableRegistryError": "errors",
     "UntrustedRegistryError": "errors",
     "find_remote": "pull",
+    "is_current": "pull",
+    "is_whole": "push",
     "documents_for": "pull",
     "pull_image": "pull",
     "push_blobs": "push",
     "push_image": "push",
+    "push_index": "push",
 }
 
 __all__ = [
@@ -76,9 +85,12 @@ __all__ = [
     "UntrustedRegistryError",
     "documents_for",
     "find_remote",
+    "is_current",
+    "is_whole",
     "pull_image",
     "push_blobs",
     "push_image",
+    "push_index",
 ]
 
 

@@ -51,6 +51,7 @@ FindCredentials = Callable[[str, str], Credentials | None]  # repository path, s
 _REDIRECTS = (301, 302, 303, 307, 308)
 _KEEPING_METHOD = (307, 308)
 _CLIENT_ID = "lamina"
+_WRONG = "incorrect username or password"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,60000}")
 _TOKEN_S_MIN = 60  # how long a token lives when nobody says; it is replaced a little earlier
 
@@ -167,6 +168,8 @@ class Endpoint:
         if self._challenge is None:
             return False
         with self._ask("GET", "/v2/", (), {}, None, is_commit=False) as response:
+            if response.status == 401:
+                raise UnauthorizedError(what=self.host, detail=_WRONG)
             if response.status >= 400:
                 raise problem_of(response, what=self.host, secrets=self.secrets)
         return True
@@ -381,7 +384,7 @@ class Endpoint:
                 raise problem
             raise UnauthorizedError(
                 what=self.host,
-                detail="incorrect username or password",
+                detail=_WRONG,
                 hint="log in again: lamina login",
             )
         if response.status != 200:

@@ -79,6 +79,29 @@ def pull_image(
     return Pulled(image=image, root=root.descriptor, repository=repository)
 
 
+def is_current(
+    client: "RegistryClient", store: "Store", image: Image, reference: Reference
+) -> bool:
+    """Whether a registry has under `reference` what is in the store, whole; asks for no content.
+
+    Raises:
+        RegistryError: it cannot be asked; of several mirrors, why the last one fails.
+    """
+    failure: StoreError | None = None
+    for repository in client.sources(reference):
+        try:
+            there = repository.find_manifest(reference.digest or reference.tag)
+        except StoreError as error:
+            failure = error
+            continue
+        if there is not None:
+            is_same = there.digest in (image.entry.digest, image.descriptor.digest)
+            return is_same and all(store.layers.find(layer.diff_id) for layer in image.layers)
+    if failure is not None:
+        raise failure
+    return False  # nobody has it: pulling says so
+
+
 def find_remote(
     client: "RegistryClient", reference: Reference
 ) -> tuple[Repository, RemoteDocument]:

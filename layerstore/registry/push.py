@@ -12,8 +12,9 @@ from threading import Condition
 from typing import TYPE_CHECKING
 
 from layerstore.blobs import get
-from layerstore.descriptor import Descriptor
+from layerstore.descriptor import INDEX_TYPES, Descriptor
 from layerstore.digest import Digest
+from layerstore.documents import Index, Manifest
 from layerstore.errors import StoreError
 from layerstore.images import Image, name_of_entry
 from layerstore.reference import Reference
@@ -44,15 +45,56 @@ def push_image(
     """
     store.lease()
     repository = client.repository(reference)
-    blobs = list(
-        {blob.digest: blob for blob in (*image.manifest.layers, image.manifest.config)}.values()
-    )
+    blobs = list({blob.digest: blob for blob in _parts(image.manifest)}.values())
     sources = _sources(store, reference.host, {blob.digest for blob in blobs})
     push_blobs(client, store, repository, blobs, sources, report)
     data = get(store.blobs, image.descriptor.digest, size_bytes=image.descriptor.size_bytes)
     return repository.put_manifest(
         data, image.descriptor.media_type, reference.tag if reference.digest is None else ""
     )
+
+
+def is_whole(store: "Store", index: Descriptor) -> bool:
+    """Whether every image that an index lists is here, not only those that were asked for."""
+    for entry in store.images.family(index):
+        data = get(store.blobs, entry.digest, size_bytes=entry.size_bytes)
+        parts = (
+            Index.parse(data).manifests
+            if entry.media_type in INDEX_TYPES
+            else _parts(Manifest.parse(data))
+        )
+        if not all(store.blobs.has(part.digest) for part in parts):
+            return False
+    return True
+
+
+def push_index(
+    client: "RegistryClient",
+    store: "Store",
+    index: Descriptor,
+    reference: Reference,
+    *,
+    report: Report = lambda event: None,
+) -> None:
+    """Store an index with all its images in the registry. Raises as `push_image`."""
+    store.lease()
+    repository = client.repository(reference)
+    family = store.images.family(index)
+    documents = {
+        entry: get(store.blobs, entry.digest, size_bytes=entry.size_bytes) for entry in family
+    }
+    blobs = {
+        part.digest: part
+        for entry, data in documents.items()
+        if entry.media_type not in INDEX_TYPES
+        for part in _parts(Manifest.parse(data))
+    }
+    sources = _sources(store, reference.host, set(blobs))
+    push_blobs(client, store, repository, list(blobs.values()), sources, report)
+    for entry in reversed(family[1:]):  # what is listed before what lists it
+        repository.put_manifest(documents[entry], entry.media_type)
+    tag = reference.tag if reference.digest is None else ""
+    repository.put_manifest(documents[family[0]], family[0].media_type, tag)
 
 
 def push_blobs(
@@ -134,8 +176,12 @@ def _sources(store: "Store", host: str, wanted: set[Digest]) -> dict[Digest, lis
             manifest, _ = store.images.documents(store.images.manifest_of(entry))
         except StoreError:  # a damaged image must not keep others from being pushed
             continue
-        for blob in (*manifest.layers, manifest.config):
+        for blob in _parts(manifest):
             paths = found.setdefault(blob.digest, [])
             if blob.digest in wanted and name.path not in paths and len(paths) < _MOUNTS_MAX:
                 paths.append(name.path)
     return found
+
+
+def _parts(manifest: Manifest) -> tuple[Descriptor, ...]:
+    return (*manifest.layers, manifest.config)

@@ -109,10 +109,9 @@ class Repository:
         """
 
         def ask() -> RemoteDocument:
-            what = self._what(reference)
             with self._manifest_request("GET", reference, once=True) as response:
                 if response.status != 200:
-                    raise self._problem(response, what)
+                    raise self._no_manifest(response, reference)
                 data = response.read(DOCUMENT_BYTES_MAX)
                 return self._document(reference, response, data)
 
@@ -128,7 +127,7 @@ class Repository:
             if response.status == 404:
                 return None
             if response.status != 200:
-                raise self._problem(response, self._what(reference))
+                raise self._no_manifest(response, reference)
             digest, length = (
                 response.header("Docker-Content-Digest"),
                 response.header("Content-Length"),
@@ -234,7 +233,8 @@ class Repository:
         scopes = self._push if to_push else self._pull
         with self.endpoint.request("HEAD", self._blob_path(digest), scopes=scopes) as response:
             if response.status not in (200, 404):
-                raise self._problem(response, f"blob {digest.short} of {self.name}")
+                what = f"blob {digest.short} of {self.name}"
+                raise self._problem(response, f"cannot push to {self.name}" if to_push else what)
             return response.status == 200
 
     def document(self, descriptor: Descriptor) -> bytes:
@@ -621,9 +621,12 @@ class Repository:
     def _problem(self, response: Response, what: str) -> RegistryError:
         return problem_of(response, what=what, secrets=self.endpoint.secrets)
 
-    def _what(self, reference: str) -> str:
-        separator = "@" if ":" in reference else ":"
-        return f"manifest for {self.name}{separator}{reference}"
+    def _no_manifest(self, response: Response, reference: str) -> RegistryError:
+        if response.status in (401, 403):
+            what = f"pull access denied for {self.name}, it does not exist or may require a login"
+        else:
+            what = f"manifest for {self.name}{'@' if ':' in reference else ':'}{reference}"
+        return self._problem(response, what)
 
     def _manifest_path(self, reference: str) -> str:
         return f"/v2/{self.path}/manifests/{quote(reference, safe=':')}"

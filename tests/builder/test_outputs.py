@@ -167,8 +167,6 @@ def test_what_makes_no_sense(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "feature"),
     [
-        ("type=registry", "type=registry"),
-        ("type=image,push=true", "push=true"),
         ("type=local,dest=a,platform-split=false", "platform-split="),
         ("type=local,dest=a,compression=zstd", "compression="),
         ("type=tar,dest=a,name=b", "name="),

@@ -78,6 +78,18 @@ def test_a_blob_is_written_piece_by_piece(blobs: BlobStore) -> None:
     assert get(blobs, info.digest) == b"x" * 1_000_000
 
 
+def test_what_is_written_can_be_read_meanwhile(blobs: BlobStore) -> None:
+    with blobs.writer() as writer, writer.written() as reader:
+        assert reader.read(10) == b""
+        writer.write(b"0123")
+        writer.flush()
+        assert (reader.read(3), reader.read(3), reader.read(3)) == (b"012", b"3", b"")
+        writer.write(b"45")
+        writer.flush()
+        assert reader.read(10) == b"45"
+        assert writer.commit().digest == Digest.of(b"012345")
+
+
 def test_an_empty_blob_is_a_blob(blobs: BlobStore) -> None:
     info = put(blobs, b"")
     blobs.sync()

@@ -268,12 +268,17 @@ def test_what_cannot_be_a_platform_is_refused(lamina: Lamina, context: Path) -> 
     assert "BUILDPLATFORM" in said
 
 
-def test_pull_means_what_the_store_can_do(lamina: Lamina, context: Path) -> None:
+def test_pull_is_for_images_and_takes_everybodys_words(lamina: Lamina, context: Path) -> None:
     (context / "Dockerfile").write_text("FROM scratch\n")
-    for value in ("--pull=false", "--pull=missing", "--pull=never"):
+    for value in ("--pull", "--pull=false", "--pull=missing", "--pull=newer", "--pull=never"):
         lamina("build", value, context)
-    for value in ("--pull", "--pull=always"):
-        assert "--pull=" in error_of(lamina, "build", value, context)
+    said = error_of(lamina, "build", "--pull=often", context, code=125)
+    assert "'often' for --pull" in said
+    (context / "Dockerfile").write_text("FROM nope\n")
+    assert "no such image: nope" in error_of(lamina, "build", "--pull=never", context)
+    said = error_of(lamina, "build", context)
+    assert "no such image: nope: cannot reach the registry" in said
+    assert "lamina bootstrap" in said
 
 
 def test_options_of_old_that_ask_for_what_is_so_anyway_are_taken(

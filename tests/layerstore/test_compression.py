@@ -25,6 +25,7 @@ from layerstore.compression import (
     Reader,
     compressor,
     decompressor,
+    default_level,
     detect,
     kind_of,
     levels,
@@ -395,6 +396,7 @@ def test_the_highest_level_makes_less_of_it_than_the_lowest(kind: Compression) -
 def test_no_level_is_the_pinned_one() -> None:
     assert compress("gzip", TEXT) == at_level("gzip", 1, TEXT)
     assert compress("zstd", TEXT) == at_level("zstd", 1, TEXT)
+    assert [default_level(kind) for kind in ("gzip", "zstd", "none")] == [1, 1, None]
 
 
 def test_gzip_of_level_0_is_stored() -> None:

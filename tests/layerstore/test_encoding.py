@@ -10,7 +10,7 @@ from layerstore.blobs import get
 from layerstore.compression import Compression, decompressor, kind_of
 from layerstore.digest import Digest
 from layerstore.documents import Manifest
-from layerstore.encoding import Encoding, encode_image
+from layerstore.encoding import Encoding, encode_image, recompress_image
 from tests.support.stores import findings, flip_blob, make_image
 
 
@@ -133,3 +133,30 @@ def test_a_store_with_encoded_images_is_sound(store: Store, image: Image) -> Non
     store.flush()
     assert findings(store) == []
     assert {record.id for record in store.images.list()} == {image.id}
+
+
+@pytest.mark.parametrize("kind", ["none", "gzip", "zstd"])
+def test_an_image_is_compressed_in_one_way(store: Store, image: Image, kind: Compression) -> None:
+    encoded = recompress_image(store, image, kind, force=False)
+    assert kinds(encoded) == [kind, kind]
+    assert (encoded.id, encoded.manifest.media_type) == (image.id, image.manifest.media_type)
+    assert recompress_image(store, encoded, kind, force=False) is encoded
+
+
+def test_types_and_annotations_stay_when_layers_are_compressed_otherwise(
+    store: Store, image: Image
+) -> None:
+    wished = Encoding(docker_types=True, annotations=(("a", "b"),))
+    docker = encode(store, image, wished)
+    encoded = recompress_image(store, docker, "zstd", force=True)
+    assert encoded.manifest.media_type == docker.manifest.media_type
+    assert encoded.manifest.annotations == (("a", "b"),)
+    assert kinds(encoded) == ["zstd", "zstd"]
+
+
+def test_force_compresses_what_another_hand_has_compressed(store: Store, image: Image) -> None:
+    other = recompress_image(store, image, "gzip", level=9, force=False)
+    assert other.manifest.layers != image.manifest.layers
+    assert recompress_image(store, other, "gzip", force=True).manifest.layers == (
+        image.manifest.layers
+    )

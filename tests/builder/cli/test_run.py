@@ -49,7 +49,9 @@ def test_a_kept_container_prints_the_same(box: Commands) -> None:
         (("--memory", "much", "box"), 125, "'much' for --memory"),
         (("--label", "=x", "box"), 125, "'=x' for --label"),
         (("-it", "box"), 125, "not a TTY"),
-        (("--pull", "always", "box"), 125, "'always' for --pull"),
+        (("--pull", "often", "box"), 125, "'often' for --pull"),
+        (("--pull", "always", "box"), 125, "cannot reach the registry"),
+        (("--pull", "never", "nope"), 125, "no such image: nope"),
         (("--pull",), 125, "flag needs an argument: --pull"),
         ((), 1, "requires at least 1 argument"),
     ],
@@ -67,7 +69,7 @@ def test_what_goes_wrong_is_one_line_and_docker_s_exit_code(
 
 
 @pytest.mark.parametrize("words", [("--pull", "never"), ("--pull=missing",), ("-q",)])
-def test_there_is_nothing_to_pull_and_one_may_say_so(box: Commands, words: tuple[str, ...]) -> None:
+def test_what_is_here_is_not_pulled(box: Commands, words: tuple[str, ...]) -> None:
     assert run(box, *words, "box", "echo", "here")[1] == "here\n"
 
 

@@ -1,0 +1,66 @@
+"""Transfers as the output of one piece of work."""
+
+import pytest
+
+from builder.events import Event, VertexDone, VertexFailed, VertexOutput, VertexStarted
+from builder.journal import Journal
+from builder.plan import plan
+from builder.request import BuildRequest
+from builder.transferred import Transferred, watch_pull
+from layerstore import Digest, Reference, Store, host_platform
+from layerstore.registry import Transfer
+from tests.support.images import dockerfile
+
+ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
+
+
+def test_blobs_are_told_when_they_have_come_and_bytes_all_the_time() -> None:
+    lines: list[str] = []
+    totals: list[int] = []
+    shown = Transferred(line=lines.append, total=totals.append)
+    for event in (
+        Transfer(digest=ONE, status="waiting", size_bytes=3000),
+        Transfer(digest=ONE, status="downloading", done_bytes=1000, size_bytes=3000),
+        Transfer(digest=TWO, status="downloading", done_bytes=50, size_bytes=100),
+        Transfer(digest=ONE, status="downloading", done_bytes=3000, size_bytes=3000),
+        Transfer(digest=ONE, status="complete", size_bytes=3000),
+        Transfer(digest=TWO, status="mounted", size_bytes=100, source="base"),
+    ):
+        shown.report(event)
+    assert totals == [1000, 1050, 3050]
+    assert lines == [f"sha256:{ONE.short} done 3kB", f"sha256:{TWO.short} mounted from base"]
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [("exists", "already exists"), ("uploaded", "done"), ("complete", "done")]
+)
+def test_every_end_has_a_word(status: str, word: str) -> None:
+    lines: list[str] = []
+    shown = Transferred(line=lines.append, total=lambda size: None)
+    shown.report(Transfer(digest=ONE, status=status, size_bytes=5))  # type: ignore[arg-type]  # a Status
+    assert lines == [f"sha256:{ONE.short} {word} 5B"]
+
+
+def test_a_pull_is_a_piece_of_work(store: Store) -> None:
+    events: list[Event] = []
+    parsed = dockerfile("FROM a AS first\n")
+    request = BuildRequest(dockerfile=parsed, context=None)
+    stage = plan(parsed, target="", build_args={}, platform=host_platform()).stages[0]
+    journal = Journal(request, store, events.append)
+    with watch_pull(journal, stage, Reference.parse("a")) as report:
+        report(Transfer(digest=ONE, status="complete", size_bytes=5))
+    with (
+        pytest.raises(ZeroDivisionError),
+        watch_pull(journal, stage, Reference.parse("b.c/d:1")),
+    ):
+        raise ZeroDivisionError
+    started, output, done, again, failed = events
+    assert isinstance(started, VertexStarted)
+    assert started.title == "[first] pull docker.io/library/a:latest"
+    assert started.line == 1
+    assert isinstance(output, VertexOutput)
+    assert output.data == f"sha256:{ONE.short} done 5B\n".encode()
+    assert isinstance(done, VertexDone)
+    assert isinstance(again, VertexStarted)
+    assert again.title == "[first] pull b.c/d:1"
+    assert isinstance(failed, VertexFailed)

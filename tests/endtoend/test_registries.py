@@ -1,0 +1,286 @@
+"""Builds that stand on images of registries, and go there: as users and CI machines do it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from layerstore import Store
+from tests.support.cli import REPOSITORY, Lamina
+from tests.support.faultproxy import FaultProxy, fault_proxy
+from tests.support.peers import Containers, run
+from tests.support.registries import Registry, registry
+from tests.support.stores import make_image, problems
+
+pytestmark = [pytest.mark.needs_registry, pytest.mark.needs_overlay]
+
+BASE = "FROM {}\nRUN echo one > /one\nCOPY --from={} /bin/busybox /copied\n"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Registry]:
+    with registry(tmp_path / "registry") as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: Registry) -> Iterator[FaultProxy]:
+    with fault_proxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def machine(tmp_path: Path, busybox: Lamina, proxy: FaultProxy) -> Lamina:
+    """A machine with an empty store; busybox is in the registry."""
+    busybox("push", "busybox", f"{proxy.address}/base:1")
+    proxy.forget()
+    return Lamina(root=tmp_path / "machine", env={"HOME": str(tmp_path)})
+
+
+@pytest.fixture
+def context(tmp_path: Path, proxy: FaultProxy) -> Path:
+    folder = tmp_path / "context"
+    folder.mkdir()
+    name = f"{proxy.address}/base:1"
+    (folder / "Dockerfile").write_text(BASE.format(name, name))
+    return folder
+
+
+def test_a_base_image_is_pulled_once_and_then_taken_from_the_store(
+    machine: Lamina, proxy: FaultProxy, context: Path
+) -> None:
+    first = machine("build", "-t", "app", context)
+    assert f"pull {proxy.address}/base:1" in first.stderr
+    assert machine("run", "--rm", "app", "cat", "/one").stdout == "one\n"
+    proxy.forget()
+    image_id = machine("build", "-q", context).stdout
+    assert machine("build", "-q", "--pull=never", context).stdout == image_id
+    assert proxy.exchanges == []
+    assert machine("build", "-q", "--pull", context).stdout == image_id
+    assert proxy.bytes_received("blob") == 0
+    assert problems(machine.root) == []
+
+
+def test_a_base_image_that_changed_is_pulled_by_those_who_ask(
+    machine: Lamina, busybox: Lamina, proxy: FaultProxy, context: Path, tmp_path: Path
+) -> None:
+    image_id = machine("build", "-q", context).stdout
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/Dockerfile").write_text("FROM busybox\nRUN echo new > /new\n")
+    busybox("build", "-t", f"{proxy.address}/base:1", "--push", tmp_path / "new")
+    assert machine("build", "-q", context).stdout == image_id
+    newer = machine("build", "-q", "--pull=newer", context).stdout
+    assert newer != image_id
+    assert machine("build", "-q", "--pull=always", context).stdout == newer
+
+
+def test_a_build_without_its_registry_fails_in_one_line_at_once(
+    machine: Lamina, context: Path
+) -> None:
+    (context / "Dockerfile").write_text("FROM 127.0.0.1:1/base\nRUN true\n")
+    started = time.monotonic()
+    done = machine("build", context, check=False)
+    assert time.monotonic() - started < 10
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "lamina: no such image: 127.0.0.1:1/base: cannot reach the registry 127.0.0.1:1: "
+        "connection refused (`lamina images`"
+    )
+    assert ">>> FROM 127.0.0.1:1/base" in done.stderr
+
+
+def test_an_image_that_nobody_has_is_told_before_a_program_runs(
+    machine: Lamina, context: Path, proxy: FaultProxy
+) -> None:
+    (context / "Dockerfile").write_text(
+        f"FROM {proxy.address}/base:1\nRUN echo ran\nCOPY --from={proxy.address}/nope /a /b\n"
+    )
+    done = machine("build", context, check=False)
+    assert "manifest unknown" in done.stderr.splitlines()[-1]
+    assert "ran" not in done.stderr.replace("echo ran", "")
+
+
+def test_what_is_built_is_pushed_under_every_name(
+    machine: Lamina, server: Registry, proxy: FaultProxy, context: Path, tmp_path: Path
+) -> None:
+    names = [f"{proxy.address}/app:{tag}" for tag in ("1", "2")]
+    metadata = tmp_path / "metadata.json"
+    words = [word for name in names for word in ("-t", name)]
+    done = machine("build", *words, "--push", "--metadata-file", metadata, context)
+    assert "mounted from base" in done.stderr
+    assert f"pushed {names[1]}@sha256:" in done.stderr
+    assert server.tags("app") == ["1", "2"]
+    digest = json.loads(metadata.read_text())["containerimage.digest"]
+    accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+    answer = server.ask("HEAD", "/v2/app/manifests/2", headers=accept)
+    assert answer.headers["docker-content-digest"] == digest
+    other = Lamina(root=tmp_path / "third", env={"HOME": str(tmp_path)})
+    assert other("run", "--rm", names[0], "cat", "/one").stdout == "one\n"
+
+
+@pytest.mark.parametrize(
+    "output", ["type=registry", "type=image,push=true", "type=registry,compression=zstd"]
+)
+def test_outputs_that_push(
+    machine: Lamina, server: Registry, proxy: FaultProxy, context: Path, output: str
+) -> None:
+    machine("build", "-o", f"{output},name={proxy.address}/app:1", context)
+    assert server.tags("app") == ["1"]
+    accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+    manifest = json.loads(server.ask("GET", "/v2/app/manifests/1", headers=accept).content)
+    is_zstd = manifest["layers"][-1]["mediaType"].endswith("zstd")
+    assert is_zstd == ("zstd" in output)
+
+
+def test_a_push_that_fails_fails_the_build(machine: Lamina, context: Path) -> None:
+    done = machine("build", "-t", "127.0.0.1:1/app", "--push", context, check=False)
+    assert done.returncode == 1
+    assert "cannot reach the registry" in done.stderr.splitlines()[-1]
+
+
+# Other tools.
+
+
+@pytest.mark.needs_peers("skopeo")
+@pytest.mark.parametrize("words", [(), ("--compression", "zstd", "--force-compression")])
+def test_skopeo_reads_what_we_push(
+    busybox: Lamina, server: Registry, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    file = tmp_path / "digest"
+    name = f"{server.address}/app:1"
+    busybox("push", *words, "--digestfile", file, "busybox", name)
+    run(
+        *("skopeo", "copy", "--src-tls-verify=false"),
+        *(f"docker://{name}", f"oci:{tmp_path / 'layout'}:it"),
+    )
+    index = json.loads((tmp_path / "layout/index.json").read_text())
+    assert [entry["digest"] for entry in index["manifests"]] == [file.read_text()]
+
+
+@pytest.mark.needs_peers("skopeo")
+@pytest.mark.parametrize(
+    ("form", "compression"),
+    [("oci", "gzip"), ("oci", "zstd"), ("v2s2", "gzip")],  # Docker's media types know no zstd
+)
+def test_we_pull_what_skopeo_pushes(
+    busybox: Lamina, server: Registry, tmp_path: Path, form: str, compression: str
+) -> None:
+    name = f"{server.address}/app:1"
+    run(
+        *("skopeo", "copy", "--dest-tls-verify=false", "--format", form),
+        *("--dest-compress-format", compression, "--digestfile", tmp_path / "digest"),
+        *(f"oci:{busybox.root}:busybox:latest", f"docker://{name}"),
+    )
+    other = Lamina(root=tmp_path / "other", env={"HOME": str(tmp_path)})
+    assert f"Digest: {(tmp_path / 'digest').read_text()}" in other("pull", name).stdout
+    assert other("run", "--rm", name, "echo", "it runs").stdout == "it runs\n"
+    again = other("push", "--digestfile", tmp_path / "again", name, f"{server.address}/b:1")
+    assert again.returncode == 0
+    assert (tmp_path / "again").read_text() == (tmp_path / "digest").read_text()
+    assert problems(other.root) == []
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_peers("podman")
+def test_podman_pulls_what_we_push_and_we_build_on_what_it_pushes(
+    busybox: Lamina, server: Registry, tmp_path: Path
+) -> None:
+    name = f"{server.address}/app:1"
+    busybox("push", "busybox", name)
+    podman = Containers()
+    try:
+        podman("podman", "pull", "-q", "--tls-verify=false", name)
+        podman("podman", "tag", name, f"{server.address}/theirs:1")
+        podman("podman", "push", "-q", "--tls-verify=false", f"{server.address}/theirs:1")
+    finally:
+        podman.close()
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context/Dockerfile").write_text(f"FROM {server.address}/theirs:1\nRUN true\n")
+    other = Lamina(root=tmp_path / "other", env={"HOME": str(tmp_path)})
+    other("build", "-t", "on-theirs", tmp_path / "context")
+    assert other("run", "--rm", "on-theirs", "echo", "it runs").stdout == "it runs\n"
+
+
+# Memory and interruption.
+
+_MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
+def peak_bytes(lamina: Lamina, *words: str) -> int:
+    """The most memory that a command took."""
+    command = [sys.executable, "-m", "builder", *words]
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, *command],
+        env=lamina.environment() | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.splitlines()[-1]) * 1024
+
+
+def test_memory_does_not_grow_with_the_image(server: Registry, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    with Store.open(root) as store:
+        make_image(store, f"{server.address}/small:1", {"a": b"x"})
+        big = os.urandom(64 << 20)
+        make_image(store, f"{server.address}/big:1", {"a": big}, {"b": big[::-1]})
+        del big
+    lamina = Lamina(root=root, env={"HOME": str(tmp_path)})
+    other = Lamina(root=tmp_path / "other", env={"HOME": str(tmp_path)})
+    for name in ("small", "big"):
+        peak_bytes(lamina, "push", f"{server.address}/{name}:1")
+    small, big_peak = (
+        peak_bytes(other, "pull", f"{server.address}/{name}:1") for name in ("small", "big")
+    )
+    assert big_peak - small < 40 << 20
+    pushed = peak_bytes(lamina, "push", f"{server.address}/big:1")
+    assert pushed - small < 40 << 20
+
+
+def test_a_killed_pull_leaves_a_store_without_fault(server: Registry, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    name = f"{server.address}/app:1"
+    with Store.open(source) as store:
+        make_image(store, name, *({f"f{n}": os.urandom(2 << 20)} for n in range(4)))
+    Lamina(root=source, env={"HOME": str(tmp_path)})("push", name)
+    lamina = Lamina(root=tmp_path / "store", env={"HOME": str(tmp_path)})
+    for delay_s in (0.05, 0.15, 0.25, 0.4):
+        process = lamina.start("pull", name)
+        time.sleep(delay_s)
+        process.kill()
+        process.communicate(timeout=60)
+        assert problems(lamina.root) == []
+    lamina("pull", name)
+    assert problems(lamina.root) == []
+
+
+def test_an_interrupted_pull_ends_at_once(server: Registry, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with Store.open(source) as store:
+        make_image(store, f"{server.address}/app:1", {"a": os.urandom(1 << 20)})
+    Lamina(root=source, env={"HOME": str(tmp_path)})("push", f"{server.address}/app:1")
+    with fault_proxy(server.port) as proxy:
+        proxy.fail_next("delay", "GET /v2/app/blobs/", times=100)
+        lamina = Lamina(root=tmp_path / "store", env={"HOME": str(tmp_path)})
+        process = lamina.start("pull", f"{proxy.address}/app:1")
+        time.sleep(0.6)
+        process.terminate()
+        started = time.monotonic()
+        _, err = process.communicate(timeout=60)
+        assert time.monotonic() - started < 5
+    assert process.returncode in (0, 143)
+    assert b"Traceback" not in err
+    assert problems(lamina.root) == []
