@@ -2,7 +2,8 @@
 
 As docker's (measured on its client 28.2):
     125  an unknown or bad flag of any command; our own failure in run, create and exec
-      1  a wrong number of arguments, an unknown command; our own failure elsewhere
+      1  a wrong number of arguments, an unknown command; our own failure elsewhere; for exec, a
+         container that is not there or does not run
     126  the program of run or exec cannot be executed        127  it is not there
     130  interrupted (128 + SIGINT); 143 ended (128 + SIGTERM)
 Otherwise run and exec end with the program's own code, or 128 plus the signal that killed it.
@@ -23,6 +24,7 @@ _RUNNERS = frozenset({"run", "create", "exec"})
 
 def exit_code(error: BaseException, command: str) -> int:
     """The exit code for `error` in `command` (as typed: `run`, `container run`)."""
+    from builder.errors import NoSuchContainerError, WrongStateError
     from builder.runner import DetachedError
     from builder.sandbox import ProgramNotExecutableError, ProgramNotFoundError
 
@@ -36,6 +38,8 @@ def exit_code(error: BaseException, command: str) -> int:
             return NOT_EXECUTABLE
         case DetachedError() if own == OWN_FAILURE:
             return error.code
+        case NoSuchContainerError() | WrongStateError() if command.split(" ")[-1] == "exec":
+            return FAILURE
         case KeyboardInterrupt():  # its argument, where it has one, is the signal: see cli.main
             return 128 + (error.args[0] if error.args else _SIGINT)
         case BrokenPipeError():

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _MESSAGE_MAX_BYTES = 64 << 10
 _DESCRIPTORS_MAX = 4
+_ERRNO_MAX = 4096
 _STATUS_BYTES = 4  # a wait status; all other messages are longer
 
 
@@ -291,15 +292,46 @@ def _exit_status(
 def _start_error(errors: bytes, argv0: str) -> SandboxError:
     if not errors:
         return SandboxError(phase="start", message="the sandbox ended before its program began")
-    if len(errors) > 4:
+    word, beginning = errors[:4], errors[4:]
+    number = -int.from_bytes(word, "little", signed=True)
+    if len(word) < 4 or not 0 < number < _ERRNO_MAX:  # a record, which begins otherwise
         return decode(errors)
-    number = -int.from_bytes(errors, "little", signed=True)
     if number == errno.ENOENT:
-        return ProgramNotFoundError(argv0=argv0, errno=number)
+        hint = _missing_interpreter(beginning)
+        return ProgramNotFoundError(argv0=argv0, errno=number, hint=hint)
     hints = {
         errno.ENOEXEC: "it is neither a program for this machine nor a script with a #! line",
     }
     return ProgramNotExecutableError(argv0=argv0, errno=number, hint=hints.get(number, ""))
+
+
+def _missing_interpreter(beginning: bytes) -> str:
+    """What a file asks for that is there itself, by its first bytes."""
+    if beginning.startswith(b"#!"):
+        words = beginning[2:].partition(b"\n")[0].split()
+        name = os.fsdecode(words[0].strip()) if words else ""
+        if name.endswith("\r") or b"\r" in beginning.partition(b"\n")[0]:
+            return f"its first line asks for {name!r} and ends as on Windows: with a \\r"
+        return f"it is there, but what its first line asks for is not: {name!r}"
+    if beginning.startswith(b"\x7fELF"):
+        loader = os.fsdecode(_loader(beginning))
+        wanted = f"the loader {loader!r}" if loader else "the loader that it names"
+        return f"it is there, but {wanted} is not: it is made for another C library or machine"
+    return ""
+
+
+def _loader(elf: bytes) -> bytes:
+    """The name in PT_INTERP of a 64-bit ELF file, where that is in its beginning."""
+    if elf[4:6] != b"\x02\x01" or len(elf) < 64:
+        return b""
+    start = int.from_bytes(elf[32:40], "little")
+    size, count = (int.from_bytes(elf[at : at + 2], "little") for at in (54, 56))
+    for number in range(min(count, 64)):
+        header = elf[start + number * size :][:56]
+        if header[:4] == b"\x03\0\0\0" and len(header) == 56:
+            offset = int.from_bytes(header[8:16], "little")
+            return elf[offset : offset + 256].partition(b"\0")[0]
+    return b""
 
 
 @dataclass(slots=True)

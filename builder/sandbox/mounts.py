@@ -1,8 +1,8 @@
 """The file systems of a sandbox, as a list of operations: planned, described, performed.
 
-Everything happens in the sandbox's own mount namespace before its root is entered, while the host's
-/proc still names our descriptors: a target is opened first (inside the new root, where links and
-`..` of an image lead nowhere else), and the mount goes onto /proc/self/fd/N of what was opened.
+Everything happens in the sandbox's own mount namespace before its root is entered. A target is
+opened first, inside the new root, where links and `..` of an image lead nowhere else; a mount is
+made apart from it (fsmount, open_tree), and moved onto the descriptor of what was opened.
 
     attach point   a host directory (workdir, or the plain root itself) that the new root covers;
                    the pivot takes it away together with the rest of the host
@@ -602,17 +602,24 @@ class Stage:
             if operation.make:
                 os.mkdir(name, 0o755, dir_fd=top_fd)
             fd = open_beneath(top_fd, name, _PATH | os.O_DIRECTORY)
-        kind, options = operation.kind.encode(), operation.options.encode() or None
         try:
-            syscalls.mount(kind, _fd_path(fd), kind, operation.flags, options)
+            mount_fd = _new_filesystem(operation.kind, operation.flags, operation.options)
         except PermissionError:
             # In a user namespace these belong to whom the network, or the processes, belong to.
             if operation.kind not in ("sysfs", "proc"):
                 raise
-            _bind_kernel_view(fd, operation.target)
+            mount_fd = _copy_kernel_view(target)
+        if (
+            operation.kind in _MAGIC
+            and syscalls.filesystem_type(mount_fd) != _MAGIC[operation.kind]
+        ):
+            raise SandboxError(phase=f"mount {target}", message="something else is in its place")
+        syscalls.move_mount(mount_fd, fd)
         os.close(fd)
         if target in _OWN_TOPS or operation.kind == "tmpfs":
-            self._remember(target, operation.kind)
+            self._tops[target] = mount_fd
+        else:
+            os.close(mount_fd)
 
     def _open_top(self, target: str) -> int:
         try:
@@ -622,17 +629,6 @@ class Stage:
                 raise
             what = "a symbolic link" if error.errno == errno.ELOOP else "not a directory"
             raise _unfit_root(target, what) from error
-
-    def _remember(self, target: str, kind: str) -> None:
-        """Reopen what was mounted, and make sure that it is that."""
-        if target in _OWN_TOPS:
-            fd = open_beneath(self.root_fd, target[1:], _PATH | os.O_DIRECTORY)
-        else:
-            top_fd, name = self._split(target)
-            fd = open_beneath(top_fd, name, _PATH | os.O_DIRECTORY)
-        if syscalls.filesystem_type(fd) != _MAGIC[kind]:
-            raise SandboxError(phase=f"mount {target}", message="something else is in its place")
-        self._tops[target] = fd
 
     def _bind_device(self, operation: BindDevice) -> None:
         name = operation.name
@@ -667,7 +663,9 @@ class Stage:
         self._check_kernel_view(fd, path)
         if stat.S_ISDIR(os.fstat(fd).st_mode):
             flags = _NOTHING | syscalls.MS_RDONLY
-            syscalls.mount(b"tmpfs", _fd_path(fd), b"tmpfs", flags, b"mode=755,nr_blocks=1")
+            mount_fd = _new_filesystem("tmpfs", flags, "mode=755,nr_blocks=1")
+            syscalls.move_mount(mount_fd, fd)
+            os.close(mount_fd)
         else:
             bind(self._open_null(), fd, _DEVICE_ATTRIBUTES)
         os.close(fd)
@@ -774,7 +772,9 @@ class Stage:
                     options += f",size={mount.size_bytes}"
                 flags = _NO_DEVICES | (syscalls.MS_RDONLY if mount.read_only else 0)
                 fd = self._open_target(mount.target, is_directory=True)
-                syscalls.mount(b"tmpfs", _fd_path(fd), b"tmpfs", flags, options.encode())
+                mount_fd = _new_filesystem("tmpfs", flags, options)
+                syscalls.move_mount(mount_fd, fd)
+                os.close(mount_fd)
             case FileMount():
                 source_fd = self._generate(mount, operation.number)
                 fd = self._open_target(mount.target, is_directory=False)
@@ -1052,12 +1052,17 @@ def _repeat_attributes(original_fd: int, fd: int) -> os.stat_result:
 
 def bind(source_fd: int, target_fd: int, attributes: int, *, recursive: bool = False) -> None:
     """Show what one descriptor means at another."""
+    tree_fd = _copy_tree(source_fd, attributes, recursive=recursive)
+    syscalls.move_mount(tree_fd, target_fd)
+    os.close(tree_fd)
+
+
+def _copy_tree(source_fd: int, attributes: int, *, recursive: bool) -> int:
     depth = syscalls.AT_RECURSIVE if recursive else 0
     flags = syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH | depth
     tree_fd = syscalls.open_tree(source_fd, b"", flags)
     syscalls.mount_setattr(tree_fd, attributes, flags=depth)
-    syscalls.move_mount(tree_fd, target_fd)
-    os.close(tree_fd)
+    return tree_fd
 
 
 def _show_source(
@@ -1071,12 +1076,26 @@ def _show_source(
     os.close(source_fd)
 
 
-def _bind_kernel_view(target_fd: int, path: str) -> None:
-    """Show the host's own /sys, which cannot be written, or /proc."""
+def _new_filesystem(kind: str, flags: int, options: str) -> int:
+    """A file system that is mounted nowhere yet; `flags` are those of mount(2)."""
+    fs_fd = syscalls.fsopen(kind.encode())
+    try:
+        for option in (*options.split(","), "ro" if flags & syscalls.MS_RDONLY else ""):
+            if option:
+                key, equals, value = option.partition("=")
+                syscalls.fsconfig(fs_fd, key.encode(), value.encode() if equals else None)
+        return syscalls.fsmount(fs_fd, flags)  # MS_RDONLY, NOSUID, NODEV, NOEXEC: the same bits
+    finally:
+        os.close(fs_fd)
+
+
+def _copy_kernel_view(path: str) -> int:
+    """The host's own /sys, which cannot be written, or /proc."""
     source_fd = os.open(path, _PATH | os.O_DIRECTORY)
     attributes = _PLAIN_DATA if path == "/proc" else _PLAIN_DATA | syscalls.MOUNT_ATTR_RDONLY
-    bind(source_fd, target_fd, attributes, recursive=True)
+    tree_fd = _copy_tree(source_fd, attributes, recursive=True)
     os.close(source_fd)
+    return tree_fd
 
 
 def source_is_directory(mount: BindMount) -> bool:
@@ -1133,7 +1152,3 @@ def _unfit_root(target: str, what: str) -> SandboxError:
 
 def _name(fd: int) -> str:
     return f"/proc/self/fd/{fd}"
-
-
-def _fd_path(fd: int) -> bytes:
-    return b"/proc/self/fd/%d" % fd

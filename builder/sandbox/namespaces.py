@@ -627,6 +627,7 @@ class _Actor:
         if spec.network == "none":
             self.phase = "bring the loopback device up"
             _bring_loopback_up()
+        sets_groups = may_set_groups()
         self.phase = "enter the root"
         if spec.read_only_root:
             stage.make_root_read_only()
@@ -644,6 +645,7 @@ class _Actor:
             os.close(null_fd)
             self.be_program(
                 *(ids, cwd_fd, peer_fd, lambda: _await_end(_WATCHED_FD), executed_fd),
+                sets_groups=sets_groups,
                 dies_with_parent=not has_own_pids,
             )
         init_fd = self.home.init_fd
@@ -677,7 +679,8 @@ class _Actor:
         if pid == 0:
             self.errors_fd = self.channels.errors
             self.be_program(
-                ids, cwd_fd, peer_fd, lambda: self._die_with(_WATCHED_FD), self.home.pidfd
+                *(ids, cwd_fd, peer_fd, lambda: self._die_with(_WATCHED_FD), self.home.pidfd),
+                sets_groups=None,
             )
         passed = [pidfd] if master_fd is None else [pidfd, master_fd]
         self._tell(marshal.dumps(("program", ())), passed)
@@ -692,11 +695,13 @@ class _Actor:
         before: Callable[[], None],
         watched_fd: int,
         *,
+        sets_groups: bool | None,
         dies_with_parent: bool = False,
     ) -> NoReturn:
         """Give up everything that is not the program's, then become it.
 
-        `before` is called when all is given up; it finds `watched_fd` as _WATCHED_FD.
+        `before` is called when all is given up; it finds `watched_fd` as _WATCHED_FD. Nothing is
+        opened here, but where `sets_groups` is None: who has joined a user namespace has to ask.
         """
         self.phase = "prepare the program"
         os.setsid()
@@ -710,7 +715,7 @@ class _Actor:
             os.sched_setaffinity(0, usable[: self.program.processors])
         for _ in range(self.program.skipped_pids):
             _use_up_a_pid()
-        if may_set_groups():  # asked here: a join may have come from another user namespace
+        if may_set_groups() if sets_groups is None else sets_groups:
             # the primary group too, as docker has it: `id` lists it
             os.setgroups(list(dict.fromkeys((ids.gid, *ids.groups))))
         elif self.program.extra_groups and self.recorder_fd < 0:

@@ -2,7 +2,7 @@ import pytest
 
 from builder.cli.arguments import UsageError
 from builder.cli.exitcodes import exit_code
-from builder.errors import NoSuchContainerError, StepFailedError
+from builder.errors import NoSuchContainerError, StepFailedError, WrongStateError
 from builder.runner import DetachedError
 from builder.sandbox import ProgramNotExecutableError, ProgramNotFoundError, SandboxError
 from layerstore import NotFoundError
@@ -24,7 +24,10 @@ STEP_FAILED = StepFailedError(title="RUN false", code=7, signal=0, tail=b"")
         (NotFoundError(kind="image", key="x"), "container run", 125),
         (NotFoundError(kind="image", key="x"), "create", 125),
         (NotFoundError(kind="image", key="x"), "inspect", 1),
-        (NoSuchContainerError(name="x"), "exec", 125),
+        (NoSuchContainerError(name="x"), "exec", 1),
+        (NoSuchContainerError(name="x"), "container exec", 1),
+        (NoSuchContainerError(name="x"), "run", 125),
+        (WrongStateError(name="x", state="exited", wanted="running"), "exec", 1),
         (NoSuchContainerError(name="x"), "stop", 1),
         (SandboxError(phase="mount", errno=1), "run", 125),
         (SandboxError(phase="mount", errno=1), "build", 1),

@@ -7,6 +7,7 @@ import errno
 import marshal
 import os
 import select
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,11 +28,13 @@ from builder.sandbox import (
     Stdio,
     UnknownUserError,
     UnsupportedHostError,
+    executor,
     namespaces,
 )
 from builder.sandbox.errors import encode
 from builder.sandbox.executor import Handshake, SandboxRunning
 from builder.sandbox.namespaces import Started
+from tests.support.sandboxes import Bench
 
 
 def children() -> set[str]:
@@ -339,3 +342,46 @@ class TestLocalExecutor:
         with LocalExecutor() as executor, pytest.raises(SandboxError, match="no sandbox"):
             executor.join(os.getpid(), Program(argv=("x",)), Stdio(stdin=0, stdout=1, stderr=2))
         assert descriptors() == before
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_overlay
+class TestMissingInterpreter:
+    """A program that is there, and cannot be executed because something else is not."""
+
+    @pytest.mark.parametrize(
+        ("text", "hint"),
+        [
+            ("#!/nonesuch -x\n", "what its first line asks for is not: '/nonesuch'"),
+            ("#! /bin/bash\n", "what its first line asks for is not: '/bin/bash'"),
+            ("#!/bin/sh\r\necho hi\r\n", "ends as on Windows"),
+        ],
+    )
+    def test_a_script(self, bench: Bench, tmp_path: Path, text: str, hint: str) -> None:
+        layer = tmp_path / "layer"
+        layer.mkdir()
+        (layer / "run").write_bytes(text.encode())
+        (layer / "run").chmod(0o755)
+        with pytest.raises(ProgramNotFoundError) as caught:
+            bench.run("/run", lowerdirs=(layer, bench.lower))
+        assert caught.value.reason == "no such file or directory"
+        assert hint in caught.value.hint
+
+    def test_a_program_for_another_library(self, bench: Bench, tmp_path: Path) -> None:
+        layer = tmp_path / "layer"
+        layer.mkdir()
+        shutil.copy(Path("/bin/true").resolve(), layer / "true")
+        with pytest.raises(ProgramNotFoundError) as caught:
+            bench.run("/true", lowerdirs=(layer, bench.lower))
+        assert "the loader '/lib" in caught.value.hint
+
+    def test_what_is_not_there_is_just_that(self, bench: Bench) -> None:
+        with pytest.raises(ProgramNotFoundError) as caught:
+            bench.run("/absent")
+        assert caught.value.hint == ""
+
+    @pytest.mark.parametrize("beginning", [b"\x7fELF", b"\x7fELF\x02\x01" + bytes(58), b"#!", b""])
+    def test_odd_beginnings(self, beginning: bytes) -> None:
+        hint = executor._missing_interpreter(beginning)
+        assert "Traceback" not in hint
+        assert (hint == "") == (beginning == b"")

@@ -1,5 +1,6 @@
 """The walls, probed from inside (the promises of the default profile), and what is left outside."""
 
+import ctypes
 import errno
 import os
 import resource
@@ -32,7 +33,7 @@ from builder.sandbox import (
     syscalls,
 )
 from tests.support import rootfs, traces
-from tests.support.sandboxes import Bench
+from tests.support.sandboxes import PRELUDE, Bench, host_python
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
 
@@ -872,3 +873,149 @@ class TestAskedFor:
             assert not syscalls.permitted_capabilities() & 1 << 24  # CAP_SYS_RESOURCE
         else:
             assert outcome.lines == ["unlimited" if hard < 0 else str(hard + 1)]
+
+
+# Runs sandboxes in a process of its own, because an audit hook stays for ever. What Python does
+# after the root has been entered is written to standard error, which sandboxes inherit.
+AUDITED = """
+import os, sys
+from pathlib import Path
+from builder.sandbox import LocalExecutor, OverlayRoot, Program, SandboxSpec, Stdio, namespaces
+from builder.sandbox.mounts import Stage
+
+lower, scratch, what = sys.argv[1:]
+entered = False
+
+def hook(event, arguments):
+    if entered and event in ("open", "import", "compile", "exec", "os.listdir", "os.scandir"):
+        os.write(2, f"{event} {arguments[0]!r}\\n".encode())
+
+def marking(function):
+    def wrapped(*arguments):
+        global entered
+        function(*arguments)
+        entered = True
+    return wrapped
+
+Stage.enter = marking(Stage.enter)
+namespaces._enter_namespaces = marking(namespaces._enter_namespaces)
+sys.addaudithook(hook)
+for name in ("upper", "work"):
+    Path(scratch, name).mkdir()
+root = OverlayRoot(
+    lowerdirs=(Path(lower),), upperdir=Path(scratch, "upper"), workdir=Path(scratch, "work")
+)
+program = Program(argv=("sh", "-c", "echo ready; sleep 0.3"), env=("PATH=/bin",), user="ada")
+stdio = Stdio(stdin=0, stdout=1, stderr=2)
+with LocalExecutor() as executor:
+    running = executor.start(SandboxSpec(root=root, program=program), stdio)
+    if what == "join":
+        assert executor.join(running.init_pid, program, stdio).wait().code == 0
+    assert running.wait().code == 0
+"""
+
+
+class TestEntering:
+    """The order of things between the host and the program."""
+
+    @pytest.mark.parametrize("what", ["start", "join"])
+    def test_nothing_is_imported_or_opened_after_entering(
+        self, lower: Path, tmp_path: Path, what: str
+    ) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", AUDITED, str(lower), str(tmp_path), what],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("ready") == (2 if what == "join" else 1)
+        # A joining process finds the root, and what its user is, where it joins.
+        expected = {"open '/'", "open '/proc/self/setgroups'"} if what == "join" else set()
+        assert set(done.stderr.splitlines()) == expected
+
+    def test_the_hook_sees_something(self, lower: Path, tmp_path: Path) -> None:
+        """The same, with something to see."""
+        script = AUDITED.replace(
+            "sys.addaudithook(hook)",
+            "sys.addaudithook(hook)\n"
+            "namespaces.signals.use_defaults_for_ignored = lambda: open('/etc/passwd').close()",
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(lower), str(tmp_path), "start"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stderr.splitlines() == ["open '/etc/passwd'"]
+
+    def test_no_mount_is_shared_with_anybody(self, bench: Bench, tmp_path: Path) -> None:
+        """Neither way: what is mounted inside stays there, what comes outside does not get in."""
+        mounts = (BindMount(source=tmp_path, target="/bound"),)
+        lines = bench.sh("cat /proc/self/mountinfo", mounts=mounts).lines
+        assert len(lines) > 10
+        for line in lines:
+            fields = line.split()
+            assert fields[6] == "-", f"propagates: {line}"
+
+    def test_a_mount_made_inside_is_not_seen_outside(self, bench: Bench, tmp_path: Path) -> None:
+        script = "mount -t tmpfs inner /bound && echo mounted; sleep 60"
+        words: dict[str, Any] = {
+            "capabilities": frozenset({"CAP_SYS_ADMIN"}),
+            "mounts": (BindMount(source=tmp_path, target="/bound"),),
+        }
+        with bench.background("/bin/sh", "-c", script, **words):
+            assert traces.mounts_of(tmp_path) == []
+
+    def test_the_old_root_is_nowhere(self, bench: Bench, tmp_path: Path) -> None:
+        """Not even for who may mount, and unmounts everything that can be."""
+        (tmp_path / "marker").write_text("host")
+        script = (
+            "for m in $(cut -d' ' -f5 /proc/self/mountinfo | sort -r); do"
+            " [ $m = /proc ] || umount -l $m 2>/dev/null; done;"
+            f" ls -d {tmp_path} 2>&1; cut -d' ' -f4,5 /proc/self/mountinfo | sort | uniq -d"
+        )
+        words: dict[str, Any] = {"capabilities": ALL_CAPABILITIES, "seccomp": "unconfined"}
+        outcome = bench.sh(script, **words)
+        assert b"No such file" in outcome.stdout
+        assert b"marker" not in outcome.stdout
+
+    def test_the_group_is_joined_before_the_program_runs(self, bench: Bench) -> None:
+        """Its first memory is counted already, as is its first process."""
+        limits = Limits(pids_max=2)
+        outcome = bench.sh("true & true & true & wait; echo after", limits=limits)
+        assert b"can't fork" in outcome.stderr
+        script = "cut -d: -f3 /proc/1/cgroup /proc/self/cgroup | sort -u"
+        assert bench.sh(script, limits=Limits(pids_max=50)).lines == ["/"]
+
+    def test_session_process_group_and_terminal_are_its_own(self, bench: Bench) -> None:
+        script = "(echo > /dev/tty) 2>&1; cut -d' ' -f5-7 /proc/self/stat"
+        refused, fields = bench.sh(script).lines
+        assert fields.split()[2] == "0"  # no controlling terminal
+        assert fields.split()[1] == "2"  # the session is the program's
+        assert "No such device" in refused
+
+    @pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of calls of x86_64")
+    def test_a_key_of_the_caller_is_in_no_program_s_session(self, bench: Bench) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        session = ctypes.c_long(-3)  # KEY_SPEC_SESSION_KEYRING
+        name = f"lamina-{os.getpid()}".encode()
+        key = libc.syscall(ctypes.c_long(248), b"user", name, b"secret", ctypes.c_long(6), session)
+        if key < 0:
+            pytest.skip("this kernel has no keyrings to keep apart")
+        # KEYCTL_READ of the session, and KEYCTL_SEARCH for the key: an error number
+        script = (
+            "size = _libc.syscall(250, 11, ctypes.c_long(-3), None, 0)\n"
+            f"print(size, syscall(250, 10, -3, b'user', {name!r}, 0), flush=True)\n"
+        )
+        try:
+            words: dict[str, Any] = {"seccomp": "unconfined"}
+            expected = f"0 {errno.ENOKEY}"
+            assert bench.python(script, **words).lines == [expected]
+            with bench.background(
+                "/bin/sh", "-c", "echo ready; sleep 60", mounts=host_python()
+            ) as running:
+                argv = (sys.executable, "-I", "-S", "-c", PRELUDE + script)
+                assert bench.join(running, *argv, **words).lines == [expected]
+        finally:
+            libc.syscall(ctypes.c_long(250), ctypes.c_long(9), ctypes.c_long(key), session)

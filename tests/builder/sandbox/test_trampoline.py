@@ -98,7 +98,12 @@ def test_what_is_no_program_is_told(tmp_path: Path) -> None:
     text.chmod(0o755)
     assert errno_of(call(str(text), "x")[1]) == 8
     text.write_text("#!/nonesuch\n")
-    assert errno_of(call(str(text), "x")[1]) == 2
+    told = call(str(text), "x")[1]
+    assert (errno_of(told[:4]), told[4:]) == (2, b"#!/nonesuch\n")
+    text.write_text("#!/nonesuch\n" + "x" * 5000)
+    assert call(str(text), "x")[1][4:] == text.read_bytes()[:1024]
+    text.chmod(0o311)
+    assert errno_of(call(str(text), "x")[1][:4]) == 2
     loop = tmp_path / "loop"
     loop.symlink_to("loop")
     assert errno_of(call(str(loop), "x")[1]) == 40
