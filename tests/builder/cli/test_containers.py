@@ -149,8 +149,8 @@ def test_exec_in_the_background(box: Commands) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("exec", "nobody", "true"), 125, "no such container: nobody"),
-        (("exec", "old", "true"), 125, "is exited, not running"),
+        (("exec", "nobody", "true"), 1, "no such container: nobody"),
+        (("exec", "old", "true"), 1, "is exited, not running"),
         (("exec", "old"), 1, "requires at least 2 arguments"),
         (("stop", "nobody"), 1, "no such container: nobody"),
         (("kill", "old"), 1, "is exited, not running"),
