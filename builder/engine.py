@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grammar
@@ -148,21 +147,13 @@ def _fork_server() -> Executor:
 
 
 def _add_caches(request: BuildRequest, store: Store, report: Callable[[Event], None]) -> None:
-    from layerstore import CachedMounts, DirectoryPlace, InlineCache, StepCache
+    from builder.cacheoptions import add_cache
 
     def notice(message: str) -> None:
         report(Notice(message=message))
 
     for source in request.cache_from:
-        if isinstance(source, Path):
-            place = DirectoryPlace(source)
-            store.cache.add_source(StepCache(place, store, notice))
-            store.cache_mounts.add_source(CachedMounts(place, store, notice))
-            continue
-        try:
-            store.cache.add_source(InlineCache(store.images.resolve(source), store, notice))
-        except StoreError as error:
-            notice(f"no build cache in {source}: {error.message}")
+        add_cache(source, store, notice)
 
 
 def _build(

@@ -121,6 +121,11 @@ class Outputs:
         return next((each for each in self.all if isinstance(each, StoreOutput)), None)
 
     @property
+    def are_none(self) -> bool:
+        """Whether nobody wants the result: only what the build leaves in the cache."""
+        return all(isinstance(each, CacheOnlyOutput) for each in self.all)
+
+    @property
     def names(self) -> tuple[Reference, ...]:
         """What the image that was asked for is called; none where only files were."""
         images = (each for each in self.all if isinstance(each, StoreOutput | ArchiveOutput))

@@ -13,6 +13,7 @@ from grammar import Dockerfile
 from layerstore import Digest, Image, Platform, Reference
 
 if TYPE_CHECKING:
+    from builder.cacheoptions import CacheImport
     from builder.perform import OnFailure
     from builder.pulling import Pulling
     from builder.squash import Squash
@@ -49,11 +50,12 @@ class BuildRequest:
     verify: bool = False  # run each program that has to run twice, and compare
     on_failure: "OnFailure | None" = None  # where a RUN has failed, before the build ends
     keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
+    is_unused: bool = False  # nobody reads the image: layers that are elsewhere stay there
     squash: "Squash | None" = None
     encoding: "Encoding | None" = None  # of the image in the store
     inline_cache: bool = False  # the image says which steps made its layers
     pulling: "Pulling | None" = None  # None: images come from the store alone
-    cache_from: tuple[Path | str, ...] = ()  # directories of cached steps, names of such images
+    cache_from: "tuple[CacheImport, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

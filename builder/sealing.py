@@ -34,7 +34,7 @@ class Sealer:
         config = self.image_config(state)
         if self._request.inline_cache:
             config = replace(config, inline_cache=self._inline_cache(state, steps))
-        image = self._store.images.seal(config, state.layers)
+        image = self._store.images.seal(config, state.layers, fetch=not self._request.is_unused)
         return image if self._request.encoding is None else self._encoded(image, state)
 
     def image_config(self, state: StageState) -> ImageConfig:

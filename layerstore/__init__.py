@@ -100,7 +100,7 @@ if TYPE_CHECKING:
     from layerstore.transports import Export, Format, load_images, read_layout_image, save_images
     from layerstore.transports.cache_directory import DirectoryPlace, export_steps
     from layerstore.transports.cached_mounts import CachedMounts, export_mount
-    from layerstore.transports.cached_steps import StepCache
+    from layerstore.transports.cached_steps import CachePlace, StepCache
     from layerstore.transports.copying import Copied
     from layerstore.transports.dir_format import is_one as is_plain_directory
     from layerstore.transports.inline_cache import InlineCache, inline_steps
@@ -138,6 +138,7 @@ _HOMES = {
     "BlobWriter": "blobs",
     "CacheIndex": "cacheindex",
     "CacheMounts": "cachemounts",
+    "CachePlace": "transports.cached_steps",
     "CachedMounts": "transports.cached_mounts",
     "CachedStep": "cacheindex",
     "Change": "changeset",
@@ -279,6 +280,7 @@ __all__ = [
     "BlobWriter",
     "CacheIndex",
     "CacheMounts",
+    "CachePlace",
     "CachedMounts",
     "CachedStep",
     "Change",

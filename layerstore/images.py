@@ -122,10 +122,13 @@ class ImageStore:
         config: ImageConfig,
         layers: Sequence[Layer],
         annotations: Iterable[tuple[str, str]] = (),
+        *,
+        fetch: bool = True,
     ) -> Image:
         """Make an image of `config` and `layers` (bottom first), whose diff_ids the config gets.
 
-        Nameless and unlisted until `tag` or `note_untagged`.
+        Nameless and unlisted until `tag` or `note_untagged`. Without `fetch`, layers that are
+        offered stay where they are: the image is for looking at, and cannot be kept.
         """
         config = replace(config, diff_ids=tuple(layer.diff_id for layer in layers))
         made = sum(not entry.empty_layer for entry in config.history)
@@ -135,7 +138,7 @@ class ImageStore:
         descriptor = Descriptor(
             media_type=media.OCI_CONFIG, digest=blob.digest, size_bytes=blob.size_bytes
         )
-        return self.assemble(descriptor, config, layers, annotations)
+        return self.assemble(descriptor, config, layers, annotations, fetch=fetch)
 
     def assemble(
         self,
@@ -143,9 +146,12 @@ class ImageStore:
         config: ImageConfig,
         layers: Sequence[Layer],
         annotations: Iterable[tuple[str, str]] = (),
+        *,
+        fetch: bool = True,
     ) -> Image:
         """Make an image of a stored config, whose bytes are kept, and its layers."""
-        layers = [self._layers.fetch(layer) for layer in layers]
+        if fetch:
+            layers = [self._layers.fetch(layer) for layer in layers]
         manifest = Manifest(
             config=config_descriptor,
             layers=tuple(layer.descriptor for layer in layers),

@@ -281,6 +281,10 @@ class LayerStore:
         self._offers.setdefault(offer.layer.diff_id, offer)
         return True
 
+    def is_offered(self, diff_id: Digest) -> bool:
+        """Whether the layer is elsewhere, and has not been fetched."""
+        return diff_id in self._offers
+
     def fetch(self, layer: Layer) -> Layer:
         """Make sure that the bytes of `layer` are here.
 

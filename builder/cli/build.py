@@ -21,9 +21,10 @@ from builder.cli.output import line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import ExitStack
 
     from builder import BuildRequest
-    from builder.cacheoptions import CacheExport
+    from builder.cacheoptions import CacheExport, CacheImport
     from builder.cli.session import Session
     from builder.outputs import Outputs
     from builder.pulling import PullPolicy
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from builder.sandbox import Executor
     from builder.squash import Squash
     from layerstore import Image, Platform, Reference, Store
+    from layerstore.registry import RegistryClient
 
 _JOBS_MAX = 1 << 16  # more than a Dockerfile has stages
 _NO_RIGHTS = "a RUN has docker's default rights, or all with --allow security.insecure"
@@ -72,9 +74,9 @@ def build(
     call = "check" if arguments.flag("check") else arguments.value("call") or "build"
     outputs = _outputs(arguments, names)
     stored = None if outputs is None else outputs.stored
-    exports, is_inline, imports = _caches(arguments, given_args)
     with session.open_store() as store, ExitStack() as cleanup:
         access = cleanup.enter_context(Access(arguments))
+        exports, is_inline, imports = _caches(arguments, given_args, cleanup)
 
         def remotes() -> "Remotes":
             from builder.remote import Remotes
@@ -117,6 +119,7 @@ def build(
             on_failure=on_failure,
             verify=arguments.flag("verify"),
             keep=outputs is None or stored is not None,
+            is_unused=outputs is not None and outputs.are_none,
             squash=_squash(arguments),
             encoding=None if stored is None else stored.encoding,
             inline_cache=is_inline,
@@ -184,9 +187,9 @@ def _outputs(arguments: Arguments, names: "tuple[Reference, ...]") -> "Outputs |
 
 
 def _caches(
-    arguments: Arguments, given_args: dict[str, str]
-) -> "tuple[tuple[CacheExport, ...], bool, tuple[Path | str, ...]]":
-    """Directories to export steps to, whether into the image, and where to import them from."""
+    arguments: Arguments, given_args: dict[str, str], cleanup: "ExitStack"
+) -> "tuple[tuple[CacheExport, ...], bool, tuple[CacheImport, ...]]":
+    """Where to export steps to, whether into the image, and where to import them from."""
     exports, imports = list(arguments.values("cache-to")), arguments.values("cache-from")
     if given_args.get("BUILDKIT_INLINE_CACHE") in ("1", "true"):  # as docker reads it
         exports.append("type=inline")
@@ -194,7 +197,13 @@ def _caches(
         return (), False, ()
     from builder.cacheoptions import parse_cache_from, parse_cache_to
 
-    return *parse_cache_to(exports), parse_cache_from(imports)
+    def connect(insecure: bool) -> "RegistryClient":
+        from layerstore.registry import RegistryClient, Settings
+
+        settings = Settings(tls_verify=False if insecure else None)
+        return cleanup.enter_context(RegistryClient(settings))
+
+    return *parse_cache_to(exports, connect), parse_cache_from(imports, connect)
 
 
 def _squash(arguments: Arguments) -> "Squash | None":
@@ -404,12 +413,12 @@ BUILD = Command(
         value("--squash-from", metavar="LINE", about="Make one layer from that line on"),
         many(
             "--cache-to",
-            metavar="type=local,dest=DIRECTORY[,mode=max][,mounts=true]|type=inline",
+            metavar="type=local,dest=DIRECTORY|type=registry,ref=NAME[,mode=max][,mounts=true]|type=inline",
             about="Export the cached steps of this build",
         ),
         many(
             "--cache-from",
-            metavar="type=local,src=DIRECTORY|IMAGE",
+            metavar="type=local,src=DIRECTORY|type=registry,ref=NAME|IMAGE",
             about="Use exported steps as if they had been built here",
         ),
         *ACCESS,

@@ -7,6 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from layerstore.registry.build_cache import (
+        CacheExporter,
+        RepositoryPlace,
+        inline_image_exists,
+    )
     from layerstore.registry.client import RegistryClient
     from layerstore.registry.copies import RegistryCopies
     from layerstore.registry.credentials import Credentials
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BlockedRegistryError": "errors",
     "Bounds": "settings",
+    "CacheExporter": "build_cache",
     "Credentials": "credentials",
     "CredentialsError": "errors",
     "DeniedError": "errors",
@@ -46,6 +52,7 @@ _HOMES = {
     "RegistryError": "errors",
     "RemoteDocument": "repository",
     "Repository": "repository",
+    "RepositoryPlace": "build_cache",
     "Settings": "settings",
     "Transfer": "transfers",
     "UnauthorizedError": "errors",
@@ -57,6 +64,7 @@ _HOMES = {
     "is_current": "pull",
     "is_whole": "push",
     "documents_for": "pull",
+    "inline_image_exists": "build_cache",
     "pull_image": "pull",
     "push_blobs": "push",
     "push_image": "push",
@@ -66,6 +74,7 @@ _HOMES = {
 __all__ = [
     "BlockedRegistryError",
     "Bounds",
+    "CacheExporter",
     "Credentials",
     "CredentialsError",
     "DeniedError",
@@ -76,6 +85,7 @@ __all__ = [
     "RegistryError",
     "RemoteDocument",
     "Repository",
+    "RepositoryPlace",
     "Settings",
     "Transfer",
     "UnauthorizedError",
@@ -87,6 +97,7 @@ __all__ = [
     "find_remote",
     "is_current",
     "is_whole",
+    "inline_image_exists",
     "pull_image",
     "push_blobs",
     "push_image",

@@ -126,8 +126,12 @@ class StepEntry:
     @property
     def blobs(self) -> tuple[Descriptor, Descriptor]:
         """The layer, and its table of contents."""
-        table = Descriptor(media_type=TOC_TYPE, digest=self.table, size_bytes=self.table_bytes)
-        return self.layer.descriptor, table
+        return self.layer.descriptor, table_descriptor(self.table, self.table_bytes)
+
+
+def table_descriptor(digest: Digest, size_bytes: int) -> Descriptor:
+    """How a table of contents is listed among blobs."""
+    return Descriptor(media_type=TOC_TYPE, digest=digest, size_bytes=size_bytes)
 
 
 def decode_step(data: bytes, key: Digest) -> StepEntry:

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from builder.cacheoptions import CacheExport, parse_cache_from, parse_cache_to, write_caches
+from builder.cacheoptions import (
+    CacheExport,
+    RegistryCache,
+    parse_cache_from,
+    parse_cache_to,
+    write_caches,
+)
 from builder.errors import OutputError, UnsupportedFeatureError
 from builder.events import Event, Notice, VertexDone, VertexStarted
 from builder.grants import NO_GRANTS
@@ -25,8 +31,11 @@ from layerstore import (
     prune,
     save_images,
 )
+from layerstore.registry import RegistryClient, RegistryError, Settings
 from tests.support.executors import FakeExecutor, no_executor
+from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.images import Built, make_image, run_build
+from tests.support.registries import Registry, registry
 from tests.support.stores import findings, flip
 
 TEXT = """\
@@ -54,6 +63,21 @@ def other(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
+NOWHERE = "127.0.0.1:1/missing:1"
+
+
+def connect(insecure: bool) -> RegistryClient:
+    """A client that asks nobody anything, until it is used; it need not be closed then."""
+    return RegistryClient(Settings(tls_verify=False if insecure else None, retries=0))
+
+
+def named(*names: str) -> tuple[RegistryCache, ...]:
+    return tuple(
+        RegistryCache(reference=Reference.parse(name), client=connect(False), is_bare=True)
+        for name in names
+    )
+
+
 def export(
     store: Store,
     built: Built,
@@ -65,7 +89,9 @@ def export(
 ) -> list[Event]:
     events: list[Event] = []
     text = f"type=local,dest={dest},mode={mode},ignore-error={str(ignore_error).lower()}{more}"
-    write_caches(parse_cache_to([text])[0], built.result, store, events.append, secrets=secrets)
+    write_caches(
+        parse_cache_to([text], connect)[0], built.result, store, events.append, secrets=secrets
+    )
     return events
 
 
@@ -117,31 +143,36 @@ def steps(cache: Path) -> int:
 
 def test_what_a_local_export_says() -> None:
     texts = ["type=local,dest=a", "type=local,dest=b,mode=max,mounts=true,ignore-error=1"]
-    assert parse_cache_to(texts) == (
+    assert parse_cache_to(texts, connect) == (
         (
             CacheExport(dest=Path("a"), mode="min", mounts=False, ignore_error=False),
             CacheExport(dest=Path("b"), mode="max", mounts=True, ignore_error=True),
         ),
         False,
     )
-    assert parse_cache_to([]) == ((), False)
+    assert parse_cache_to([], connect) == ((), False)
 
 
 def test_inline_is_no_directory() -> None:
-    (export,), is_inline = parse_cache_to(["type=inline", "type=local,dest=a"])
+    (export,), is_inline = parse_cache_to(["type=inline", "type=local,dest=a"], connect)
     assert (export.dest, is_inline) == (Path("a"), True)
     with pytest.raises(OutputError, match="type=inline is for --cache-to"):
-        parse_cache_from(["type=inline"])
+        parse_cache_from(["type=inline"], connect)
 
 
 def test_what_a_local_import_says() -> None:
-    assert parse_cache_from(["type=local,src=a", "src=b,type=local"]) == (Path("a"), Path("b"))
+    assert parse_cache_from(["type=local,src=a", "src=b,type=local"], connect) == (
+        Path("a"),
+        Path("b"),
+    )
 
 
-def test_a_bare_name_is_an_image_of_the_store() -> None:
-    assert parse_cache_from(["user/app", "it:1"]) == ("user/app:latest", "it:1")
+def test_a_bare_name_is_an_image_of_the_store_first() -> None:
+    found = parse_cache_from(["user/app", "it:1"], connect)
+    assert [str(each) for each in found] == ["user/app:latest", "it:1"]
+    assert all(isinstance(each, RegistryCache) and each.is_bare for each in found)
     with pytest.raises(InvalidReferenceError):
-        parse_cache_from(["UPPER"])
+        parse_cache_from(["UPPER"], connect)
 
 
 @pytest.mark.parametrize(
@@ -156,13 +187,12 @@ def test_a_bare_name_is_an_image_of_the_store() -> None:
 )
 def test_what_makes_no_sense_to_export(text: str, message: str) -> None:
     with pytest.raises(OutputError, match=message):
-        parse_cache_to([text])
+        parse_cache_to([text], connect)
 
 
 @pytest.mark.parametrize(
     ("text", "feature"),
     [
-        ("type=registry,ref=user/app", "type=registry"),
         ("type=gha", "type=gha"),
         ("type=s3,bucket=b", "type=s3"),
         ("type=azblob", "type=azblob"),
@@ -171,23 +201,58 @@ def test_what_makes_no_sense_to_export(text: str, message: str) -> None:
 )
 def test_what_is_not_there_yet_is_refused_by_name(text: str, feature: str) -> None:
     with pytest.raises(UnsupportedFeatureError, match=f"{feature}.*not supported|{feature} of"):
-        parse_cache_to([text.replace("PLACE", "dest")])
+        parse_cache_to([text.replace("PLACE", "dest")], connect)
     with pytest.raises(UnsupportedFeatureError, match=f"{feature}.*not supported|{feature} of"):
-        parse_cache_from([text.replace("PLACE", "src")])
+        parse_cache_from([text.replace("PLACE", "src")], connect)
 
 
 def test_mounts_come_with_the_directory_they_are_in() -> None:
     with pytest.raises(UnsupportedFeatureError, match="mounts= of --cache-from"):
-        parse_cache_from(["type=local,src=a,mounts=true"])
+        parse_cache_from(["type=local,src=a,mounts=true"], connect)
     with pytest.raises(UnsupportedFeatureError, match="mounts= of --cache-to type=inline"):
-        parse_cache_to(["type=inline,mounts=true"])
+        parse_cache_to(["type=inline,mounts=true"], connect)
     with pytest.raises(OutputError, match="mounts"):
-        parse_cache_to(["type=local,dest=a,mounts=maybe"])
+        parse_cache_to(["type=local,dest=a,mounts=maybe"], connect)
 
 
 def test_an_import_needs_a_source() -> None:
     with pytest.raises(OutputError, match="src is required"):
-        parse_cache_from(["type=local,tag=x"])
+        parse_cache_from(["type=local,tag=x"], connect)
+    with pytest.raises(OutputError, match="ref is required"):
+        parse_cache_from(["type=registry"], connect)
+
+
+def test_what_a_registry_export_and_import_say() -> None:
+    (plain, full), _ = parse_cache_to(
+        [
+            "type=registry,ref=host:5000/app:cache",
+            "type=registry,ref=app,mode=max,mounts=true,ignore-error=true,image-manifest=true",
+        ],
+        connect,
+    )
+    assert (str(plain.dest), plain.mode, plain.mounts) == ("host:5000/app:cache", "min", False)
+    assert (str(full.dest), full.mode, full.mounts) == ("app:latest", "max", True)
+    assert full.ignore_error
+    (short,), _ = parse_cache_to(["user/app"], connect)
+    assert str(short.dest) == "user/app:latest"
+    (found,) = parse_cache_from(["type=registry,ref=host:5000/app:cache"], connect)
+    assert found == RegistryCache(
+        reference=Reference.parse("host:5000/app:cache"), client=connect(False)
+    )
+    asked: list[bool] = []
+
+    def remember(insecure: bool) -> RegistryClient:
+        asked.append(insecure)
+        return connect(insecure)
+
+    parse_cache_from(
+        ["type=registry,ref=a,registry.insecure=true", "type=registry,ref=a"], remember
+    )
+    assert asked == [True, False]
+    with pytest.raises(UnsupportedFeatureError, match="image-manifest=false"):
+        parse_cache_to(["type=registry,ref=a,image-manifest=false"], connect)
+    with pytest.raises(UnsupportedFeatureError, match="compression="):
+        parse_cache_to(["type=registry,ref=a,compression=zstd"], connect)
 
 
 def test_another_store_builds_the_same_image_from_it_without_running_anything(
@@ -340,7 +405,7 @@ def test_an_image_that_was_loaded_is_a_cache(store: Store, other: Store, tmp_pat
         save_images(store, exports, file, format="oci-archive")
     load_images(other, tmp_path / "it.tar")
     other.flush()
-    again = run_build(other, text, executor=no_executor, cache_from=("it",), inline_cache=True)
+    again = run_build(other, text, executor=no_executor, cache_from=named("it"), inline_cache=True)
     assert again.outcomes == ["cached", "cached"]
     assert again.digest == built.digest
     assert again.notices == []
@@ -367,11 +432,11 @@ def test_an_inline_cache_names_the_layers_of_the_image_alone(store: Store) -> No
 
 def test_an_image_without_a_cache_or_no_image_is_a_notice(store: Store) -> None:
     text = "FROM base\nRUN touch /a\n"
-    built = run_build(store, text, executor=FakeExecutor(), cache_from=("base", "missing"))
+    built = run_build(store, text, executor=FakeExecutor(), cache_from=named("base", NOWHERE))
     assert built.outcomes == ["executed"]
     first, second = built.notices
     assert "build it with type=inline" in first
-    assert second == "no build cache in missing: no such image: missing"
+    assert second.startswith(f"no build cache in {NOWHERE}: cannot reach the registry")
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -503,3 +568,266 @@ def test_a_damaged_mount_costs_its_content_alone(
     assert fake.seen == {"/one": "2\n", "/two": "2\n"}
     assert len(built.notices) == 2
     assert all(text.startswith("not used of the build cache in") for text in built.notices)
+
+
+# In a registry.
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Registry]:
+    with registry(tmp_path / "registry") as server:
+        yield server
+
+
+@pytest.fixture
+def client() -> Iterator[RegistryClient]:
+    with RegistryClient() as client:
+        yield client
+
+
+def remote(server: Registry | FaultProxy, client: RegistryClient) -> RegistryCache:
+    return RegistryCache(reference=Reference.parse(f"{server.address}/cache:1"), client=client)
+
+
+def send(
+    store: Store,
+    built: Built,
+    cache: RegistryCache,
+    mode: str = "min",
+    *,
+    mounts: bool = False,
+    ignore_error: bool = False,
+    secrets: Mapping[str, bytes] = NO_GRANTS.secrets,
+) -> list[Event]:
+    events: list[Event] = []
+    it = CacheExport(
+        dest=cache,
+        mode="max" if mode == "max" else "min",
+        mounts=mounts,
+        ignore_error=ignore_error,
+    )
+    write_caches([it], built.result, store, events.append, secrets=secrets)
+    return events
+
+
+def layer_blobs(proxy: FaultProxy, *stores: Store) -> set[str]:
+    """The diff_ids of layers whose blobs were fetched through the proxy."""
+    names = {
+        layer.descriptor.digest: layer.diff_id for store in stores for layer in store.layers.all()
+    }
+    fetched = {
+        exchange.path.rpartition("/")[2]
+        for exchange in proxy.exchanges
+        if exchange.kind == "blob" and exchange.method == "GET"
+    }
+    return {names[digest] for digest in names if digest in fetched}
+
+
+@pytest.mark.needs_registry
+def test_two_stores_share_a_cache_and_the_second_executes_nothing(
+    store: Store, other: Store, server: Registry, client: RegistryClient
+) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor())
+    events = send(store, built, remote(server, client), "max")
+    assert notices_of(events) == []
+    with fault_proxy(server.port) as proxy:
+        again = run_build(other, TEXT, executor=no_executor, cache_from=(remote(proxy, client),))
+        assert again.outcomes == ["cached"] * 4
+        assert again.digest == built.digest
+        assert again.notices == []
+        # of all stages' layers those of the image alone, and not that of its base
+        own = {layer.diff_id for layer in built.image.layers[1:]}
+        assert layer_blobs(proxy, store, other) == own
+    assert findings(other) == []
+    assert run_build(other, TEXT, executor=no_executor).digest == built.digest
+
+
+@pytest.mark.needs_registry
+def test_a_fully_cached_build_that_nobody_reads_fetches_no_layer(
+    store: Store, other: Store, server: Registry, client: RegistryClient
+) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor())
+    send(store, built, remote(server, client), "max")
+    with fault_proxy(server.port) as proxy:
+        again = run_build(
+            other,
+            TEXT,
+            executor=no_executor,
+            cache_from=(remote(proxy, client),),
+            keep=False,
+            is_unused=True,
+        )
+        assert again.outcomes == ["cached"] * 4
+        assert layer_blobs(proxy, store, other) == set()
+        # and handing it on moves no layer either
+        send(other, again, remote(proxy, client), "max")
+        assert layer_blobs(proxy, store, other) == set()
+        assert proxy.bytes_sent("upload") == 0
+    assert findings(other) == []
+
+
+@pytest.mark.needs_registry
+def test_only_what_a_changed_step_stands_on_is_fetched(
+    store: Store, other: Store, server: Registry, client: RegistryClient
+) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor())
+    send(store, built, remote(server, client), "max")
+    changed = TEXT.replace("touch /own", "touch /other")
+    with fault_proxy(server.port) as proxy:
+        fake = FakeExecutor()
+        again = run_build(other, changed, executor=fake, cache_from=(remote(proxy, client),))
+        assert again.outcomes == ["cached"] * 3 + ["executed"]
+        assert layer_blobs(proxy, store, other) == {built.image.layers[1].diff_id}
+
+
+@pytest.mark.needs_registry
+def test_mode_min_has_the_layers_of_the_image_alone(
+    store: Store, other: Store, server: Registry, client: RegistryClient
+) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor())
+    send(store, built, remote(server, client), "min")
+    stored = server.blobs()
+    assert {layer.descriptor.digest for layer in built.image.layers[1:]} <= stored
+    assert built.image.layers[0].descriptor.digest not in stored
+    again = run_build(other, TEXT, executor=FakeExecutor(), cache_from=(remote(server, client),))
+    assert again.outcomes == ["executed", "executed", "cached", "cached"]
+    assert again.digest == built.digest
+
+
+@pytest.mark.needs_registry
+def test_cache_mounts_go_along_when_asked_for(
+    store: Store, other: Store, server: Registry, client: RegistryClient
+) -> None:
+    first = Appending("first")
+    built = run_build(store, MOUNTED, executor=first)
+    cache = remote(server, client)
+    send(store, built, cache, mounts=True)
+    fake = Appending("second")
+    changed = MOUNTED.replace("touch /own", "touch /other")
+    run_build(other, changed, executor=fake, cache_from=(cache,))
+    assert fake.seen["/two"] == "first\nsecond\n"
+    assert findings(other) == []
+
+
+@pytest.mark.needs_registry
+def test_a_secret_in_a_cache_mount_does_not_leave(
+    store: Store, server: Registry, client: RegistryClient
+) -> None:
+    built = run_build(store, MOUNTED, executor=Appending("hunter2hunter2"))
+    events = send(
+        store,
+        built,
+        remote(server, client),
+        mounts=True,
+        secrets={"key": b"hunter2hunter2"},
+    )
+    assert len([text for text in notices_of(events) if "the secret 'key' is in it" in text]) == 2
+    assert all(b"hunter2" not in server.blob_path(blob).read_bytes() for blob in server.blobs())
+
+
+@pytest.mark.needs_registry
+def test_a_cache_that_is_not_there_or_not_one_is_a_notice(
+    store: Store, server: Registry, client: RegistryClient
+) -> None:
+    text = "FROM base\nRUN touch /a\n"
+    manifest = "application/vnd.oci.image.manifest.v1+json"
+    config = server.put_blob("odd", b"{}")
+    server.put_manifest(
+        "odd",
+        "1",
+        json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": manifest,
+                "config": {
+                    "mediaType": "application/vnd.lamina.buildcache.v1+json",
+                    "digest": config,
+                    "size": 2,
+                },
+                "layers": [],
+            }
+        ).encode(),
+        manifest,
+    )
+    caches = tuple(
+        RegistryCache(reference=Reference.parse(name), client=client)
+        for name in (f"{server.address}/none:1", f"{server.address}/odd:1", "127.0.0.1:1/a:1")
+    )
+    built = run_build(store, text, executor=FakeExecutor(), cache_from=caches)
+    assert built.outcomes == ["executed"]
+    missing, odd, unreachable = built.notices
+    assert missing.startswith(f"no build cache in {server.address}/none:1: ")
+    assert "not found" in missing
+    assert "'schema' is not 1" in odd
+    assert "cannot reach the registry" in unreachable
+
+
+@pytest.mark.needs_registry
+def test_an_image_with_its_cache_inside_is_one_in_a_registry_too(
+    store: Store, other: Store, server: Registry, client: RegistryClient, tmp_path: Path
+) -> None:
+    from layerstore import RegistryPlace, StoredImage, copy_between
+    from layerstore.registry import RegistryCopies
+
+    text = "FROM base\nRUN touch /a\n"
+    built = run_build(store, text, executor=FakeExecutor(), tag="it", inline_cache=True)
+    cache = remote(server, client)
+    there = RegistryPlace(reference=cache.reference)
+    ways = RegistryCopies(client)
+    copy_between(store, StoredImage(name="it"), there, registries=ways)
+    again = run_build(other, text, executor=no_executor, cache_from=(cache,), inline_cache=True)
+    assert again.digest == built.digest
+    bare = RegistryCache(reference=cache.reference, client=client, is_bare=True)
+    with Store.open(tmp_path / "third") as third:
+        make_image(third, "base", {"base": b"1"})
+        assert run_build(third, text, executor=no_executor, cache_from=(bare,)).outcomes == [
+            "cached"
+        ]
+    copy_between(store, StoredImage(name="base"), there, registries=ways)
+    told = run_build(other, text, executor=no_executor, cache_from=(cache,)).notices
+    assert ["without one" in notice for notice in told] == [True]
+
+
+@pytest.mark.needs_registry
+def test_what_damages_the_cache_costs_time_and_nothing_else(
+    store: Store, other: Store, server: Registry, client: RegistryClient
+) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor(), epoch=0)
+    send(store, built, remote(server, client), "max")
+    damaged = server.blob_path(built.image.layers[-1].descriptor.digest)
+    flip(damaged)
+    again = run_build(
+        other, TEXT, executor=FakeExecutor(), epoch=0, cache_from=(remote(server, client),)
+    )
+    assert again.digest == built.digest
+    assert any("build cache in" in notice for notice in again.notices)
+    assert findings(other) == []
+
+
+@pytest.mark.needs_registry
+@pytest.mark.parametrize("seed", range(6))
+def test_faults_on_the_way_cost_time_and_nothing_else(
+    seed: int, store: Store, other: Store, server: Registry
+) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor(), epoch=0)
+    with (
+        RegistryClient() as client,
+        fault_proxy(server.port, seed=seed, rate=0.1) as proxy,
+    ):
+        cache = remote(proxy, client)
+        send(store, built, cache, "max", ignore_error=True)
+        again = run_build(other, TEXT, executor=FakeExecutor(), epoch=0, cache_from=(cache,))
+        assert again.digest == built.digest
+    assert findings(other) == []
+
+
+@pytest.mark.needs_registry
+def test_an_export_that_fails_ends_the_build_unless_told_otherwise(
+    store: Store, client: RegistryClient
+) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor())
+    cache = RegistryCache(reference=Reference.parse("127.0.0.1:1/a:1"), client=client)
+    with pytest.raises(RegistryError, match="cannot reach the registry"):
+        send(store, built, cache)
+    (notice,) = notices_of(send(store, built, cache, ignore_error=True))
+    assert notice.startswith("cache not exported to 127.0.0.1:1/a:1: cannot reach")

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from tests.support.cli import Lamina, command
+from tests.support.faultproxy import fault_proxy
 from tests.support.imagetree import Entry, OciLayout, difference, scan
 from tests.support.peers import Containers, run
 from tests.support.progress import executed
+from tests.support.registries import registry
 
 pytestmark = [pytest.mark.needs_overlay]
 
@@ -264,6 +266,37 @@ def test_a_cache_directory_moves_a_build_to_another_machine(
     assert len(executed(done.stderr)) == 1, "the layer of that stage was never needed"
 
 
+@pytest.mark.needs_registry
+def test_machines_share_a_cache_in_a_registry(
+    busybox: Lamina, project: Path, tmp_path: Path
+) -> None:
+    with registry(tmp_path / "registry") as server, fault_proxy(server.port) as proxy:
+        cache = f"type=registry,ref={proxy.address}/cache:it"
+        done = busybox("build", "-t", "it", "--cache-to", f"{cache},mode=max", project)
+        assert "exporting cache to" in done.stderr
+        proxy.forget()
+        other = Lamina(root=tmp_path / "other")
+        other("bootstrap", "busybox")
+        build = ("build", "--progress=plain", "--cache-from", cache)
+        done = other(*build, "-o", "type=cacheonly", project)
+        assert executed(done.stderr) == []
+        documents = proxy.bytes_received("blob")
+        assert documents < 50_000, "the list of steps, and tables of contents"
+        done = other(*build, "-t", "it", "--cache-to", f"{cache},mode=max", project)
+        assert executed(done.stderr) == []
+        assert proxy.bytes_sent("upload") == 0
+    names = [OciLayout(each.root).names()["it:latest"] for each in (busybox, other)]
+    assert names[0] == names[1]
+    assert other("fsck").stdout.strip() == "0 problems"
+    gone = other(*build, "-t", "it", project)
+    assert "no build cache in" in gone.stderr
+    assert len(executed(gone.stderr)) == 1, "the layer of that stage was never needed"
+    failed = other("build", "--cache-to", cache, project, check=False)
+    assert failed.returncode == 1
+    assert "cannot reach the registry" in failed.stderr
+    other("build", "--cache-to", f"{cache},ignore-error=true", project)
+
+
 @pytest.mark.needs_peers("skopeo")
 def test_skopeo_copies_a_cache_directory(busybox: Lamina, project: Path, tmp_path: Path) -> None:
     busybox("build", "--cache-to", f"type=local,dest={tmp_path}/cache,mode=max", project)
@@ -448,7 +481,7 @@ def test_annotations_stand_in_the_manifest(busybox: Lamina, project: Path) -> No
         (["-o", "type=what"], 1, "unknown type 'what'"),
         (["-o", "type=local"], 1, "dest is required"),
         (["--cache-to", "type=gha"], 1, "type=gha is not supported"),
-        (["--cache-from", "type=registry,ref=a"], 1, "type=registry is not supported"),
+        (["--cache-from", "type=gha"], 1, "type=gha is not supported"),
         (["--cache-from", "type=local,src=x,mounts=true"], 1, "mounts= of --cache-from"),
         (["--squash", "--squash-all"], 125, "exclude each other"),
         (["--squash-from", "0"], 125, "not a whole number of at least 1"),

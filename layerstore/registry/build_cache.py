@@ -1,0 +1,308 @@
+"""The build cache in a repository of a registry: cached steps and cache mounts for other machines.
+
+    the manifest    named by the user; config: the steps and mounts, as documents
+                    layers: every layer, table of contents and content of a mount, so that a
+                    registry keeps them as long as it keeps the manifest
+    config          {"schema": 1, "steps": [...], "mounts": [...]}: what a directory of cached steps
+                    has in its files (layerstore/transports/cache_directory.py)
+
+Any registry that keeps OCI artifacts keeps it. Reading fetches manifest and config, and a blob
+when its bytes are needed, not before. What is made of it, and how little is believed:
+layerstore/transports/cached_steps.py.
+
+Writing replaces what the name stood for. A layer that was only offered by a cache, and is in the
+repository already, is not fetched to be written.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from layerstore.blobs import BlobReader
+from layerstore.descriptor import OCI_MANIFEST, Descriptor
+from layerstore.digest import Digest
+from layerstore.documents import (
+    DOCUMENT_BYTES_MAX,
+    ImageConfig,
+    Manifest,
+    Reader,
+    canonical_json,
+    descriptor_json,
+    parse_descriptor,
+    parse_json,
+)
+from layerstore.errors import (
+    MalformedDocumentError,
+    StoreError,
+    UnusableLayerError,
+)
+from layerstore.layers import Layer
+from layerstore.reference import Reference
+from layerstore.registry.copies import side_by_side
+from layerstore.registry.pull import find_remote
+from layerstore.registry.repository import RemoteDocument, Repository
+from layerstore.transports.cache_directory import MOUNTS
+from layerstore.transports.cached_mounts import Filter, export_mount
+from layerstore.transports.cached_steps import encode_step, table_descriptor
+from layerstore.transports.exports import blob_name
+
+if TYPE_CHECKING:
+    from layerstore.cacheindex import StepRow
+    from layerstore.registry.client import RegistryClient
+    from layerstore.store import Store
+
+CACHE_TYPE = "application/vnd.lamina.buildcache.v1+json"
+_SCHEMA = 1
+_BLOBS_MAX = 20_000
+_PIECE_BYTES = 1 << 20
+
+
+class RepositoryPlace:
+    """Such a cache as a CachePlace."""
+
+    attempts = 2
+
+    def __init__(self, repository: Repository, label: str, config: bytes) -> None:
+        self._repository = repository
+        self._label = label
+        self._steps, self._mounts = _parse(config)
+        self._results: dict[tuple[str, str, str], Digest] = {}
+        for key, step in self._steps.items():
+            self._results.setdefault(step.result, key)
+
+    @classmethod
+    def find(cls, client: "RegistryClient", reference: Reference) -> Self | None:
+        """The cache with that name; None where the name is an image's.
+
+        Raises:
+            RegistryError: it cannot be had. MalformedDocumentError: it is something else.
+        """
+        repository, root = find_remote(client, reference)
+        config = _config_of(root)
+        if config is None:
+            return None
+        return cls(repository, reference.familiar, repository.document(config))
+
+    @property
+    def label(self) -> str:
+        return self._label
+
+    def exists(self) -> bool:
+        return True
+
+    def step(self, key: Digest) -> bytes | None:
+        found = self._steps.get(key)
+        return None if found is None else found.data
+
+    def result(self, parent: Digest | None, content_digest: Digest, variant: str) -> Digest | None:
+        return self._results.get((parent or "", content_digest, variant))
+
+    def mount(self, key: str) -> bytes | None:
+        return self._mounts.get(key)
+
+    def check(self, blob: Descriptor) -> None:
+        """Nothing is plain to see without asking."""
+
+    def open(self, blob: Descriptor) -> BlobReader:
+        pieces = _Pieces(self._repository.raw_pieces(blob))
+        return BlobReader(pieces.read, pieces.close, digest=blob.digest, size_bytes=blob.size_bytes)
+
+
+def inline_image_exists(client: "RegistryClient", reference: Reference) -> bool:
+    """Whether the name is that of an image that says which steps made its layers.
+
+    Raises:
+        RegistryError, MalformedDocumentError.
+    """
+    repository, root = find_remote(client, reference)
+    if root.is_index or _config_of(root) is not None:
+        return False
+    manifest = Manifest.parse(root.data)
+    return bool(ImageConfig.parse(repository.document(manifest.config)).inline_cache)
+
+
+@dataclass(slots=True, kw_only=True)
+class CacheExporter:
+    """A cache on its way to a repository: steps and mounts are added, then it is sent."""
+
+    store: "Store"
+    client: "RegistryClient"
+    reference: Reference
+    _repository: Repository = field(init=False)
+    _steps: list[object] = field(default_factory=list)
+    _mounts: list[object] = field(default_factory=list)
+    _blobs: dict[Digest, tuple[Descriptor, Callable[[], Iterator[bytes]]]] = field(
+        default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        self._repository = self.client.repository(self.reference)
+
+    def add_steps(self, keys: Iterable[Digest]) -> int:
+        """Add steps, and all they need; returns how many.
+
+        Left out are steps whose layer is lost or cannot be fetched.
+        """
+        steps = 0
+        for key in dict.fromkeys(keys):
+            row = self.store.cache.row_anywhere(key)
+            layer = None if row is None else self.store.layers.find(row.step.diff_id)
+            if row is None or layer is None:
+                continue
+            try:
+                self._add_step(row, layer)
+            except UnusableLayerError:
+                continue
+            steps += 1
+        return steps
+
+    def add_mount(self, key: str, folder: Path, *, filtered: Filter = iter) -> tuple[str, ...]:
+        """Add the content of a cache mount, which is kept in `folder` until all is sent.
+
+        Returns and raises as `export_mount`.
+        """
+        sockets = export_mount(self.store, key, folder, filtered=filtered)
+        data = (folder / MOUNTS / key).read_bytes()
+        self._mounts.append(parse_json(data, context="cache mount"))
+        blob = Reader.of(data, context="cache mount").child("blob")
+        assert blob is not None, "export_mount has written it"
+        descriptor = parse_descriptor(blob)
+        path = folder / blob_name(descriptor.digest)
+        self._blobs[descriptor.digest] = descriptor, partial(_file_pieces, path)
+        return sockets
+
+    def send(self) -> Digest:
+        """Upload what the repository has not got, and give it the name.
+
+        Raises:
+            RegistryError: the registry does not take it.
+            StoreError: it is more than one document can name.
+        """
+        config = canonical_json({"schema": _SCHEMA, "steps": self._steps, "mounts": self._mounts})
+        described = Descriptor(
+            media_type=CACHE_TYPE, digest=Digest.of(config), size_bytes=len(config)
+        )
+        listed = sorted(self._blobs)
+        manifest = canonical_json(
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "artifactType": CACHE_TYPE,
+                "config": descriptor_json(described),
+                "layers": [descriptor_json(self._blobs[digest][0]) for digest in listed],
+            }
+        )
+        if max(len(config), len(manifest)) > DOCUMENT_BYTES_MAX or len(listed) > _BLOBS_MAX:
+            raise StoreError(
+                f"the build cache has {len(self._steps)} steps, too many for one name",
+                hint="export with mode=min, or by several names",
+            )
+        side_by_side(
+            self.client,
+            [
+                partial(self._repository.upload, blob, pieces)
+                for blob, pieces in (*self._blobs.values(), (described, lambda: iter((config,))))
+            ],
+        )
+        tag = "" if self.reference.digest is not None else self.reference.tag
+        return self._repository.put_manifest(manifest, OCI_MANIFEST, tag)
+
+    def _add_step(self, row: "StepRow", layer: Layer) -> None:
+        from layerstore import toc
+
+        if not self._is_there(layer):
+            layer = self.store.layers.fetch(layer)
+        blob = layer.descriptor
+        table = toc.dump(self.store.layers.toc(layer))
+        listed = table_descriptor(Digest.of(table), len(table))
+        data = encode_step(row, layer, listed.digest, listed.size_bytes)
+        self._steps.append(parse_json(data, context="step"))
+        self._blobs[blob.digest] = blob, partial(_layer_pieces, self.store, blob)
+        path = self.store.layers.toc_path(layer.diff_id)
+        again = partial(_file_pieces, path) if path.exists() else lambda: iter((table,))
+        self._blobs[listed.digest] = listed, again
+
+    def _is_there(self, layer: Layer) -> bool:
+        """Whether it need not be fetched from the cache that offers it."""
+        offered = self.store.layers.is_offered(layer.diff_id)
+        return offered and self._repository.has_blob(layer.descriptor.digest, to_push=True)
+
+
+def _layer_pieces(store: "Store", blob: Descriptor) -> Iterator[bytes]:
+    return store.blobs.open(blob.digest, size_bytes=blob.size_bytes).pieces()
+
+
+def _file_pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
+
+
+def _config_of(root: RemoteDocument) -> Descriptor | None:
+    """The config of a cache; None where the manifest is an image's."""
+    if root.is_index:
+        return None
+    reader = Reader.of(root.data, context="build cache")
+    config = reader.child("config")
+    if config is None:
+        raise reader.error("config", "is missing")
+    described = parse_descriptor(config)
+    return described if described.media_type == CACHE_TYPE else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """A step as the config has it, not yet believed. `result`: parent, content, variant."""
+
+    data: bytes
+    result: tuple[str, str, str]
+
+
+def _parse(config: bytes) -> tuple[dict[Digest, _Step], dict[str, bytes]]:
+    reader = Reader.of(config, context="build cache")
+    if reader.integer("schema") != _SCHEMA:
+        raise reader.error("schema", f"is not {_SCHEMA}")
+    document = parse_json(config, context="build cache")
+    assert isinstance(document, dict), "Reader has said so"
+    steps: dict[Digest, _Step] = {}
+    mounts: dict[str, bytes] = {}
+    for item in _objects(document, "steps"):
+        found = Reader(item, "build cache: steps")
+        key = Digest.of(found.text("document").encode("utf-8", "surrogatepass"))
+        layer = found.child("layer")
+        content = "" if layer is None else layer.text("contentDigest")
+        result = (found.text("parent"), content, found.text("variant"))
+        steps[key] = _Step(data=canonical_json(item), result=result)
+    for item in _objects(document, "mounts"):
+        mounts[Reader(item, "build cache: mounts").text("key")] = canonical_json(item)
+    return steps, mounts
+
+
+def _objects(document: dict[str, object], key: str) -> Sequence[dict[str, object]]:
+    value = document.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise MalformedDocumentError(
+            context="build cache", problem=f"{key!r} is no list of objects"
+        )
+    return value
+
+
+class _Pieces:
+    """What can be read of pieces that come."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._held = b""
+
+    def read(self, size: int) -> bytes:
+        if not self._held:
+            self._held = next(self._pieces, b"")
+        data, self._held = self._held[:size], self._held[size:]
+        return data
+
+    def close(self) -> None:
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()

@@ -1,0 +1,322 @@
+"""A build cache in a repository: what is written, what of it is read, and what is not believed."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layerstore import CachedMounts, Digest, Layer, Reference, StepCache, Store
+from layerstore.descriptor import OCI_MANIFEST
+from layerstore.errors import MalformedDocumentError, StoreError, UnusableLayerError
+from layerstore.registry import (
+    CacheExporter,
+    RegistryError,
+    RepositoryPlace,
+    UnknownManifestError,
+    inline_image_exists,
+    push_image,
+)
+from layerstore.registry.build_cache import CACHE_TYPE
+from tests.layerstore.registry.conftest import NewClient
+from tests.support.faultproxy import FaultProxy, fault_proxy
+from tests.support.peers import run
+from tests.support.registries import Registry, registry
+from tests.support.stores import cached_step, findings, flip, make_image, make_layer
+
+pytestmark = pytest.mark.needs_registry
+
+DOCUMENTS = (b'{"step":"one"}', b'{"step":"two"}')
+KEYS = tuple(map(Digest.of, DOCUMENTS))
+PARENT = Digest.of(b"parent")
+MOUNT = "ab" * 32
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Registry]:
+    with registry(tmp_path / "registry") as server:
+        yield server
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "here") as here:
+        yield here
+
+
+@pytest.fixture
+def layers(store: Store) -> list[Layer]:
+    """Of two steps of `store`."""
+    made = [make_layer(store, {"a": b"1" * 5000}), make_layer(store, {"b": b"2" * 5000})]
+    for document, layer in zip(DOCUMENTS, made, strict=True):
+        step = cached_step(document, layer, created_by="RUN")
+        store.cache.put(step, parent=PARENT, variant="None")
+    store.flush()
+    return made
+
+
+def name(server: Registry | FaultProxy) -> Reference:
+    return Reference.parse(f"{server.address}/cache:1")
+
+
+def send(server: Registry | FaultProxy, store: Store, new_client: NewClient) -> Digest:
+    exporter = CacheExporter(store=store, client=new_client(), reference=name(server))
+    assert exporter.add_steps((*KEYS, Digest.of(b"unknown"), KEYS[0])) == 2
+    return exporter.send()
+
+
+def attach(server: Registry | FaultProxy, store: Store, new_client: NewClient) -> list[str]:
+    place = RepositoryPlace.find(new_client(), name(server))
+    assert place is not None
+    notices: list[str] = []
+    store.cache.add_source(StepCache(place, store, notices.append))
+    store.cache_mounts.add_source(CachedMounts(place, store, notices.append))
+    return notices
+
+
+def manifest_of(server: Registry) -> Any:
+    got = server.ask("GET", "/v2/cache/manifests/1", headers={"Accept": OCI_MANIFEST})
+    return json.loads(got.content)
+
+
+def fetched(proxy: FaultProxy) -> set[str]:
+    return {
+        exchange.path.rpartition("/")[2]
+        for exchange in proxy.exchanges
+        if (exchange.kind, exchange.method) == ("blob", "GET")
+    }
+
+
+def test_a_manifest_names_everything_that_the_cache_needs(
+    server: Registry, store: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    digest = send(server, store, new_client)
+    manifest = manifest_of(server)
+    named = {blob["digest"] for blob in (manifest["config"], *manifest["layers"])}
+    assert named | {digest} == server.blobs()
+    assert {layer.descriptor.digest for layer in layers} <= named
+    assert manifest["artifactType"] == manifest["config"]["mediaType"] == CACHE_TYPE
+    assert len(manifest["layers"]) == 4
+    assert send(server, store, new_client) == digest  # the same cache has the same bytes
+
+
+def test_steps_are_found_by_key_and_content_and_no_layer_is_fetched(
+    server: Registry, store: Store, here: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    send(server, store, new_client)
+    with fault_proxy(server.port) as proxy:
+        notices = attach(proxy, here, new_client)
+        assert fetched(proxy) == {manifest_of(server)["config"]["digest"]}
+        proxy.forget()
+        for key, layer in zip(KEYS, layers, strict=True):
+            assert here.cache.get(key) == store.cache.get(key)
+            assert here.layers.find(layer.diff_id) == layer
+            found = here.cache.same_content(PARENT, layer.content_digest, "None")
+            assert found == store.cache.get(key)
+        assert here.cache.get(Digest.of(b"unknown")) is None
+        assert here.cache.same_content(None, layers[0].content_digest, "None") is None
+        assert proxy.exchanges == []
+        assert here.layers.toc(here.layers.get(layers[0].diff_id)) == store.layers.toc(layers[0])
+        here.layers.fetch(here.layers.get(layers[1].diff_id))
+        assert layers[0].descriptor.digest not in fetched(proxy)
+        assert layers[1].descriptor.digest in fetched(proxy)
+    here.flush()
+    assert (notices, findings(here)) == ([], [])
+    assert [step.key for step in here.cache.steps()] == [KEYS[1]]
+
+
+def test_what_was_only_found_is_handed_on_without_being_fetched(
+    server: Registry, store: Store, here: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    digest = send(server, store, new_client)
+    with fault_proxy(server.port) as proxy:
+        attach(proxy, here, new_client)
+        for key in KEYS:
+            here.cache.get(key)
+        proxy.forget()
+        assert send(proxy, here, new_client) == digest
+        assert not fetched(proxy) & {layer.descriptor.digest for layer in layers}
+        assert proxy.bytes_sent("upload") == 0
+
+
+def test_a_cache_is_carried_to_another_registry(
+    server: Registry,
+    store: Store,
+    here: Store,
+    layers: list[Layer],
+    new_client: NewClient,
+    tmp_path: Path,
+) -> None:
+    send(server, store, new_client)
+    attach(server, here, new_client)
+    for key in KEYS:
+        here.cache.get(key)
+    with registry(tmp_path / "second") as second:
+        send(second, here, new_client)
+        assert {layer.descriptor.digest for layer in layers} <= second.blobs()
+
+
+def test_a_byte_that_changes_on_its_way_is_fetched_again(
+    server: Registry, store: Store, here: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    send(server, store, new_client)
+    with fault_proxy(server.port) as proxy:
+        attach(proxy, here, new_client)
+        here.cache.get(KEYS[0])
+        for fault in ("flip", "truncate", "cut", "503"):
+            proxy.fail_next(fault, "GET .*/blobs/")
+        here.layers.fetch(here.layers.get(layers[0].diff_id))
+    here.flush()
+    assert findings(here) == []
+
+
+def test_a_damaged_layer_is_never_taken_in(
+    server: Registry, store: Store, here: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    send(server, store, new_client)
+    flip(server.blob_path(layers[0].descriptor.digest))
+    attach(server, here, new_client)
+    here.cache.get(KEYS[0])
+    with pytest.raises(UnusableLayerError, match="cache:1"):
+        here.layers.fetch(here.layers.get(layers[0].diff_id))
+    assert here.cache.get(KEYS[0]) is None
+    assert list(here.blobs.digests()) == []
+
+
+def test_contents_of_cache_mounts_go_along(
+    server: Registry, store: Store, here: Store, new_client: NewClient, tmp_path: Path
+) -> None:
+    def fill(path: Path) -> None:
+        (path / "log").write_text("fetched\n")
+
+    held = store.cache_mounts.hold(MOUNT, "shared", fill)
+    assert held is not None
+    with held:
+        pass
+    exporter = CacheExporter(store=store, client=new_client(), reference=name(server))
+    assert exporter.add_mount(MOUNT, tmp_path / "folder") == ()
+    with pytest.raises(StoreError, match="none in this store"):
+        exporter.add_mount("cd" * 32, tmp_path / "folder")
+    exporter.send()
+    notices = attach(server, here, new_client)
+    other = here.cache_mounts.hold(MOUNT, "shared", lambda path: None)
+    assert other is not None
+    with other:
+        assert (other.path / "log").read_text() == "fetched\n"
+    assert notices == []
+
+
+def put(server: Registry, config: bytes, media_type: str = CACHE_TYPE) -> None:
+    digest = server.put_blob("cache", config)
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": media_type, "digest": digest, "size": len(config)},
+        "layers": [],
+    }
+    server.put_manifest("cache", "1", json.dumps(manifest).encode(), OCI_MANIFEST)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"no JSON",
+        b"[]",
+        b"{}",
+        b'{"schema":2,"steps":[],"mounts":[]}',
+        b'{"schema":1,"mounts":[]}',
+        b'{"schema":1,"steps":{},"mounts":[]}',
+        b'{"schema":1,"steps":["x"],"mounts":[]}',
+        b'{"schema":1,"steps":[{"document":1}],"mounts":[]}',
+        b'{"schema":1,"steps":[],"mounts":[7]}',
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_no_cache_is_refused(
+    config: bytes, server: Registry, new_client: NewClient
+) -> None:
+    put(server, config)
+    with pytest.raises(MalformedDocumentError):
+        RepositoryPlace.find(new_client(), name(server))
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda step: step.pop("layer"),
+        lambda step: step["layer"].pop("blob"),
+        lambda step: step["layer"]["blob"].update(digest="sha256:short"),
+        lambda step: step["layer"]["blob"].update(size=-1),
+        lambda step: step.update(schema=9),
+    ],
+)
+def test_a_malformed_step_is_a_miss_with_a_notice(
+    change: Change,
+    server: Registry,
+    store: Store,
+    here: Store,
+    layers: list[Layer],
+    new_client: NewClient,
+) -> None:
+    send(server, store, new_client)
+    config = json.loads(
+        server.ask("GET", f"/v2/cache/blobs/{manifest_of(server)['config']['digest']}").content
+    )
+    change(next(step for step in config["steps"] if step["document"] == DOCUMENTS[0].decode()))
+    put(server, json.dumps(config).encode())
+    notices = attach(server, here, new_client)
+    assert here.cache.get(KEYS[0]) is None
+    assert here.cache.get(KEYS[1]) is not None
+    assert len(notices) == 1
+
+
+def test_more_steps_than_a_document_can_name_are_refused(
+    server: Registry, store: Store, new_client: NewClient
+) -> None:
+    layer = make_layer(store, {"a": b"1"})
+    document = b'{"step":"' + b"x" * (4 * 1024 * 1024) + b'"}'
+    store.cache.put(cached_step(document, layer), parent=PARENT, variant="None")
+    exporter = CacheExporter(store=store, client=new_client(), reference=name(server))
+    with pytest.raises(StoreError):
+        exporter.add_steps([Digest.of(document)])
+        exporter.send()
+    assert server.tags("cache") == []
+
+
+def test_an_image_is_no_cache_and_may_have_one_inside(
+    server: Registry, store: Store, new_client: NewClient
+) -> None:
+    client = new_client()
+    push_image(client, store, make_image(store, "app:1", {"a": b"1"}), name(server))
+    assert RepositoryPlace.find(client, name(server)) is None
+    assert not inline_image_exists(client, name(server))
+    with pytest.raises(UnknownManifestError):
+        RepositoryPlace.find(client, Reference.parse(f"{server.address}/none:1"))
+    with pytest.raises(RegistryError):
+        RepositoryPlace.find(client, Reference.parse("127.0.0.1:1/none:1"))
+
+
+@pytest.mark.needs_peers("skopeo")
+def test_another_tool_copies_the_cache(
+    server: Registry,
+    store: Store,
+    here: Store,
+    layers: list[Layer],
+    new_client: NewClient,
+    tmp_path: Path,
+) -> None:
+    send(server, store, new_client)
+    skopeo = ("skopeo", "--insecure-policy", "copy", "-q")
+    there = f"docker://{server.address}"
+    run(*skopeo, "--src-tls-verify=false", f"{there}/cache:1", f"dir:{tmp_path}/carried")
+    with registry(tmp_path / "second") as second:
+        target = f"docker://{second.address}/cache:1"
+        run(*skopeo, "--dest-tls-verify=false", f"dir:{tmp_path}/carried", target)
+        attach(second, here, new_client)
+        here.cache.get(KEYS[0])
+        here.layers.fetch(here.layers.get(layers[0].diff_id))
+        assert findings(here) == []
