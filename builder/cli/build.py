@@ -76,7 +76,7 @@ def build(
     stored = None if outputs is None else outputs.stored
     with session.open_store() as store, ExitStack() as cleanup:
         access = cleanup.enter_context(Access(arguments))
-        exports, is_inline, imports = _caches(arguments, given_args, cleanup)
+        exports, is_inline, imports = _caches(arguments, given_args, access, cleanup)
 
         def remotes() -> "Remotes":
             from builder.remote import Remotes
@@ -187,7 +187,7 @@ def _outputs(arguments: Arguments, names: "tuple[Reference, ...]") -> "Outputs |
 
 
 def _caches(
-    arguments: Arguments, given_args: dict[str, str], cleanup: "ExitStack"
+    arguments: Arguments, given_args: dict[str, str], access: "Access", cleanup: "ExitStack"
 ) -> "tuple[tuple[CacheExport, ...], bool, tuple[CacheImport, ...]]":
     """Where to export steps to, whether into the image, and where to import them from."""
     exports, imports = list(arguments.values("cache-to")), arguments.values("cache-from")
@@ -195,12 +195,16 @@ def _caches(
         exports.append("type=inline")
     if not exports and not imports:
         return (), False, ()
+    from dataclasses import replace
+
     from builder.cacheoptions import parse_cache_from, parse_cache_to
 
     def connect(insecure: bool) -> "RegistryClient":
-        from layerstore.registry import RegistryClient, Settings
+        if not insecure:
+            return access.client()
+        from layerstore.registry import RegistryClient
 
-        settings = Settings(tls_verify=False if insecure else None)
+        settings = replace(access.client().settings, tls_verify=False)
         return cleanup.enter_context(RegistryClient(settings))
 
     return *parse_cache_to(exports, connect), parse_cache_from(imports, connect)

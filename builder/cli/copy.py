@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli.arguments import Arguments, Command, UsageError, flag, maybe, value
+from builder.cli.access import ACCESS, CREDS, parse_creds
+from builder.cli.arguments import Arguments, Command, UsageError, flag, value
 from builder.cli.output import line, printable
 from builder.cli.units import human_size
 
@@ -64,27 +65,22 @@ def registries(
 
 def _settings(arguments: Arguments, side: str, place: "Place") -> "Settings":
     from layerstore import RegistryPlace
-    from layerstore.registry import Credentials, Settings
+    from layerstore.registry import Settings
 
     def value(name: str) -> str | None:
         own = arguments.options.get(f"{side}{name}") or arguments.options.get(name)
         return own[-1] if own else None
 
-    given, verify, retries = value("creds"), value("tls-verify"), value("retry-times")
+    given, verify = value("creds"), value("tls-verify")
     auth_file, cert_dir = value("authfile"), value("cert-dir")
-    if retries is not None and not retries.isdecimal():
-        raise UsageError(f"invalid argument {retries!r} for --retry-times", hint="a number")
-    credentials = None
-    if given is not None:
-        user, _, password = given.partition(":")
-        credentials = Credentials(user=user, password=password)
+    retries = arguments.number("retry")
     return Settings(
-        credentials=credentials,
+        credentials=None if given is None else parse_creds(given),
         credentials_host=place.reference.host if isinstance(place, RegistryPlace) else "",
         auth_file=None if auth_file is None else Path(auth_file),
         cert_dir=None if cert_dir is None else Path(cert_dir),
         tls_verify=None if verify is None else verify == "true",
-        retries=3 if retries is None else int(retries),
+        retries=3 if retries is None else retries,
     )
 
 
@@ -134,19 +130,12 @@ class CopyProgress:
         sys.stderr.flush()
 
 
-REGISTRY_OPTIONS = (
-    value("--creds", metavar="USER[:PASSWORD]", about="Credentials for the registry"),
-    value("--authfile", metavar="FILE", about="Where credentials are kept"),
-    value("--cert-dir", metavar="DIRECTORY", about="Certificates of the registry"),
-    maybe(
-        "--tls-verify", bare="true", about="false: the registry may have any certificate, or none"
-    ),
-    value("--retry-times", metavar="N", about="How often to try again (default: 3)"),
-)
+REGISTRY_OPTIONS = (*ACCESS, CREDS)
 _SIDES = tuple(
-    option._replace(names=(f"--{side}-{option.key}",), about=f"{option.about} ({where})")
+    option._replace(names=(f"--{side}-{option.key}",), about=f"{option.about}, of the {where}")
     for side, where in (("src", "source"), ("dest", "destination"))
-    for option in REGISTRY_OPTIONS[:4]
+    for option in REGISTRY_OPTIONS
+    if option.key != "retry"
 )
 
 COPY = Command(

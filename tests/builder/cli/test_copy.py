@@ -89,7 +89,7 @@ def test_registries_are_reached_with_options_for_each_side(shop: Commands, tmp_p
         assert shop("copy", "-q", *certs, inside, "back").out == first.out
         assert shop("copy", "-q", "--tls-verify=false", "--creds", creds, inside, "b").out
         assert creds.partition(":")[2] not in refused.err
-        assert "a number" in shop("copy", "--retry-times", "x", there, "c", code=125).err
+        assert "whole number" in shop("copy", "--retry", "x", there, "c", code=125).err
     assert problems(shop.root) == []
 
 
