@@ -1,6 +1,6 @@
-"""Fuzzing of what comes from other machines: layers, archives, documents, answers of registries.
+"""Fuzzing of what others wrote: layers, archives, documents, answers of registries, filters.
 
-Nothing but a StoreError comes out, in bounded time; and a store that was given such things is
+Nothing but their own errors come out, in bounded time; and a store that was given such things is
 whole. How, and how to search longer: tests/support/fuzzing.py.
 """
 
@@ -18,6 +18,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from builder.sandbox import SandboxError
+from builder.sandbox.seccomp import compile_profile
+from builder.sandbox.seccompprofile import parse as parse_profile
 from layerstore import (
     Digest,
     Export,
@@ -308,6 +311,65 @@ CREDENTIALS = [
 ]
 
 
+# ---- filters
+
+
+def read_filter(data: bytes) -> None:
+    """A seccomp profile: refused in words, or a program that the kernel would take."""
+    rights = frozenset({"CAP_CHOWN"})
+    try:
+        text = data.decode("utf-8", "surrogateescape")
+        profile = parse_profile(text, capabilities=rights, machine="x86_64", kernel=(6, 1))
+        program = compile_profile(profile, "x86_64")
+    except SandboxError as error:
+        assert str(error)
+        return
+    assert 0 < len(program) // 8 <= 4096
+
+
+FILTERS = [
+    json.dumps(document).encode()
+    for document in (
+        {"defaultAction": "SCMP_ACT_ALLOW"},
+        {
+            "defaultAction": "SCMP_ACT_ERRNO",
+            "defaultErrnoRet": 38,
+            "archMap": [
+                {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}
+            ],
+            "syscalls": [
+                {"names": ["read", "write"], "action": "SCMP_ACT_ALLOW"},
+                {
+                    "name": "socket",
+                    "action": "SCMP_ACT_ERRNO",
+                    "errnoRet": 1,
+                    "args": [{"index": 0, "value": 40, "valueTwo": 1, "op": "SCMP_CMP_MASKED_EQ"}],
+                    "includes": {"caps": ["CAP_CHOWN"], "minKernel": "4.8"},
+                    "excludes": {"arches": ["arm64"]},
+                },
+            ],
+        },
+    )
+]
+_FILTER_TOKENS = [
+    *(
+        b'"SCMP_ACT_KILL"',
+        b'"SCMP_CMP_GT"',
+        b'"SCMP_CMP_NE"',
+        b'"index":6',
+        b'"value":-1',
+        b"[null]",
+    ),
+    *(b'"minKernel":"x"', b'"flags":["SECCOMP_FILTER_FLAG_LOG"]', b'"names":[', b'"clone"', b"1e9"),
+    *(
+        b'"listenerPath":"x"',
+        b'"args":[{}]',
+        b'"errnoRet":5000',
+        b'"architectures":["SCMP_ARCH_X86"]',
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("target", "texts", "change"),
     [
@@ -315,6 +377,9 @@ CREDENTIALS = [
         pytest.param(survey_layer, LAYERS, changed_tar, id="layer-on-disk"),
         pytest.param(read_compressed, COMPRESSED, changes(COMPRESSED, _MAGIC), id="compressed"),
         pytest.param(read_document, DOCUMENTS, changes(DOCUMENTS, _JSON_TOKENS), id="documents"),
+        pytest.param(
+            read_filter, FILTERS, changes(FILTERS, [*_JSON_TOKENS, *_FILTER_TOKENS]), id="seccomp"
+        ),
         pytest.param(read_table, TABLES, changes(TABLES, _JSON_TOKENS), id="table"),
         pytest.param(read_reference, REFERENCES, changes(REFERENCES, _NAME_TOKENS), id="names"),
         pytest.param(

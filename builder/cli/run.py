@@ -223,7 +223,7 @@ def options_of(arguments: Arguments) -> "RunOptions":
         read_only=arguments.flag("read-only"),
         shm_size_bytes=limits.size(arguments.value("shm-size"), "shm-size") or (64 << 20),
         pids_max=max(pids, 0),
-        runtime=arguments.value("runtime") or "",
+        runtime=_runtime(arguments),
         memory_bytes=memory_bytes,
         profile=profile.profile_of(arguments, memory_bytes=memory_bytes),
     )
@@ -246,6 +246,16 @@ def _mounts(arguments: Arguments) -> "tuple[MountPoint, ...]":
         *map(runner.parse_mount, arguments.values("mount")),
         *map(runner.parse_tmpfs, arguments.values("tmpfs")),
     )
+
+
+def _runtime(arguments: Arguments) -> str:
+    found = arguments.value("runtime") or ""
+    if found and arguments.flag("init"):
+        raise UsageError(
+            "--init is not carried out with --runtime: the program is PID 1 there",
+            hint="without --runtime there always is a PID 1 that reaps",
+        )
+    return found
 
 
 def _label(text: str) -> tuple[str, str]:

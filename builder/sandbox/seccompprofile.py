@@ -33,6 +33,7 @@ FLAGS = (
 _ERRNO_MAX = 4095
 _VALUE_MAX = (1 << 64) - 1
 _RULES_MAX = 10_000
+_VERSION_DIGITS_MAX = 9
 
 
 def parse(
@@ -99,7 +100,9 @@ class _Conditions(NamedTuple):
         if not text:
             return otherwise
         numbers = str(text).split(".")
-        if len(numbers) != 2 or not all(n.isascii() and n.isdigit() for n in numbers):
+        if len(numbers) != 2 or not all(
+            n.isascii() and n.isdigit() and len(n) <= _VERSION_DIGITS_MAX for n in numbers
+        ):
             raise _bad(f"invalid kernel version {text!r} in minKernel", "MAJOR.MINOR, as 4.8")
         return self.kernel >= (int(numbers[0]), int(numbers[1]))
 

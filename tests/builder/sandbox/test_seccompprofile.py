@@ -180,6 +180,10 @@ def with_rule(**fields: Any) -> str:
         (with_rule(names=["a"], includes=[1]), "includes is no JSON object"),
         (with_rule(names=["a"], includes={"minKernel": "new"}), "invalid kernel version 'new'"),
         (with_rule(names=["a"], includes={"minKernel": "6"}), "invalid kernel version '6'"),
+        (
+            with_rule(names=["a"], includes={"minKernel": "4." + "9" * 5000}),
+            "invalid kernel version",
+        ),
     ],
 )
 def test_what_is_no_profile_is_told(text: str, message: str) -> None:
