@@ -1,4 +1,4 @@
-"""The reference page of the Dockerfile language says everything that the grammar knows."""
+"""Pages: the reference says everything that the grammar knows, and tests that are named exist."""
 
 import re
 from pathlib import Path
@@ -44,6 +44,29 @@ def test_the_tests_it_names_are_there() -> None:
     there = {path.name for path in (REPOSITORY / "tests").rglob("*.py")}
     assert len(names) > 20
     assert names <= there
+
+
+PAGES = sorted([*(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("*/README.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    """`test_x.py`, and `test_x.py::test_y`: a promise without its test is a wish."""
+    files: dict[str, str] = {}
+    for path in sorted((REPOSITORY / "tests").rglob("*.py")):
+        files[path.name] = files.get(path.name, "") + path.read_text()
+    for name, test in re.findall(r"`(?:[\w/]+/)?(\w+\.py)(?:::(\w+))?`", page.read_text()):
+        if name.startswith("test_"):
+            assert name in files, name
+            assert not test or f"def {test}(" in files[name], f"{name}::{test}"
+
+
+def test_every_promise_of_security_names_a_test() -> None:
+    page = (REPOSITORY / "docs/security.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
+    promises = [row for row in rows if "held by" not in row]
+    assert len(promises) > 35
+    assert [row for row in promises if "`test_" not in row.split(" | ")[-1]] == []
 
 
 def test_every_deviation_of_the_grammar_is_told() -> None:
