@@ -35,7 +35,9 @@ if TYPE_CHECKING:
         ImageUsage,
         Pruned,
         Usage,
+        cache_items,
         disk_bytes,
+        limit_cache,
         prune,
         usage,
     )
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
         UnsupportedMediaTypeError,
         UnusableLayerError,
     )
+    from layerstore.evict import CacheItem, CacheLimits
     from layerstore.images import Image, ImageRecord, ImageStore, host_platform
     from layerstore.indexes import (
         EntryWishes,
@@ -137,6 +140,8 @@ _HOMES = {
     "BlobStore": "blobs",
     "BlobWriter": "blobs",
     "CacheIndex": "cacheindex",
+    "CacheItem": "evict",
+    "CacheLimits": "evict",
     "CacheMounts": "cachemounts",
     "CachePlace": "transports.cached_steps",
     "CachedMounts": "transports.cached_mounts",
@@ -213,6 +218,7 @@ _HOMES = {
     "UnusableLayerError": "errors",
     "Usage": "collect",
     "add_to_layout": "transports.oci_layout:add",
+    "cache_items": "collect",
     "canonical_json": "documents",
     "chain_ids": "digest",
     "copy_between": "transports.places:copy",
@@ -240,6 +246,7 @@ _HOMES = {
     "join": "treepath",
     "left_over": "beside",
     "levels": "compression",
+    "limit_cache": "collect",
     "load_images": "transports",
     "merged_changes": "merge",
     "name_of": "treepath",
@@ -279,6 +286,8 @@ __all__ = [
     "BlobStore",
     "BlobWriter",
     "CacheIndex",
+    "CacheItem",
+    "CacheLimits",
     "CacheMounts",
     "CachePlace",
     "CachedMounts",
@@ -355,6 +364,7 @@ __all__ = [
     "UnusableLayerError",
     "Usage",
     "add_to_layout",
+    "cache_items",
     "canonical_json",
     "chain_ids",
     "copy_between",
@@ -382,6 +392,7 @@ __all__ = [
     "join",
     "left_over",
     "levels",
+    "limit_cache",
     "load_images",
     "merged_changes",
     "name_index",

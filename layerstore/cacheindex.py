@@ -33,6 +33,8 @@ _STEP = (
 _FILE_DIGESTS = "digests-of-files-without-xattrs"
 _HEX = 64
 _NEIGHBOURS_MAX = 500  # of the newest steps, so that asking costs the same in any store
+_QUERY_MAX = 500  # variables of one statement; SQLite allows 999 or more
+_USE_S = 3600.0
 _LISTING_MAX_BYTES = 32 << 20
 _LISTINGS_MAX_BYTES = 64 << 20  # of all, compressed
 _DROP_OLD_LISTINGS = """
@@ -113,6 +115,7 @@ class CacheIndex:
         self._pending: dict[Digest, StepRow] = {}
         self._pending_memos: dict[tuple[str, str], bytes] = {}
         self._pending_listings: dict[Digest, bytes] = {}
+        self._used: set[Digest] = set()  # found since the last flush
         self._sources: list[StepSource] = []
 
     def add_source(self, source: StepSource) -> None:
@@ -131,6 +134,8 @@ class CacheIndex:
             return pending.step
         rows = self._database.query(f"SELECT {_STEP}, checksum FROM steps WHERE key = ?", (key,))
         found = next(self._usable(rows), None)
+        if found is not None:
+            self._used.add(key)
         elsewhere = (source.find(key) for source in self._sources)
         return found or next(filter(None, elsewhere), None)
 
@@ -201,6 +206,11 @@ class CacheIndex:
         yield from (_step(row) for row in rows if _is_intact(row))
         yield from (row.step for row in self._pending.values())
 
+    def used(self) -> dict[Digest, float]:
+        """When each step was found last, in Unix seconds, to the hour; none that never was."""
+        rows = self._database.query("SELECT key, used_s FROM used")
+        return {Digest(key): used_s for key, used_s in rows if isinstance(used_s, float)}
+
     def load_file_digests(self, scope: str) -> dict[str, FileStamp]:
         """What `save_file_digests` kept for `scope`; empty when nothing, or it is damaged."""
         data = self.get_memo(_FILE_DIGESTS, scope)
@@ -270,6 +280,7 @@ class CacheIndex:
                 "INSERT OR REPLACE INTO memos (kind, key, value, checksum) VALUES (?,?,?,?)",
                 (kind, key, value, _memo_checksum(kind, key, value)),
             )
+        yield from self._note_use()
         for digest, listing in self._pending_listings.items():
             yield (
                 "INSERT OR REPLACE INTO listings (digest, value) VALUES (?,?)",
@@ -283,6 +294,21 @@ class CacheIndex:
         self._pending = {}
         self._pending_memos = {}
         self._pending_listings = {}
+        self._used = set()
+
+    def _note_use(self) -> Iterator[Statement]:
+        """Once an hour at most: a build in which all is cached has nothing else to write."""
+        now = time.time()
+        keys = sorted(self._used)
+        for start in range(0, len(keys), _QUERY_MAX):
+            asked = keys[start : start + _QUERY_MAX]
+            marks = ",".join("?" * len(asked))
+            rows = self._database.query(
+                f"SELECT key FROM used WHERE key IN ({marks}) AND used_s BETWEEN ? AND ?",
+                (*asked, now - _USE_S, now + _USE_S),
+            )
+            for key in set(asked) - {Digest(row[0]) for row in rows}:
+                yield "INSERT OR REPLACE INTO used (key, used_s) VALUES (?,?)", (key, now)
 
     def _usable(self, rows: list[Row]) -> Iterator[CachedStep]:
         for row in rows:

@@ -18,7 +18,7 @@ users', and that of whoever exports it (transports/cached_mounts.py), who shuts 
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
@@ -99,6 +99,7 @@ class CacheMounts:
                 self._make(path, key, fill, () if is_anew else self.sources)
             fd = lock_directory(path, exclusive=sharing != "shared")
             if fd is not None:
+                os.utime(fd)  # it was used now: prune takes the least recently used first
                 return HeldCache(path / "data", fd)
             if not path.is_dir():  # pruned between two of the lines above
                 continue
@@ -156,10 +157,15 @@ class CacheMounts:
                 found.append(path)
         return found
 
-    def carry_off(self, trash: Path) -> int:
-        """Rename those that nobody uses into the directory `trash`. Returns how many."""
+    def carry_off(self, trash: Path, only: Container[object] | None = None) -> int:
+        """Rename those that nobody uses into the directory `trash`. Returns how many.
+
+        `only` these, where it is given.
+        """
         count = 0
         for path in self.paths():
+            if only is not None and path not in only:
+                continue
             fd = lock_directory(path)
             if fd is None:
                 continue

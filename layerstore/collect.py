@@ -39,15 +39,18 @@ from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import ImageConfig, Index, Manifest, Reader
 from layerstore.errors import StoreBusyError, StoreError
+from layerstore.evict import CacheItem, CacheLimits, evicted
 from layerstore.images import ImageRecord, name_of_entry
 from layerstore.locks import Lease, read_uses
 
 if TYPE_CHECKING:
+    from layerstore.cacheindex import CachedStep
     from layerstore.store import Store
 
 EMPTY_SNAPSHOT = "empty"
 _FOREIGN_AGE_S_MIN = 3600
 _NESTING_MAX = 3
+NO_LIMITS = CacheLimits()
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -126,6 +129,8 @@ def prune(
     images: ImageChoice = "none",
     cache: CacheChoice = "none",
     choose: Callable[[ImageRecord], bool] | None = None,
+    choose_cache: Callable[[CacheItem], bool] | None = None,
+    limits: CacheLimits = NO_LIMITS,
     dry_run: bool = False,
 ) -> Pruned:
     """Remove what is not needed; nothing pending may be left in `store`.
@@ -134,18 +139,52 @@ def prune(
         images: "dangling" gives up images without a name, "unused" all that no container uses.
         cache: "unused" gives up steps whose layer is in no image, "all" all steps.
         choose: gives up only images for which this is true.
+        choose_cache: the same for the build cache.
+        limits: gives up of the build cache only the least recently used, until these are kept.
         dry_run: only say what would go.
     """
+    only = None
+    if cache != "none" and (choose_cache is not None or limits):
+
+        def may_go(item: CacheItem) -> bool:
+            return choose_cache is None or choose_cache(item)
+
+        only = _evicted(store, cache_items(store), cache, limits, may_go)
+    return _prune(store, images, cache, choose, only, dry_run=dry_run)
+
+
+def limit_cache(store: "Store", limits: CacheLimits) -> Pruned | None:
+    """Keep the unused build cache within `limits`; None when it is.
+
+    Sizes are those of blobs and of the files in checkouts, so that nothing but cache mounts is
+    walked through. Nothing pending may be left in `store`.
+    """
+    items = _Measured(store, is_exact=False).cache_items()
+    only = _evicted(store, items, "unused", limits, lambda item: True)
+    return _prune(store, "none", "unused", None, only, dry_run=False) if only else None
+
+
+def _prune(
+    store: "Store",
+    images: ImageChoice,
+    cache: CacheChoice,
+    choose: Callable[[ImageRecord], bool] | None,
+    only: set[Digest | Path] | None,
+    *,
+    dry_run: bool,
+) -> Pruned:
     records = _records(store)
     if dry_run:
-        plan = _plan(store, images, cache, _chosen(records, choose))
+        plan = _plan(store, images, cache, _chosen(records, choose), only)
         mounts = store.cache_mounts.unused() if cache != "none" else []
+        if only is not None:
+            mounts = [path for path in mounts if path in only]
         freed_bytes = sum(disk_bytes(path) for path in (*plan.paths, *mounts))
         return _report(plan, records, len(mounts), freed_bytes)
     with store.lock.exclusive():
-        plan = _plan(store, images, cache, _chosen(records, choose))
+        plan = _plan(store, images, cache, _chosen(records, choose), only)
         trash = _carry_out(store, plan)
-    count = store.cache_mounts.carry_off(trash) if cache != "none" else 0
+    count = store.cache_mounts.carry_off(trash, only) if cache != "none" else 0
     freed_bytes = sum(map(disk_bytes, trash.iterdir()))
     _remove_tree(trash)
     return _report(plan, records, count, freed_bytes)
@@ -163,6 +202,30 @@ def sweep_dead(store: "Store", dead: Sequence[Lease]) -> None:
             lease.release()
         except StoreBusyError:  # a mount of another namespace; a later sweep will get it
             continue
+
+
+def cache_items(store: "Store") -> list[CacheItem]:
+    """The build cache, piece by piece, measured file by file."""
+    return _Measured(store).cache_items()
+
+
+def _evicted(
+    store: "Store",
+    items: Iterable[CacheItem],
+    cache: CacheChoice,
+    limits: CacheLimits,
+    may_go: Callable[[CacheItem], bool],
+) -> set[Digest | Path]:
+    """The keys of steps and the paths of cache mounts that are to go."""
+    status = os.statvfs(store.private)
+    gone = evicted(
+        items,
+        limits,
+        free_bytes=status.f_bavail * status.f_frsize,
+        may_go=lambda item: (cache == "all" or not item.is_shared) and may_go(item),
+    )
+    keys: set[Digest | Path] = {key for item in gone for key in item.keys}
+    return keys | {item.path for item in gone if item.path is not None}
 
 
 def usage(store: "Store") -> Usage:
@@ -254,6 +317,7 @@ def _plan(
     images: ImageChoice,
     cache: CacheChoice,
     is_chosen: Callable[[Descriptor], bool],
+    only: set[Digest | Path] | None = None,
 ) -> _Plan:
     entries = store.images.entries()
     busy = _needs_of_containers(store)
@@ -272,7 +336,8 @@ def _plan(
     needs |= busy
     step_keys = []
     for step in store.cache.steps():
-        if cache == "all" or (cache == "unused" and step.diff_id not in needs.layers):
+        may_go = only is None or step.key in only
+        if may_go and (cache == "all" or (cache == "unused" and step.diff_id not in needs.layers)):
             step_keys.append(step.key)
         else:
             needs.layers.add(step.diff_id)
@@ -345,7 +410,9 @@ def _carry_out(store: "Store", plan: _Plan) -> Path:
     if plan.dropped:
         store.images.rewrite(plan.entries)
     statements: list[tuple[str, tuple[str]]] = [
-        ("DELETE FROM steps WHERE key = ?", (key,)) for key in plan.step_keys
+        (f"DELETE FROM {table} WHERE key = ?", (key,))
+        for key in plan.step_keys
+        for table in ("steps", "used")
     ]
     statements += [("DELETE FROM layers WHERE diff_id = ?", (d,)) for d in plan.diff_ids]
     statements += [
@@ -381,6 +448,13 @@ def _remove_tree(path: Path) -> None:
     from layerstore.overlaydir import remove_tree
 
     remove_tree(path)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:  # carried off meanwhile
+        return None
 
 
 def _is_old(path: Path) -> bool:
@@ -479,9 +553,9 @@ def containers(store: "Store") -> Iterator[ContainerNeeds]:
 
 
 class _Measured:
-    """The store's sizes, taken once."""
+    """The store's sizes, taken once; not `is_exact`: those of layers as their rows have them."""
 
-    def __init__(self, store: "Store") -> None:
+    def __init__(self, store: "Store", *, is_exact: bool = True) -> None:
         self._store = store
         self._containers = list(containers(store))
         self._layer_bytes: dict[Digest, int] = {}
@@ -489,14 +563,14 @@ class _Measured:
         for layer in store.layers.all():
             digest = layer.descriptor.digest
             self._layer_blobs[layer.diff_id] = digest
-            self._layer_bytes[layer.diff_id] = sum(
-                disk_bytes(path)
-                for path in (
-                    store.blob_path(digest),
-                    store.layers.snapshot_path(layer.diff_id),
-                    store.layers.toc_path(layer.diff_id),
-                )
-            )
+            checkout = store.layers.snapshot_path(layer.diff_id)
+            if is_exact:
+                toc = store.layers.toc_path(layer.diff_id)
+                parts = (store.blob_path(digest), checkout, toc)
+                self._layer_bytes[layer.diff_id] = sum(map(disk_bytes, parts))
+            else:
+                unpacked_bytes = layer.size_bytes if checkout.is_dir() else 0
+                self._layer_bytes[layer.diff_id] = layer.descriptor.size_bytes + unpacked_bytes
 
     def usage(self) -> Usage:
         store = self._store
@@ -539,6 +613,51 @@ class _Measured:
             cache_reclaimable_bytes=self._sum(cached - in_use) + unused_bytes,
             other_bytes=max(0, total_bytes - images_bytes - cache_bytes - containers_bytes),
         )
+
+    def cache_items(self) -> list[CacheItem]:
+        """The build cache, the oldest first."""
+        store = self._store
+        of_images = {part for record in store.images.list() for part in self._parts(record)}
+        of_containers = {layer for container in self._containers for layer in container.layers}
+        of_leases = _needs_of_leases(store).layers
+        used = store.cache.used()
+        steps: dict[Digest, list[CachedStep]] = {}
+        for step in store.cache.steps():
+            steps.setdefault(step.diff_id, []).append(step)
+        unused = set(store.cache_mounts.unused())
+        return [
+            *(
+                CacheItem(
+                    id=made[-1].key.hex,
+                    kind="regular",
+                    description=made[-1].created_by,
+                    stored_bytes=0
+                    if (is_shared := diff_id in of_images or diff_id in of_containers)
+                    else self._layer_bytes.get(diff_id, 0),
+                    created_s=made[0].put_s,
+                    used_s=max(max(step.put_s, used.get(step.key, 0.0)) for step in made),
+                    is_shared=is_shared,
+                    is_in_use=diff_id in of_leases,
+                    keys=tuple(step.key for step in made),
+                )
+                for diff_id, made in steps.items()
+            ),
+            *(
+                CacheItem(
+                    id=path.name,
+                    kind="exec.cachemount",
+                    description="a cache mount of RUN",
+                    stored_bytes=disk_bytes(path),
+                    created_s=status.st_mtime,
+                    used_s=max(status.st_mtime, status.st_atime),
+                    is_shared=False,
+                    is_in_use=path not in unused,
+                    path=path,
+                )
+                for path in store.cache_mounts.paths()
+                if (status := _status(path)) is not None
+            ),
+        ]
 
     def _parts(self, record: ImageRecord) -> dict[Digest, int]:
         """Layers by diff_id, documents by digest, with their stored bytes."""

@@ -1,8 +1,8 @@
 """`lamina/cache.db`: what is derived from blobs, and remembered so that nothing is read twice.
 
 Rows for layers (what a blob holds), steps (which key made which layer), listings of what steps
-copied, file digests and memos; and documents of removed images, which prune need not take for
-another tool's unfinished work.
+copied, file digests and memos; when steps were used last; and documents of removed images, which
+prune need not take for another tool's unfinished work.
 Losing it costs time, never an image: index.json and the blobs are the truth. So a database of an
 earlier version is emptied, not converted, and one that SQLite finds damaged gives way to an empty
 one, but for fsck, which only looks.
@@ -27,8 +27,8 @@ Value = str | int | float | bytes | None
 Row = tuple[Value, ...]
 Statement = tuple[str, Sequence[Value]]
 
-_VERSION = 3
-_TABLES = ("layers", "steps", "memos", "listings", "removed")
+_VERSION = 4
+_TABLES = ("layers", "steps", "memos", "listings", "removed", "used")
 _BUSY_TIMEOUT_S = 30.0
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _ROOM_BYTES_MIN = 1 << 20
@@ -45,6 +45,7 @@ CREATE INDEX IF NOT EXISTS steps_by_content ON steps (parent, content_digest, va
 CREATE TABLE IF NOT EXISTS memos (
     kind TEXT, key TEXT, value BLOB, checksum TEXT, PRIMARY KEY (kind, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS listings (digest TEXT PRIMARY KEY, value BLOB);
+CREATE TABLE IF NOT EXISTS used (key TEXT PRIMARY KEY, used_s REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS removed (digest TEXT PRIMARY KEY) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """

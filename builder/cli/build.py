@@ -159,6 +159,10 @@ def build(
                 done = 0 if outputs is None else len(outputs.all)
                 secrets = request.grants.secrets
                 write_caches(exports, result, store, report, secrets=secrets, done=done)
+    if any(name.startswith("LAMINA_CACHE_") for name in os.environ):
+        from builder.cli.cache import keep_limits
+
+        keep_limits(session)
     image_id = result.image.id
     iidfile = arguments.value("iidfile")
     if iidfile is not None:

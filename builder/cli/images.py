@@ -288,16 +288,20 @@ def image_prune(arguments: Arguments, session: "Session") -> int:
     everything = arguments.flag("all")
     which = "without a container" if everything else "without a name"
     choose = image_chooser(arguments.values("filter"))
-    if not arguments.flag("force") and not confirmed(f"This will remove all images {which}."):
+    dry_run = arguments.flag("dry-run")
+    question = f"This will remove all images {which}."
+    if not dry_run and not arguments.flag("force") and not confirmed(question):
         return 0
     with session.open_store() as store:
         pruned = prune(
             store,
             images="unused" if everything else "dangling",
             choose=choose,
+            dry_run=dry_run,
         )
-    show_pruned_images(pruned.images)
-    line(f"Total reclaimed space: {human_size(pruned.freed_bytes, digits=4)}")
+    show_pruned_images(pruned.images, is_done=not dry_run)
+    word = "Would reclaim" if dry_run else "Total reclaimed space"
+    line(f"{word}: {human_size(pruned.freed_bytes, digits=4)}")
     return 0
 
 
@@ -523,6 +527,7 @@ IMAGE_PRUNE = Command(
     options=(
         flag("-a", "--all", about="All images that no container uses"),
         flag("-f", "--force", about="Do not ask"),
+        flag("--dry-run", about="Only say what would go"),
         many("--filter", metavar="KEY=VALUE", about="Only those that fit: until=, label="),
     ),
     words=(0, 0),

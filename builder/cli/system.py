@@ -13,7 +13,7 @@ from builder.cli.units import human_size
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
-    from layerstore import Pruned, Store, Usage
+    from layerstore import Store, Usage
 
 DF_LISTING = Listing(
     headings={
@@ -172,12 +172,14 @@ def _show_verbosely(
         ]
     )
     line(f"\nBuild cache usage: {human_size(found.cache_bytes, digits=4)}")
-    line(f"Other (waiting for prune, indexes): {human_size(found.other_bytes, digits=4)}")
+    other_bytes = found.other_bytes - sum(size for size, _ in volumes.values())
+    line(f"Other (waiting for prune, indexes): {human_size(other_bytes, digits=4)}")
     line(f"Total: {human_size(found.total_bytes, digits=4)}")
 
 
 def prune(arguments: Arguments, session: "Session") -> int:
     """Remove stopped containers, images without a name, and unused build cache."""
+    from builder.cli.cache import cache_chooser, pruned_cache
     from builder.cli.confirm import confirmed
     from builder.cli.containers import container_chooser, opened, prune_containers
     from builder.cli.images import image_chooser, show_pruned_images
@@ -188,9 +190,12 @@ def prune(arguments: Arguments, session: "Session") -> int:
     dry_run = arguments.flag("dry-run")
     filters = arguments.values("filter")
     choose, choose_container = image_chooser(filters), container_chooser(filters)
+    has_labels = any(text.startswith("label") for text in filters)  # which build cache has not
     if filters and with_volumes:
         raise UsageError("--filter and --volumes do not go together", hint="volumes have no labels")
-    warning = _prune_warning(everything=everything, with_volumes=with_volumes, filters=filters)
+    warning = _prune_warning(
+        everything=everything, with_volumes=with_volumes, filters=filters, has_labels=has_labels
+    )
     if not dry_run and not arguments.flag("force") and not confirmed(warning):
         return 0
     containers = opened(session)
@@ -203,25 +208,28 @@ def prune(arguments: Arguments, session: "Session") -> int:
         pruned = prune_store(
             store,
             images="unused" if everything else "dangling",
-            cache="none" if filters else "all" if everything else "unused",
+            cache="none" if has_labels else "all" if everything else "unused",
             choose=choose,
+            choose_cache=cache_chooser(filters) if filters and not has_labels else None,
             dry_run=dry_run,
         )
     show_pruned_images(pruned.images, is_done=not dry_run)
     if pruned.steps or pruned.cache_mounts:
         heading = "Build cache that would be deleted" if dry_run else "Deleted build cache"
-        line(f"{heading}: {_pruned_cache(pruned)}\n")
+        line(f"{heading}: {pruned_cache(pruned)}\n")
     word = "Would reclaim" if dry_run else "Total reclaimed space"
     line(f"{word}: {human_size(freed + pruned.freed_bytes, digits=4)}")
     return 0
 
 
-def _prune_warning(*, everything: bool, with_volumes: bool, filters: tuple[str, ...]) -> str:
+def _prune_warning(
+    *, everything: bool, with_volumes: bool, filters: tuple[str, ...], has_labels: bool
+) -> str:
     goes = ["all stopped containers"]
     if with_volumes:
         goes.append("all anonymous volumes not used by a container")
     goes.append("all images no container uses" if everything else "all images without a name")
-    if not filters:
+    if not has_labels:
         goes.append("all build cache" if everything else "unused build cache")
     text = "This will remove:" + "".join(f"\n  - {each}" for each in goes)
     return text + (f"\nof these, what fits {', '.join(filters)}" if filters else "")
@@ -245,27 +253,6 @@ def _prune_volumes(session: "Session") -> int:
     if removed:
         write("Deleted Volumes:\n" + "".join(f"{name}\n" for name in removed) + "\n")
     return freed
-
-
-def builder_prune(arguments: Arguments, session: "Session") -> int:
-    """Remove build cache."""
-    from builder.cli.confirm import confirmed
-    from layerstore import prune as prune_store
-
-    everything = arguments.flag("all")
-    which = "all build cache" if everything else "all unused build cache"
-    if not arguments.flag("force") and not confirmed(f"This will remove {which}."):
-        return 0
-    with session.open_store() as store:
-        pruned = prune_store(store, cache="all" if everything else "unused")
-    line(f"Deleted build cache: {_pruned_cache(pruned)}")
-    line(f"Total: {human_size(pruned.freed_bytes, digits=4)}")
-    return 0
-
-
-def _pruned_cache(pruned: "Pruned") -> str:
-    mounts = f", {pruned.cache_mounts} cache mounts" if pruned.cache_mounts else ""
-    return f"{pruned.steps} steps{mounts}"
 
 
 def info(arguments: Arguments, session: "Session") -> int:
@@ -402,7 +389,6 @@ def _operating_system() -> str:
 
 
 _FORMAT = value("-f", "--format", about="json or a Go template")
-_PRUNE_CHOICE = "what goes is what no image needs, or with --all everything"
 
 DF = Command(
     name="system df",
@@ -428,28 +414,10 @@ PRUNE = Command(
         many(
             "--filter",
             metavar="KEY=VALUE",
-            about="Only containers and images that fit, and no build cache: until=, label=",
+            about="Only what fits: until=, label= (which build cache has not, and so stays)",
         ),
     ),
     words=(0, 0),
-)
-BUILDER_PRUNE = Command(
-    name="builder prune",
-    synopsis="",
-    about="Remove build cache.",
-    act=builder_prune,
-    options=(
-        flag("-a", "--all", about="All of it, not only what is in no image"),
-        flag("-f", "--force", about="Do not ask"),
-    ),
-    words=(0, 0),
-    refused={
-        "--filter": _PRUNE_CHOICE,
-        "--keep-storage": _PRUNE_CHOICE,
-        "--max-used-space": _PRUNE_CHOICE,
-        "--min-free-space": _PRUNE_CHOICE,
-        "--reserved-space": _PRUNE_CHOICE,
-    },
 )
 INFO = Command(
     name="info",

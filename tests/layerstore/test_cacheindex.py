@@ -441,3 +441,21 @@ def test_a_listing_that_unpacks_into_too_much_is_none(
     monkeypatch.setattr("layerstore.cacheindex._LISTING_MAX_BYTES", 1000)
     assert store.cache.get_listing(Digest.of(big)) is None
     store.close()
+
+
+def test_use_is_noted_once_an_hour(
+    store: Store, layer: Layer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = step("a", layer)
+    store.cache.put(made, parent=PARENT, variant="")
+    store.flush()
+    assert store.cache.used() == {}
+    now = 5_000_000_000.0
+    monkeypatch.setattr("layerstore.cacheindex.time.time", lambda: now)
+    for after_s, noted in ((0, now), (3000, now), (4000, now + 4000), (-9000, now - 9000)):
+        monkeypatch.setattr("layerstore.cacheindex.time.time", lambda at=now + after_s: at)
+        store.cache.get(made.key)
+        store.flush()
+        assert store.cache.used() == {made.key: noted}
+    assert list(store.cache.pending_statements()) == []
+    store.close()

@@ -298,3 +298,23 @@ def test_nothing_stays_open(mounts: CacheMounts, held: ExitStack) -> None:
         mounts.discard(KEY)
     assert mounts.unused() == mounts.paths()
     assert descriptors() == before
+
+
+def test_only_what_was_chosen_is_carried_off(
+    mounts: CacheMounts, held: ExitStack, store: Store, tmp_path: Path
+) -> None:
+    with ExitStack() as before:
+        one, two = (take(mounts, before, key=key).parent for key in (KEY, KEY[::-1]))
+    trash = tmp_path / "store" / "lamina" / "tmp" / "trash"
+    trash.mkdir()
+    assert mounts.carry_off(trash, {two}) == 1
+    assert mounts.paths() == [one]
+
+
+def test_using_one_makes_it_young(mounts: CacheMounts) -> None:
+    with ExitStack() as before:
+        path = take(mounts, before).parent
+    os.utime(path, (1, 1))
+    with ExitStack() as again:
+        take(mounts, again)
+    assert time.time() - path.stat().st_mtime < 60

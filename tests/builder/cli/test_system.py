@@ -276,11 +276,6 @@ class TestBuilderPrune:
         assert "remove all build cache." in lamina("builder", "prune", "-a").stderr
         assert lamina("builder", "prune").stdout == ""
 
-    @pytest.mark.parametrize("option", ["--filter=until=1h", "--keep-storage=1GB"])
-    def test_what_would_keep_a_part_is_refused_by_name(self, box: Commands, option: str) -> None:
-        done = box("builder", "prune", "-f", option, code=125)
-        assert f"{option.split('=')[0]} is not supported by this version" in done.err
-
 
 class TestFsck:
     def test_a_sound_store_has_no_problems(self, two: Commands) -> None:
