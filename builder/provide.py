@@ -169,7 +169,7 @@ class Provider:
         description = f"the build context {name!r}"
         kind, scheme, rest = value.partition("://")
         if scheme and kind == "docker-image":
-            return None if rest == "scratch" else self._store.images.resolve(rest, platform)
+            return None if rest == "scratch" else self._named_image(rest, platform)
         if scheme and kind == "oci-layout":
             return self._layout(rest, platform)
         match parse_url(value, is_context=True):
@@ -181,6 +181,14 @@ class Provider:
                 return self.remotes().archive_or_file(url, description)
             case None:
                 return self._local_context(name, value, description)
+
+    def _named_image(self, name: str, platform: Platform) -> Image:
+        pulling = self._request.pulling
+        if pulling is None:
+            return self._store.images.resolve(name, platform)
+        from builder.pulling import untold
+
+        return pulling.image(self._store, name, platform, untold)
 
     def _local_context(self, name: str, value: str, description: str) -> SourceTree:
         if scheme := other_scheme(value):

@@ -451,9 +451,11 @@ def _is_before(limit: float, _labels: Labels, created: float) -> bool:
 
 def _split_name(name: str) -> tuple[str, str]:
     """Repository and tag of a familiar name."""
-    repository, colon, found = name.rpartition(":")
     if not name:
         return NONE, NONE
+    if "@" in name:  # pulled by digest
+        return name.partition("@")[0], NONE
+    repository, colon, found = name.rpartition(":")
     return (repository, found) if colon and "/" not in found else (name, NONE)
 
 

@@ -126,11 +126,13 @@ def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size
 def image_document(image: "Image", names: tuple[str, ...]) -> Document:
     """An image as `docker image inspect` describes it."""
     config = image.config
-    repositories = sorted({name.rpartition(":")[0] for name in names})
+    tags = [name for name in names if "@" not in name]
+    repositories = {name.partition("@")[0] for name in names if "@" in name}
+    repositories |= {name.rpartition(":")[0] for name in tags}
     return Document(
         Id=image.id,
-        RepoTags=list(names),
-        RepoDigests=[f"{name}@{image.descriptor.digest}" for name in repositories],
+        RepoTags=tags,
+        RepoDigests=[f"{name}@{image.entry.digest}" for name in sorted(repositories)],
         Parent="",
         Comment=config.history[-1].comment if config.history else "",
         Created=config.created,

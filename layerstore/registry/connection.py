@@ -6,7 +6,9 @@ attempt is a TransientError: cut connections, time-outs, 408, 429 and 5xx (but f
 urllib3 is imported with the first request.
 """
 
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -35,15 +37,20 @@ _NOT_TLS = frozenset(
     ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
 )
 _FINAL_5XX = (501, 505)
+_NO_ANSWER = "no answer in time"
 
 
 class TransientError(Exception):
-    """Worth another attempt, after `wait_s`. `why` is the error if it stays."""
+    """Worth another attempt, after `wait_s`. `why` is the error if it stays.
 
-    def __init__(self, why: RegistryError, *, wait_s: float = 0) -> None:
+    `is_slow`: time was waited in vain, which nobody does many times.
+    """
+
+    def __init__(self, why: RegistryError, *, wait_s: float = 0, is_slow: bool = False) -> None:
         super().__init__(why.message)
         self.why = why
         self.wait_s = wait_s
+        self.is_slow = is_slow
 
 
 class PlainHttpError(Exception):
@@ -88,7 +95,7 @@ class Response:
                     host=self.host, problem=f"an answer of more than {bytes_max} bytes"
                 )
             if time.monotonic() > deadline:
-                raise self._transient("an answer takes too long")
+                raise self._transient("an answer takes too long", is_slow=True)
         return b"".join(pieces)
 
     def pieces(self) -> Iterator[bytes]:
@@ -106,7 +113,7 @@ class Response:
                 now = time.monotonic()
                 if now > window_end:
                     if window_bytes < self._bounds.window_bytes:
-                        raise self._transient("hardly anything comes")
+                        raise self._transient("hardly anything comes", is_slow=True)
                     window_end, window_bytes = now + self._bounds.window_s, 0
             is_whole = True
         finally:
@@ -156,11 +163,13 @@ class Response:
         try:
             data: bytes = self._inner.read1(_PIECE_BYTES, decode_content=False)
         except (HTTPError, OSError, ValueError) as error:
-            raise self._transient(_reason(error)) from error
+            problem = _reason(error)
+            raise self._transient(problem, is_slow=problem == _NO_ANSWER) from error
         return data
 
-    def _transient(self, problem: str) -> TransientError:
-        return TransientError(UnreachableRegistryError(host=self.host, problem=problem))
+    def _transient(self, problem: str, *, is_slow: bool) -> TransientError:
+        why = UnreachableRegistryError(host=self.host, problem=problem)
+        return TransientError(why, is_slow=is_slow)
 
 
 class Connections:
@@ -217,14 +226,15 @@ class Connections:
             raise UnexpectedAnswerError(host=host, problem="a URL that is none") from error
         except (exceptions.HTTPError, OSError) as error:
             problem = _reason(error)
-            raise TransientError(UnreachableRegistryError(host=host, problem=problem)) from error
+            why = UnreachableRegistryError(host=host, problem=problem)
+            raise TransientError(why, is_slow=problem == _NO_ANSWER) from error
         response = Response(inner, url, self._settings)
         if is_transient(response.status):
             wait_s = _retry_after(response.header("Retry-After"))
             response.finish()
             problem = f"it answers {response.status} {_words(response.status)}".rstrip()
-            why = UnexpectedAnswerError(host=host, problem=problem)
-            raise TransientError(why, wait_s=wait_s)
+            refusal = UnexpectedAnswerError(host=host, problem=problem)
+            raise TransientError(refusal, wait_s=wait_s)
         return response
 
     def close(self) -> None:
@@ -241,6 +251,11 @@ class Connections:
         return known
 
     def _new(self, url: str, origin: Origin, insecure: bool) -> "urllib3.PoolManager":
+        manager = self._unbounded(url, origin, insecure)
+        manager.pool_classes_by_scheme = _impatient_pools(self._settings.bounds.head_s)
+        return manager
+
+    def _unbounded(self, url: str, origin: Origin, insecure: bool) -> "urllib3.PoolManager":
         import urllib3
 
         context = self._tls(origin, insecure=insecure) if origin.scheme == "https" else None
@@ -310,6 +325,50 @@ class Connections:
         return [place for place in places if place.is_dir()]
 
 
+def _impatient_pools(head_s: float) -> "dict[str, type[urllib3.HTTPConnectionPool]]":
+    """Pools whose connections are cut when the head of an answer is not there in time.
+
+    Time-outs of sockets begin anew with every byte: a header that trickles would never end. What an
+    answer waits for before its first byte is no concern of this.
+    """
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    def impatient(base: type[HTTPConnection]) -> type[HTTPConnection]:
+        class Impatient(base):  # type: ignore[valid-type, misc]  # mypy knows no bases by value
+            def getresponse(self) -> "urllib3.HTTPResponse":
+                sock, was_cut = self.sock, threading.Event()
+                patience_s = head_s + (sock.gettimeout() or 0)
+                timer = threading.Timer(patience_s, _cut, (sock, was_cut))
+                timer.daemon = True
+                timer.start()
+                try:
+                    response: urllib3.HTTPResponse = super().getresponse()
+                finally:
+                    timer.cancel()
+                    timer.join()  # before anybody forks
+                if was_cut.is_set():  # which http.client takes for the end of the head
+                    response.close()
+                    raise TimeoutError
+                return response
+
+        return Impatient
+
+    plain, safe = impatient(HTTPConnection), impatient(HTTPSConnection)
+    return {
+        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("Pool", (HTTPSConnectionPool,), {"ConnectionCls": safe}),
+    }
+
+
+def _cut(sock: socket.socket, was_cut: threading.Event) -> None:
+    was_cut.set()
+    try:
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS as well, without its farewell
+    except OSError:  # it has ended meanwhile
+        return
+
+
 def is_transient(status: int) -> bool:
     """Whether the same request may succeed a moment later."""
     return status in (408, 429) or (500 <= status < 600 and status not in _FINAL_5XX)
@@ -366,7 +425,7 @@ def _reason(error: BaseException) -> str:
         chain.append(nested)
     for each in reversed(chain):
         if isinstance(each, TimeoutError) or "timed out" in str(each):
-            return "no answer in time"
+            return _NO_ANSWER
         if isinstance(each, OSError) and each.strerror:
             return each.strerror.lower()
     return "the connection was cut"

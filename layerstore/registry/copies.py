@@ -6,15 +6,13 @@ of them comes here.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from threading import Condition
 from typing import TYPE_CHECKING
 
 from layerstore.descriptor import Descriptor
 from layerstore.reference import Reference
-from layerstore.registry.errors import CanceledError
 from layerstore.registry.pull import find_remote
 from layerstore.registry.repository import RemoteDocument, Repository
-from layerstore.registry.transfers import Workers
+from layerstore.registry.transfers import Workers, side_by_side, untold
 
 if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
@@ -97,32 +95,6 @@ class RemoteDestination:
             self._repository.put_manifest(self._documents[root.plain], root.media_type, self._tag)
 
     def each(self, blobs: Sequence[Descriptor], take: Callable[[Descriptor], object]) -> None:
-        side_by_side(self._client, [partial(take, blob) for blob in blobs])
-
-
-def side_by_side(client: "RegistryClient", jobs: Sequence[Callable[[], object]]) -> None:
-    """Carry out jobs, as many at a time as the settings say. The first error ends the others."""
-    changed = Condition()
-    left = len(jobs)
-    failures: list[BaseException] = []
-
-    def carry_out(job: Callable[[], object]) -> None:
-        nonlocal left
-        error: BaseException | None = None
-        try:
-            job()
-        except BaseException as caught:  # noqa: BLE001 - it is the caller's, in the other thread
-            error = caught
-        with changed:
-            left -= 1
-            if error is not None:
-                failures.append(error)
-            changed.notify_all()
-
-    with Workers(client.settings.jobs, lambda event: None, client.stop) as workers:
-        for job in jobs:
-            workers.add(partial(carry_out, job))
-        with changed:
-            workers.wait(changed, lambda: not left or bool(failures))
-        if failures:
-            raise next((e for e in failures if not isinstance(e, CanceledError)), failures[0])
+        client = self._client
+        with Workers(client.settings.jobs, untold, client.stop) as workers:
+            side_by_side(workers, [partial(take, blob) for blob in blobs])

@@ -119,8 +119,8 @@ class Endpoint:
         return ask() if once else self.attempts(ask)
 
     def attempts(self, ask: Callable[[], T]) -> T:
-        """Ask again after transient failures, as often as the user allows."""
-        waited_s = 0.0
+        """Ask again after transient failures, as often as the user allows; after time-outs once."""
+        waited_s, slow = 0.0, 0
         for attempt in range(self._settings.retries + 1):
             try:
                 return ask()
@@ -128,7 +128,9 @@ class Endpoint:
                 wait_s = max(error.wait_s, self._bounds.backoff_s * 2**attempt)
                 wait_s = min(wait_s, self._bounds.retry_after_max_s)
                 waited_s += wait_s
-                if attempt == self._settings.retries or waited_s > self._bounds.waits_max_s:
+                slow += error.is_slow
+                is_last = attempt == self._settings.retries or slow > 1
+                if is_last or waited_s > self._bounds.waits_max_s:
                     raise error.why from error
                 self.pause(wait_s)
         raise AssertionError("the last attempt returns or raises")

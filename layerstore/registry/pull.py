@@ -32,7 +32,7 @@ from layerstore.images import NESTING_MAX, Image, choose, host_platform
 from layerstore.reference import Reference
 from layerstore.registry.errors import RegistryError, UnknownManifestError
 from layerstore.registry.repository import RemoteDocument, Repository
-from layerstore.registry.transfers import Download, Report, Status, Transfer, Workers
+from layerstore.registry.transfers import Download, Report, Status, Transfer, Workers, untold
 
 if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
@@ -57,7 +57,7 @@ def pull_image(
     reference: Reference,
     *,
     platform: Platform | None = None,
-    report: Report = lambda event: None,
+    report: Report = untold,
 ) -> Pulled:
     """Take in the image that a registry has under a name, and name it so. Flushing is the caller's.
 
@@ -201,6 +201,7 @@ def _fetch_layers(
     report: Report,
 ) -> None:
     """Fetch layers side by side, and take them in one after the other, bottom first."""
+    store.check_room(sum(blob.size_bytes for blob, _ in missing))
     begun: deque[tuple[Download, Digest]] = deque()
     rest = deque(missing)
     with Workers(client.settings.jobs, report, client.stop) as workers, ExitStack() as cleanup:

@@ -8,7 +8,6 @@ The image is sent byte for byte, and has the digest there that it has here.
 
 from collections.abc import Iterator
 from functools import partial
-from threading import Condition
 from typing import TYPE_CHECKING
 
 from layerstore.blobs import get
@@ -18,9 +17,15 @@ from layerstore.documents import Index, Manifest
 from layerstore.errors import StoreError
 from layerstore.images import Image, name_of_entry
 from layerstore.reference import Reference
-from layerstore.registry.errors import CanceledError
 from layerstore.registry.repository import Repository
-from layerstore.registry.transfers import Report, Status, Transfer, Workers
+from layerstore.registry.transfers import (
+    Report,
+    Status,
+    Transfer,
+    Workers,
+    side_by_side,
+    untold,
+)
 
 if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
@@ -35,7 +40,7 @@ def push_image(
     image: Image,
     reference: Reference,
     *,
-    report: Report = lambda event: None,
+    report: Report = untold,
 ) -> Digest:
     """Store `image` in the registry under `reference`; returns the digest of its manifest.
 
@@ -74,7 +79,7 @@ def push_index(
     index: Descriptor,
     reference: Reference,
     *,
-    report: Report = lambda event: None,
+    report: Report = untold,
 ) -> None:
     """Store an index with all its images in the registry. Raises as `push_image`."""
     store.lease()
@@ -110,32 +115,14 @@ def push_blobs(
     Args:
         sources: paths of repositories of that registry that may have a blob.
     """
-    changed = Condition()
-    left = len(blobs)
-    failures: list[BaseException] = []
-
-    def job(workers: Workers, blob: Descriptor) -> None:
-        nonlocal left
-        error: BaseException | None = None
-        try:
-            _push_blob(store, repository, blob, sources.get(blob.digest, []), workers)
-        except BaseException as caught:  # noqa: BLE001 - it is the caller's, in the other thread
-            error = caught
-        with changed:
-            left -= 1
-            if error is not None:
-                failures.append(error)
-            changed.notify_all()
-
     for blob in blobs:
         report(Transfer(digest=blob.digest, status="waiting", size_bytes=blob.size_bytes))
     with Workers(client.settings.jobs, report, client.stop) as workers:
-        for blob in blobs:
-            workers.add(partial(job, workers, blob))
-        with changed:
-            workers.wait(changed, lambda: not left or bool(failures))
-        if failures:
-            raise next((e for e in failures if not isinstance(e, CanceledError)), failures[0])
+
+        def push(blob: Descriptor) -> None:
+            _push_blob(store, repository, blob, sources.get(blob.digest, []), workers)
+
+        side_by_side(workers, [partial(push, blob) for blob in blobs])
 
 
 def _push_blob(

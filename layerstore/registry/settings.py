@@ -15,6 +15,7 @@ class Bounds:
     connect_timeout_s: float = 30
     idle_timeout_s: float = 60
     commit_timeout_s: float = 600  # the answer to the last request of an upload: it is hashed there
+    head_s: float = 30  # for status and headers, beyond the time without a byte
     document_s: float = 120  # for a whole small answer
     window_s: float = 60  # in which a download has to give `window_bytes`
     window_bytes: int = 4 << 10

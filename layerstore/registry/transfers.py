@@ -9,8 +9,9 @@ they wait for is cut. All threads have ended when `Workers` is left.
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 
@@ -64,7 +65,7 @@ class Workers:
         self._responses: set[Response] = set()
 
     def add(self, job: Job) -> None:
-        """Carry out `job` when those before it have been begun. It raises nothing."""
+        """Carry out `job` when those before it have been begun. It raises nothing itself."""
         self._jobs.put(job)
         if len(self._threads) < self._count:
             thread = threading.Thread(target=self._work, daemon=True)
@@ -121,6 +122,37 @@ class Workers:
         while (job := self._jobs.get()) is not None:
             if not self._stop.is_set():
                 job()
+
+
+def untold(event: Transfer) -> None:
+    """A report to nobody."""
+
+
+def side_by_side(workers: Workers, jobs: Sequence[Job]) -> None:
+    """Carry out jobs, and wait for the last one. The first error is raised, and ends the others."""
+    changed = threading.Condition()
+    left = len(jobs)
+    failures: list[BaseException] = []
+
+    def carry_out(job: Job) -> None:
+        nonlocal left
+        error: BaseException | None = None
+        try:
+            job()
+        except BaseException as caught:  # noqa: BLE001 - it is the caller's, in the other thread
+            error = caught
+        with changed:
+            left -= 1
+            if error is not None:
+                failures.append(error)
+            changed.notify_all()
+
+    for job in jobs:
+        workers.add(partial(carry_out, job))
+    with changed:
+        workers.wait(changed, lambda: not left or bool(failures))
+    if failures:
+        raise next((e for e in failures if not isinstance(e, CanceledError)), failures[0])
 
 
 class Download:

@@ -138,6 +138,15 @@ def test_outputs_that_push(
     assert is_zstd == ("zstd" in output)
 
 
+def test_a_named_context_may_be_an_image_of_a_registry(
+    machine: Lamina, proxy: FaultProxy, context: Path
+) -> None:
+    (context / "Dockerfile").write_text("FROM other\nRUN echo two > /two\n")
+    other = f"other=docker-image://{proxy.address}/base:1"
+    machine("build", "-t", "app", "--build-context", other, context)
+    assert machine("run", "--rm", "app", "cat", "/two").stdout == "two\n"
+
+
 def test_a_push_that_fails_fails_the_build(machine: Lamina, context: Path) -> None:
     done = machine("build", "-t", "127.0.0.1:1/app", "--push", context, check=False)
     assert done.returncode == 1

@@ -13,6 +13,7 @@ from tests.support.oddregistry import OddRegistry, odd_registry
 QUICK = Bounds(
     connect_timeout_s=2,
     idle_timeout_s=0.5,
+    head_s=0.5,
     document_s=1,
     window_s=0.5,
     backoff_s=0.01,

@@ -25,7 +25,6 @@ from layerstore import descriptor as media
 from layerstore.blobs import put
 from layerstore.errors import CorruptBlobError, StoreError
 from layerstore.registry import Credentials, RegistryCopies, RegistryError, UnknownManifestError
-from layerstore.registry.copies import side_by_side
 from tests.layerstore.registry.conftest import NewClient
 from tests.support.faultproxy import FAULTS, Fault, FaultProxy, fault_proxy
 from tests.support.peers import run
@@ -277,21 +276,3 @@ def test_what_skopeo_pushed_comes_back_by_its_digest(
         assert copied == other.images.resolve("back").descriptor
         assert other.images.resolve("back").id == image.id
     assert problems(tmp_path / "other") == []
-
-
-def test_jobs_go_side_by_side_and_the_first_error_ends_them(new_client: NewClient) -> None:
-    done: list[int] = []
-    gate = threading.Barrier(2, timeout=10)
-
-    def job(number: int) -> None:
-        gate.wait()  # passes when two are there at once
-        done.append(number)
-
-    side_by_side(new_client(jobs=2), [lambda n=n: job(n) for n in range(4)])  # type: ignore[misc]
-    assert sorted(done) == [0, 1, 2, 3]
-
-    def fail() -> None:
-        raise StoreError("no")
-
-    with pytest.raises(StoreError, match="no"):
-        side_by_side(new_client(jobs=1), [fail, lambda: done.append(9)])

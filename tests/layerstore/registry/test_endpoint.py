@@ -351,6 +351,18 @@ def test_failures_come_to_an_end(odd: OddRegistry, new_client: NewClient) -> Non
     assert len(odd.paths()) == 3
 
 
+def test_a_time_out_is_tried_again_once(odd: OddRegistry, new_client: NewClient) -> None:
+    def late(asked: Asked) -> Reply:
+        odd.ended.wait(2)
+        return Reply()
+
+    odd.replies["GET /v2/a/x"] = late
+    with pytest.raises(UnreachableRegistryError, match="no answer in time"):
+        ask(new_client(), odd)
+    assert len(odd.paths()) == 2
+    odd.ended.set()
+
+
 def test_a_day_of_retry_after_is_not_waited_for(odd: OddRegistry, new_client: NewClient) -> None:
     odd.replies["GET /v2/a/x"] = [
         Reply(status=429, headers={"Retry-After": "86400"}),
@@ -359,7 +371,7 @@ def test_a_day_of_retry_after_is_not_waited_for(odd: OddRegistry, new_client: Ne
     ]
     started = time.monotonic()
     assert read(ask(new_client(), odd)) == b"in"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_other_refusals_are_final(odd: OddRegistry, new_client: NewClient) -> None:

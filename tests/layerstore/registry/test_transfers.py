@@ -10,7 +10,7 @@ from layerstore import CorruptBlobError, Descriptor, Digest, Reference, Store
 from layerstore.backends.memory import MemoryBlobs
 from layerstore.registry import RegistryError
 from layerstore.registry.errors import CanceledError
-from layerstore.registry.transfers import Download, Transfer, Workers
+from layerstore.registry.transfers import Download, Transfer, Workers, side_by_side
 from tests.layerstore.registry.conftest import NewClient
 from tests.support.oddregistry import OddRegistry, Reply
 
@@ -69,6 +69,7 @@ def test_who_waits_tells_events_meanwhile() -> None:
 
 
 def test_after_a_failure_no_job_is_begun_and_all_threads_end() -> None:
+    before = threading.active_count()
     begun: list[int] = []
     stop = threading.Event()
     started = threading.Event()
@@ -84,7 +85,28 @@ def test_after_a_failure_no_job_is_begun_and_all_threads_end() -> None:
         started.wait(20)
         raise ZeroDivisionError
     assert begun == [1]
-    assert threading.active_count() == 1
+    assert threading.active_count() == before
+
+
+def test_jobs_go_side_by_side_and_the_first_error_ends_them() -> None:
+    before = threading.active_count()
+    done: list[int] = []
+    stop = threading.Event()
+    with Workers(2, ignore, stop) as workers:
+        side_by_side(workers, [lambda n=n: done.append(n) for n in range(4)])  # type: ignore[misc]  # a default
+    assert sorted(done) == [0, 1, 2, 3]
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    def canceled() -> None:
+        stop.wait(20)
+        raise CanceledError
+
+    with pytest.raises(ZeroDivisionError), Workers(2, ignore, stop) as workers:
+        side_by_side(workers, [canceled, fail, lambda: done.append(9)])
+    assert 9 not in done
+    assert threading.active_count() == before
 
 
 # Downloads.
