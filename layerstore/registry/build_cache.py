@@ -40,9 +40,9 @@ from layerstore.errors import (
 )
 from layerstore.layers import Layer
 from layerstore.reference import Reference
-from layerstore.registry.copies import side_by_side
 from layerstore.registry.pull import find_remote
 from layerstore.registry.repository import RemoteDocument, Repository
+from layerstore.registry.transfers import side_by_side
 from layerstore.transports.cache_directory import MOUNTS
 from layerstore.transports.cached_mounts import Filter, export_mount
 from layerstore.transports.cached_steps import encode_step, table_descriptor

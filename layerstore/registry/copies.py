@@ -12,7 +12,7 @@ from layerstore.descriptor import Descriptor
 from layerstore.reference import Reference
 from layerstore.registry.pull import find_remote
 from layerstore.registry.repository import RemoteDocument, Repository
-from layerstore.registry.transfers import Workers, side_by_side, untold
+from layerstore.registry.transfers import side_by_side
 
 if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
@@ -95,6 +95,4 @@ class RemoteDestination:
             self._repository.put_manifest(self._documents[root.plain], root.media_type, self._tag)
 
     def each(self, blobs: Sequence[Descriptor], take: Callable[[Descriptor], object]) -> None:
-        client = self._client
-        with Workers(client.settings.jobs, untold, client.stop) as workers:
-            side_by_side(workers, [partial(take, blob) for blob in blobs])
+        side_by_side(self._client, [partial(take, blob) for blob in blobs])

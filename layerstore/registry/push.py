@@ -23,7 +23,6 @@ from layerstore.registry.transfers import (
     Status,
     Transfer,
     Workers,
-    side_by_side,
     untold,
 )
 
@@ -122,7 +121,7 @@ def push_blobs(
         def push(blob: Descriptor) -> None:
             _push_blob(store, repository, blob, sources.get(blob.digest, []), workers)
 
-        side_by_side(workers, [partial(push, blob) for blob in blobs])
+        workers.carry_out([partial(push, blob) for blob in blobs])
 
 
 def _push_blob(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from layerstore.blobs import BlobWriter
 from layerstore.descriptor import Descriptor
@@ -21,6 +21,9 @@ from layerstore.digest import Digest
 from layerstore.registry.connection import Response
 from layerstore.registry.errors import CanceledError
 from layerstore.registry.repository import Repository
+
+if TYPE_CHECKING:
+    from layerstore.registry.client import RegistryClient
 
 _PIECE_BYTES = 256 << 10
 _TICK_S = 0.1  # in which events are told, however little happens
@@ -71,6 +74,32 @@ class Workers:
             thread = threading.Thread(target=self._work, daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    def carry_out(self, jobs: Sequence[Job]) -> None:
+        """Carry out jobs, and wait for the last. The first error is raised, and ends the others."""
+        changed = threading.Condition()
+        left = len(jobs)
+        failures: list[BaseException] = []
+
+        def carry_out(job: Job) -> None:
+            nonlocal left
+            error: BaseException | None = None
+            try:
+                job()
+            except BaseException as caught:  # noqa: BLE001 - it is the caller's, in another thread
+                error = caught
+            with changed:
+                left -= 1
+                if error is not None:
+                    failures.append(error)
+                changed.notify_all()
+
+        for job in jobs:
+            self.add(partial(carry_out, job))
+        with changed:
+            self.wait(changed, lambda: not left or bool(failures))
+        if failures:
+            raise next((e for e in failures if not isinstance(e, CanceledError)), failures[0])
 
     def tell(self, event: Transfer) -> None:
         """Report an event; may be called by any thread."""
@@ -128,31 +157,10 @@ def untold(event: Transfer) -> None:
     """A report to nobody."""
 
 
-def side_by_side(workers: Workers, jobs: Sequence[Job]) -> None:
-    """Carry out jobs, and wait for the last one. The first error is raised, and ends the others."""
-    changed = threading.Condition()
-    left = len(jobs)
-    failures: list[BaseException] = []
-
-    def carry_out(job: Job) -> None:
-        nonlocal left
-        error: BaseException | None = None
-        try:
-            job()
-        except BaseException as caught:  # noqa: BLE001 - it is the caller's, in the other thread
-            error = caught
-        with changed:
-            left -= 1
-            if error is not None:
-                failures.append(error)
-            changed.notify_all()
-
-    for job in jobs:
-        workers.add(partial(carry_out, job))
-    with changed:
-        workers.wait(changed, lambda: not left or bool(failures))
-    if failures:
-        raise next((e for e in failures if not isinstance(e, CanceledError)), failures[0])
+def side_by_side(client: "RegistryClient", jobs: Sequence[Job]) -> None:
+    """Carry out jobs, as many at a time as the settings say; see `Workers.carry_out`."""
+    with Workers(client.settings.jobs, untold, client.stop) as workers:
+        workers.carry_out(jobs)
 
 
 class Download:

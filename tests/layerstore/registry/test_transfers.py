@@ -10,7 +10,7 @@ from layerstore import CorruptBlobError, Descriptor, Digest, Reference, Store
 from layerstore.backends.memory import MemoryBlobs
 from layerstore.registry import RegistryError
 from layerstore.registry.errors import CanceledError
-from layerstore.registry.transfers import Download, Transfer, Workers, side_by_side
+from layerstore.registry.transfers import Download, Transfer, Workers
 from tests.layerstore.registry.conftest import NewClient
 from tests.support.oddregistry import OddRegistry, Reply
 
@@ -93,7 +93,7 @@ def test_jobs_go_side_by_side_and_the_first_error_ends_them() -> None:
     done: list[int] = []
     stop = threading.Event()
     with Workers(2, ignore, stop) as workers:
-        side_by_side(workers, [lambda n=n: done.append(n) for n in range(4)])  # type: ignore[misc]  # a default
+        workers.carry_out([lambda n=n: done.append(n) for n in range(4)])  # type: ignore[misc]  # a default
     assert sorted(done) == [0, 1, 2, 3]
 
     def fail() -> None:
@@ -104,7 +104,7 @@ def test_jobs_go_side_by_side_and_the_first_error_ends_them() -> None:
         raise CanceledError
 
     with pytest.raises(ZeroDivisionError), Workers(2, ignore, stop) as workers:
-        side_by_side(workers, [canceled, fail, lambda: done.append(9)])
+        workers.carry_out([canceled, fail, lambda: done.append(9)])
     assert 9 not in done
     assert threading.active_count() == before
 
