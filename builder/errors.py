@@ -105,6 +105,14 @@ class UnsupportedFeatureError(BuilderError):
         self.feature = feature
 
 
+class NetworkError(BuilderError):
+    pass
+
+
+class NetworkUnavailableError(NetworkError):
+    """This host, or this user, has no way to make private networks."""
+
+
 class LoweringError(BuilderError):
     pass
 

@@ -262,6 +262,7 @@ def network_files(
     if extra_hosts:
         hosts = hosts.removesuffix("\n") + "\n"
         hosts += "".join(f"{address}\t{name}\n" for name, address in extra_hosts)
+        hosts = hosts.replace("host-gateway", "127.0.0.1")
     return (
         FileMount(target="/etc/hosts", content=hosts.encode()),
         FileMount(target="/etc/resolv.conf", content=resolv),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import host, tally
+from tests.support import host, networks, tally
 from tests.support.cli import Lamina
 
 MUST_CHECK_ALL = os.environ.get("LAMINA_MUST_CHECK_ALL", "") not in ("", "0")
@@ -31,6 +31,7 @@ GATES: dict[str, Callable[[pytest.Mark], str | None]] = {
     "needs_userns": lambda _: host.no_userns(),
     "needs_peers": _peers,
     "needs_registry": lambda _: host.no_registry(),
+    "needs_networks": lambda _: networks.no_private_networks(),
     "needs_git": lambda _: host.no_git(),
     "needs_debian": lambda _: host.no_debian(),
 }
@@ -105,6 +106,13 @@ def _no_docker_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(conf))
         yield
+
+
+@pytest.fixture
+def own_network() -> Iterator[Path]:
+    """A network of the test's own, in the place of the host's."""
+    with networks.own_network() as path:
+        yield path
 
 
 @pytest.fixture

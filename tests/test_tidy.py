@@ -26,6 +26,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "layerstore",
         "layerstore.registry",
         "builder.sandbox",
+        "builder.network",
         "builder.lower",
         "builder.check",
     ),
@@ -33,7 +34,8 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
     "builder.check": ("grammar", "layerstore", "builder", "builder.lower"),
     "builder.lower": ("grammar", "layerstore", "builder", "builder.sandbox"),
     "builder.sandbox": (),
-    "builder.runner": ("layerstore", "builder", "builder.sandbox"),
+    "builder.network": ("builder", "builder.sandbox"),
+    "builder.runner": ("layerstore", "builder", "builder.sandbox", "builder.network"),
     "builder.inspect": ("grammar", "layerstore", "builder"),
     "builder.cli": (
         "grammar",
@@ -41,6 +43,7 @@ MAY_KNOW: dict[str, tuple[str, ...]] = {
         "layerstore.registry",
         "builder",
         "builder.sandbox",
+        "builder.network",
         "builder.runner",
         "builder.inspect",
         "builder.check",
@@ -52,11 +55,13 @@ WALLED = (
     "layerstore",
     "layerstore.registry",  # is inside layerstore, and may name its files, as its transports do
     "builder.sandbox",
+    "builder.network",
     "builder.runner",
     "builder.check",
 )
 # What of `builder` itself the rooms inside it may use, where that is less than everything.
 OF_BUILDER: dict[str, tuple[str, ...]] = {
+    "builder.network": ("builder.errors",),
     "builder.runner": (
         "builder.errors",
         "builder.snapshot",
@@ -75,8 +80,9 @@ HOMES: dict[str, tuple[str, ...]] = {
     "click": ("builder/cli/",),
     "rich": ("builder/cli/",),
     "ctypes": ("builder/sandbox/syscalls.py",),
-    # Locks of the store, and of containers, which are no part of it.
+    # Locks of the store; of containers and of addresses, which are no part of it.
     "fcntl": (
+        "builder/network/",
         "builder/sandbox/recorder.py",  # ioctl, called for every question
         "layerstore/locks.py",
         "builder/runner/liveness.py",

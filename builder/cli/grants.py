@@ -15,6 +15,7 @@ from pathlib import Path
 
 from builder.cli.arguments import Arguments, UsageError
 from builder.cli.limits import bad, of_build, size, ulimits
+from builder.cli.networking import parse_host
 from builder.errors import BuilderError, UnsupportedFeatureError
 from builder.grants import Grants
 from builder.steps import RunSettings
@@ -22,7 +23,6 @@ from builder.steps import RunSettings
 _RIGHTS = ("network.host", "security.insecure")
 _SECRET_KEYS = ("id", "src", "source", "env", "type")
 _SECRET_MAX_BYTES = 500 << 10  # BuildKit's
-_HOST_GATEWAY = "host-gateway"
 
 
 def grants_of(arguments: Arguments) -> Grants:
@@ -41,7 +41,7 @@ def grants_of(arguments: Arguments) -> Grants:
 def settings_of(arguments: Arguments) -> RunSettings:
     """The settings of a command line. Raises UsageError."""
     return RunSettings(
-        extra_hosts=tuple(map(_host, arguments.values("add-host"))),
+        extra_hosts=tuple(map(parse_host, arguments.values("add-host"))),
         shm_size_bytes=size(arguments.value("shm-size"), "shm-size") or None,
         resource_limits=ulimits(arguments),
         limits=of_build(arguments),
@@ -132,32 +132,6 @@ def _agent(text: str) -> tuple[str, Path]:
             hint="start ssh-agent, add the key to it by ssh-add, and build with --ssh default",
         )
     return agent_id, Path(os.path.abspath(path))  # noqa: PTH100 - links stay
-
-
-def _host(text: str) -> tuple[str, str]:
-    """NAME:ADDRESS or NAME=ADDRESS, IPv6 in brackets if one likes."""
-    end = min((at for at in map(text.find, ":=") if at >= 0), default=-1)
-    name, address = text[:end], text[end + 1 :]
-    if end < 1 or not address or not name.isprintable() or " " in name:
-        raise bad("add-host", text, "it is no host and address", "write NAME:ADDRESS")
-    if address == _HOST_GATEWAY:
-        return name, "127.0.0.1"  # RUN has the host's own network
-    address = address.removeprefix("[").removesuffix("]")
-    if not _is_address(address):
-        raise bad("add-host", text, f"{address!r} is no IP address", "write NAME:ADDRESS")
-    return name, address
-
-
-def _is_address(text: str) -> bool:
-    import _socket
-
-    for family in (_socket.AF_INET, _socket.AF_INET6):
-        try:
-            _socket.inet_pton(family, text)
-        except (OSError, ValueError):
-            continue
-        return True
-    return False
 
 
 def _fields(text: str) -> Iterable[str]:

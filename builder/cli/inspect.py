@@ -261,7 +261,7 @@ def _host_config(record: "ContainerRecord") -> Document:
     tmpfs = {mount.target: "" for mount in record.mounts if mount.kind == "tmpfs"}
     return Document(
         Binds=binds or NilList(),
-        NetworkMode=record.network,
+        NetworkMode="bridge" if record.network == "default" else record.network,
         RestartPolicy=Document(Name="no", MaximumRetryCount=0),
         AutoRemove=record.auto_remove,
         CapAdd=_list(profile.cap_add or None),

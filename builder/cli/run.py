@@ -12,6 +12,7 @@ from builder import runner
 from builder.cli import limits, profile
 from builder.cli.access import ACCESS
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
+from builder.cli.networking import NETWORK_OPTIONS, network_of, networking_of
 from builder.cli.output import line, warn
 from builder.cli.terminal import RawTerminal, size
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from builder.cli.session import Session
     from builder.runner import ContainerRecord, Hold, MountPoint, RunOptions, Streams
     from layerstore import Store
-
-_NETWORKS = ("host", "none")
 
 SHARED = (
     many("-e", "--env", metavar="NAME[=VALUE]", about="Set an environment variable"),
@@ -37,13 +36,7 @@ SHARED = (
     many("--tmpfs", metavar="TARGET[:size=...]", about="Mount an empty directory in memory"),
     value("--entrypoint", metavar="PROGRAM", about="Replace the image's ENTRYPOINT"),
     value("--name", about="Name of the container (default: a made-up one)"),
-    value("-h", "--hostname", about="Host name in the container"),
-    value(
-        "--network",
-        metavar="host|none",
-        about="The host's network, or none (default: host; private networks are not there yet)",
-    ),
-    value("--net", metavar="host|none", about="The same as --network"),
+    *NETWORK_OPTIONS,
     many("-l", "--label", metavar="NAME=VALUE", about="Label the container"),
     flag("-i", "--interactive", about="Leave standard input open"),
     flag("-t", "--tty", about="Give the program a terminal"),
@@ -81,7 +74,7 @@ _NO_NETWORK = "with --network host the program's ports are the host's; private n
 _NO_LIMIT = "memory, processors and processes can be limited"
 REFUSED = {
     **dict.fromkeys(("-p", "--publish", "-P", "--publish-all", "--expose"), _NO_NETWORK),
-    **dict.fromkeys(("--add-host", "--dns", "--ip", "--network-alias", "--link"), _NO_NETWORK),
+    **dict.fromkeys(("--ip", "--ip6", "--network-alias", "--link"), _NO_NETWORK),
     **dict.fromkeys(("--cpu-rt-period", "--cpu-rt-runtime", "--kernel-memory"), _NO_LIMIT),
     **dict.fromkeys(("--blkio-weight", "--blkio-weight-device", "--oom-kill-disable"), _NO_LIMIT),
     **dict.fromkeys(("--device-read-bps", "--device-write-bps"), _NO_LIMIT),
@@ -107,7 +100,8 @@ def run(arguments: Arguments, session: "Session") -> int:
         record, hold = _made(arguments, session, options)
         cid_file.write(record.id)
     if is_detached:
-        runner.run_detached(session.root, record, hold)
+        for warning in runner.run_detached(session.root, record, hold):
+            warn(warning)
         line(record.id)
         return 0
     return run_attached(session, record, hold, interactive=options.interactive)
@@ -164,10 +158,10 @@ def _minded(
     session: "Session", record: "ContainerRecord", hold: "Hold", streams: "Streams", *, raw: bool
 ) -> int:
     if not raw:
-        status = runner.run(session.root, record, hold, streams)
+        status = runner.run(session.root, record, hold, streams, warn=warn)
     else:
         with RawTerminal(0):
-            status = runner.run(session.root, record, hold, streams)
+            status = runner.run(session.root, record, hold, streams, warn=warn)
     if status.oom_killed and status.shell_code:
         from builder.sizes import short_size
 
@@ -196,12 +190,9 @@ def environment(arguments: Arguments) -> tuple[str, ...]:
 def options_of(arguments: Arguments) -> "RunOptions":
     """What the options of `SHARED` and the words after the image ask for."""
     command = arguments.words[1:]
-    network = arguments.value("network") or arguments.value("net") or "host"
-    if network not in _NETWORKS:
-        raise UsageError(
-            f"--network {network} is not supported by this version of lamina",
-            hint="there are host and none; private networks come later",
-        )
+    network = network_of(arguments)
+    if runner.is_private(network) and network not in ("default", "bridge"):
+        raise UsageError(f"--network {network}: there is no such network")
     pids = arguments.number("pids-limit", least=-1) or 0
     memory_bytes = limits.memory(arguments.value("memory"))
     return runner.RunOptions(
@@ -212,7 +203,8 @@ def options_of(arguments: Arguments) -> "RunOptions":
         user=arguments.value("user") or "",
         name=arguments.value("name"),
         hostname=arguments.value("hostname") or "",
-        network="none" if network == "none" else "host",
+        network=network,
+        networking=networking_of(arguments),
         mounts=_mounts(arguments),
         labels=tuple(_label(text) for text in arguments.values("label")),
         terminal=arguments.flag("tty"),

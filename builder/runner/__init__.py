@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from builder.runner.logs import Entry, LogWriter, follow_log, last_entries, read_log
     from builder.runner.lookup import running
     from builder.runner.monitor import DetachedError, exec_detached, run_detached
+    from builder.runner.networking import Endpoint, Networking, is_private
     from builder.runner.options import (
         RunOptions,
         from_caller,
@@ -42,12 +43,14 @@ _HOMES = {
     "ContainerRecord": "container",
     "ContainerStore": "store",
     "DetachedError": "monitor",
+    "Endpoint": "networking",
     "Entry": "logs",
     "ExecOptions": "verbs",
     "Hold": "liveness",
     "LogWriter": "logs",
     "MountPoint": "container",
     "NO_PROFILE": "profile",
+    "Networking": "networking",
     "Profile": "profile",
     "RunOptions": "options",
     "Streams": "attend",
@@ -57,6 +60,7 @@ _HOMES = {
     "execute": "verbs",
     "follow_log": "logs",
     "from_caller": "options",
+    "is_private": "networking",
     "kill": "verbs",
     "last_entries": "logs",
     "parse_env_file": "options",
@@ -83,11 +87,13 @@ __all__ = [
     "ContainerRecord",
     "ContainerStore",
     "DetachedError",
+    "Endpoint",
     "Entry",
     "ExecOptions",
     "Hold",
     "LogWriter",
     "MountPoint",
+    "Networking",
     "Profile",
     "RunOptions",
     "Streams",
@@ -97,6 +103,7 @@ __all__ = [
     "execute",
     "follow_log",
     "from_caller",
+    "is_private",
     "kill",
     "last_entries",
     "parse_env_file",

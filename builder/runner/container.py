@@ -21,10 +21,11 @@ Pure: values, and their form in `container.json`.
 
 from typing import Any, Literal, NamedTuple
 
+from builder.runner import networking as networks
+from builder.runner.networking import Attached, Networking
 from builder.runner.profile import NO_PROFILE, Profile
 
 State = Literal["created", "running", "exited", "dead"]
-Network = Literal["host", "none"]
 
 # which state follows which, and no other
 FOLLOWS: dict[State, tuple[State, ...]] = {
@@ -75,7 +76,7 @@ class ContainerRecord(NamedTuple):
     interactive: bool
     # its surroundings
     hostname: str
-    network: Network
+    network: str  # host, none, default, container:ID, or a network's name
     mounts: tuple[MountPoint, ...]
     labels: tuple[tuple[str, str], ...]
     auto_remove: bool
@@ -96,6 +97,8 @@ class ContainerRecord(NamedTuple):
     oom_killed: bool = False
     pid: int = 0  # of the sandbox's PID 1, and when that started (ticks since boot): see verbs
     pid_started: int = 0
+    networking: Networking = Networking()
+    attached: tuple[Attached, ...] = ()  # while it runs
 
     def turned(self, state: State, **more: Any) -> "ContainerRecord":
         """The same container in another state."""
@@ -120,6 +123,8 @@ def dump(record: ContainerRecord) -> bytes:
     fields = record._asdict()
     fields["mounts"] = [mount._asdict() for mount in record.mounts]
     fields["profile"] = record.profile._asdict()
+    fields["networking"] = networks.dump(record.networking)
+    fields["attached"] = [attached._asdict() for attached in record.attached]
     return json.dumps(fields | {"checksum": _checksum(json.dumps(fields))}).encode()
 
 
@@ -135,6 +140,8 @@ def load(data: bytes) -> ContainerRecord | None:
         for name in ("layers", "directories", "argv", "env"):
             fields[name] = tuple(fields[name])
         fields["profile"] = Profile(**{k: _fixed(v) for k, v in fields["profile"].items()})
+        fields["networking"] = networks.load(fields["networking"])
+        fields["attached"] = networks.load_attached(fields["attached"])
         fields["labels"] = tuple((key, value) for key, value in fields["labels"])
         record = ContainerRecord(**fields)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

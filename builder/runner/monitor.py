@@ -13,7 +13,7 @@ none of the caller's descriptors and environment, and `ps` shows what it is.
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Never
 
@@ -36,8 +36,8 @@ class DetachedError(ContainerError):
         self.code = code
 
 
-def run_detached(root: Path, record: ContainerRecord, hold: Hold) -> None:
-    """Start a container that the caller holds, and leave it to a monitor.
+def run_detached(root: Path, record: ContainerRecord, hold: Hold) -> tuple[str, ...]:
+    """Start a container that the caller holds, and leave it to a monitor; returns its warnings.
 
     Raises:
         DetachedError: its program could not be executed.
@@ -47,7 +47,7 @@ def run_detached(root: Path, record: ContainerRecord, hold: Hold) -> None:
         answer = _spawn(("run", str(root), record.id, str(hold.fd)))
     finally:
         hold.hand_over()
-    _raise(answer)
+    return _warnings_in(answer)
 
 
 def exec_detached(root: Path, record: ContainerRecord, program: Sequence[object]) -> None:
@@ -56,7 +56,7 @@ def exec_detached(root: Path, record: ContainerRecord, program: Sequence[object]
     Raises:
         DetachedError: it could not be executed.
     """
-    _raise(_spawn(("exec", str(root), record.id, json.dumps(program))))
+    _warnings_in(_spawn(("exec", str(root), record.id, json.dumps(program))))
 
 
 def main() -> Never:
@@ -66,7 +66,7 @@ def main() -> Never:
     os.set_inheritable(writer, False)
     os.chdir("/")
     try:
-        _VERBS[verb](Path(root), container_id, more, lambda: os.close(writer))
+        _VERBS[verb](Path(root), container_id, more, writer)
         code = 0
     except BaseException as error:  # noqa: BLE001 - the last line of this process
         code = 1
@@ -77,7 +77,7 @@ def main() -> Never:
     os._exit(code)
 
 
-def _run(root: Path, container_id: str, lock_fd: str, started: Callable[[], None]) -> None:
+def _run(root: Path, container_id: str, lock_fd: str, writer: int) -> None:
     from builder.runner import start
     from builder.runner.attend import Streams
     from builder.runner.logs import LogWriter
@@ -93,13 +93,20 @@ def _run(root: Path, container_id: str, lock_fd: str, started: Callable[[], None
         stdin, _kept_open = os.pipe2(os.O_CLOEXEC)
     log = LogWriter(containers.log_path(container_id))
     streams = Streams(stdin=stdin, stdout=None, stderr=None, log=log)
+    warnings: list[str] = []
+
+    def started(_: ContainerRecord) -> None:
+        if warnings:
+            os.write(writer, json.dumps({"warnings": warnings}).encode())
+        os.close(writer)
+
     try:
-        start.run(root, record, hold, streams, started=lambda _: started())
+        start.run(root, record, hold, streams, started=started, warn=warnings.append)
     finally:
         log.close()
 
 
-def _exec(root: Path, container_id: str, program: str, started: Callable[[], None]) -> None:
+def _exec(root: Path, container_id: str, program: str, writer: int) -> None:
     from builder.runner import verbs
     from builder.runner.attend import Streams
 
@@ -107,7 +114,7 @@ def _exec(root: Path, container_id: str, program: str, started: Callable[[], Non
     options = verbs.ExecOptions._make(
         tuple(item) if isinstance(item, list) else item for item in json.loads(program)
     )
-    verbs.execute(root, container_id, options, streams, started=started)
+    verbs.execute(root, container_id, options, streams, started=lambda: os.close(writer))
 
 
 _VERBS = {"run": _run, "exec": _exec}
@@ -151,11 +158,15 @@ def _answer(error: BaseException) -> bytes:
     return json.dumps([message[:1000], getattr(error, "hint", ""), code]).encode()
 
 
-def _raise(answer: bytes) -> None:
+def _warnings_in(answer: bytes) -> tuple[str, ...]:
+    """What a program that runs was started with; raises DetachedError for one that does not."""
     if not answer:
-        return
+        return ()
     try:
-        message, hint, code = json.loads(answer)
+        said = json.loads(answer)
+        if isinstance(said, dict):
+            return tuple(map(str, said["warnings"]))
+        message, hint, code = said
     except ValueError:
         message, hint, code = "the monitor died", "", 125
     raise DetachedError(message, hint=hint, code=code)

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from builder.errors import ContainerError
-from builder.runner.container import ContainerRecord, MountPoint, Network
+from builder.runner.container import ContainerRecord, MountPoint
+from builder.runner.networking import DEFAULT, Networking
 from builder.runner.profile import NO_PROFILE, Profile
 from builder.runner.runnable import RunnableImage
 from builder.sandbox import DEFAULT_PATH
@@ -30,7 +31,8 @@ class RunOptions(NamedTuple):
     user: str = ""
     name: str | None = None
     hostname: str = ""
-    network: Network = "host"
+    network: str = DEFAULT
+    networking: Networking = Networking()
     mounts: tuple[MountPoint, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     terminal: bool = False
@@ -90,6 +92,7 @@ def record_of(
         interactive=options.interactive,
         hostname=hostname,
         network=options.network,
+        networking=options.networking,
         mounts=mounts,
         labels=tuple(sorted({**dict(image.labels), **dict(options.labels)}.items())),
         auto_remove=options.auto_remove,

@@ -104,13 +104,13 @@ def program_fields(profile: Profile, *, privileged: bool = False) -> dict[str, A
     }
 
 
-def sandbox_fields(profile: Profile, *, network: str) -> dict[str, Any]:
+def sandbox_fields(profile: Profile, *, has_own_network: bool) -> dict[str, Any]:
     """The fields of `SandboxSpec` that a profile has a say in, but for its limits.
 
     Raises:
         ContainerError: a device is not there.
     """
-    sysctls = () if network == "host" else _network_sysctls()
+    sysctls = _network_sysctls() if has_own_network else ()
     if profile == NO_PROFILE:
         return {"sysctls": sysctls}
     from builder.sandbox import Device

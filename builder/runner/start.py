@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 from builder.errors import ContainerError
 from builder.runner import liveness, volumes
 from builder.runner.attend import SignalProxy, Streams, pump, pump_terminal
+from builder.runner.connect import Connection, connect
 from builder.runner.container import ContainerRecord, MountPoint
 from builder.runner.lookup import running, start_time
+from builder.runner.networking import HOST, OF_CONTAINER
 from builder.runner.options import RunOptions, record_of
 from builder.runner.profile import (
     CONTAINER,
@@ -34,7 +36,6 @@ from builder.sandbox import (
     BindMount,
     Executor,
     ExitStatus,
-    FileMount,
     Limits,
     LocalExecutor,
     Mount,
@@ -86,6 +87,11 @@ def create(
     containers = ContainerStore(root / "lamina")
     containers.prepare()
     containers.sweep()
+    if options.network.startswith(OF_CONTAINER):
+        other = containers.find(options.network.removeprefix(OF_CONTAINER))
+        options = options._replace(network=OF_CONTAINER + other.id)
+        if not options.profile.uts:
+            options = options._replace(hostname=other.hostname)
     container_id = os.urandom(32).hex()
     hold = liveness.take(containers.live_path(container_id))
     assert hold is not None, "nobody else knows the id"
@@ -107,6 +113,7 @@ def run(
     streams: Streams,
     *,
     started: Callable[[ContainerRecord], None] | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> ExitStatus:
     """Run a container that the caller holds, mind it to its end, and give it up.
 
@@ -116,6 +123,7 @@ def run(
         hold: what `create` or `ContainerStore.own` gave.
         streams: where its streams lead.
         started: called once the program has been executed.
+        warn: called with what the caller should know, and can live with.
 
     Raises:
         ProgramNotFoundError, ProgramNotExecutableError: the image has no such program.
@@ -126,7 +134,7 @@ def run(
     try:
         with ExitStack() as cleanup:
             # A terminal is resized by the proxy, which therefore must know it first.
-            minder = _Minder(containers, record, streams)
+            minder = _Minder(containers, record, streams, warn)
             cleanup.enter_context(minder.proxy)
             running = minder.start(cleanup)
             record = minder.record
@@ -155,17 +163,23 @@ class _Minder:
     """One run of one container."""
 
     def __init__(
-        self, containers: ContainerStore, record: ContainerRecord, streams: Streams
+        self,
+        containers: ContainerStore,
+        record: ContainerRecord,
+        streams: Streams,
+        warn: Callable[[str], None],
     ) -> None:
         self.record = record
         self.proxy = SignalProxy(resized=self._resize if record.terminal else None)
         self._containers = containers
         self._streams = streams
+        self._warn = warn
         self._readers: dict[int, str] = {}
         self._running: Running | None = None
 
     def start(self, cleanup: ExitStack) -> Running:
-        spec = spec_of(self.record, self._containers, size=self._size())
+        connection = connect(self.record, self._containers, cleanup, self._warn)
+        spec = spec_of(self.record, self._containers, connection, size=self._size())
         executor = _executor_of(self.record)
         cleanup.callback(executor.close)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -187,6 +201,7 @@ class _Minder:
             oom_killed=False,
             pid=running.init_pid,
             pid_started=start_time(running.init_pid),
+            attached=connection.attached,
         )
         self._containers.write(self.record)
         return running
@@ -244,7 +259,11 @@ class _Minder:
 
 
 def spec_of(
-    record: ContainerRecord, containers: ContainerStore, *, size: tuple[int, int] | None
+    record: ContainerRecord,
+    containers: ContainerStore,
+    connection: Connection,
+    *,
+    size: tuple[int, int] | None,
 ) -> SandboxSpec:
     """What the sandbox is asked for."""
     private = containers.private
@@ -264,11 +283,12 @@ def spec_of(
             **program_fields(record.profile),
         ),
         mounts=(
-            *network_files(record.network, record.hostname),
+            *connection.files,
             *(_mount(mount, private) for mount in _outer_first(record.mounts)),
         ),
         hostname=record.hostname,
-        network=record.network,
+        domainname=record.networking.domainname,
+        network=connection.network,
         shm_size_bytes=0 if record.profile.ipc == "none" else record.shm_size_bytes,
         read_only_root=record.read_only,
         namespaces=_namespaces(record, containers),
@@ -277,8 +297,12 @@ def spec_of(
             memory_bytes=record.memory_bytes or None,
             **limits_fields(record.profile),
         ),
-        **sandbox_fields(record.profile, network=record.network),
+        **sandbox_fields(record.profile, has_own_network=_has_own_network(record)),
     )
+
+
+def _has_own_network(record: ContainerRecord) -> bool:
+    return record.network != HOST and not record.network.startswith(OF_CONTAINER)
 
 
 def _executor_of(record: ContainerRecord) -> Executor:
@@ -305,22 +329,6 @@ def _namespaces(record: ContainerRecord, containers: ContainerStore) -> Namespac
                 hint="run that one with --ipc shareable",
             )
     return Namespaces(**namespaces_fields(record.profile, pid_of))
-
-
-def network_files(network: str, hostname: str) -> tuple[FileMount, ...]:
-    """/etc/hosts, /etc/resolv.conf and /etc/hostname: the host's, where its network is shared."""
-    hosts = (
-        f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
-    )
-    found = {"/etc/hosts": hosts.encode(), "/etc/resolv.conf": b""}
-    if network == "host":
-        for target in found:
-            try:
-                found[target] = Path(target).read_bytes()
-            except OSError:  # a host without it: names are not resolved there either
-                continue
-    found["/etc/hostname"] = f"{hostname}\n".encode()
-    return tuple(FileMount(target=target, content=data) for target, data in found.items())
 
 
 def failure_code(error: SandboxError) -> int:

@@ -267,6 +267,7 @@ def ended(
         oom_killed=oom_killed,
         finished=time.time(),
         pid=0,
+        attached=(),
     )
 
 

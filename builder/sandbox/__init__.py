@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from builder.sandbox import netlink
     from builder.sandbox.capabilities import ALL as ALL_CAPABILITIES
     from builder.sandbox.capabilities import DEFAULT as DEFAULT_CAPABILITIES
     from builder.sandbox.cgroups import PIDS_MAX_DEFAULT
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
         ExitStatus,
         FileMount,
         Limits,
+        Link,
         Mount,
         Namespaces,
+        Network,
         OverlayMount,
         OverlayRoot,
         PlainRoot,
@@ -68,9 +71,11 @@ _HOMES = {
     "HostReport": "hostreport",
     "Ids": "users",
     "Limits": "spec",
+    "Link": "spec",
     "LocalExecutor": "executor",
     "Mount": "spec",
     "Namespaces": "spec",
+    "Network": "spec",
     "OverlayMount": "spec",
     "OverlayRoot": "spec",
     "PIDS_MAX_DEFAULT": "cgroups",
@@ -120,9 +125,11 @@ __all__ = [
     "HostReport",
     "Ids",
     "Limits",
+    "Link",
     "LocalExecutor",
     "Mount",
     "Namespaces",
+    "Network",
     "OverlayMount",
     "OverlayRoot",
     "PlainRoot",
@@ -147,6 +154,7 @@ __all__ = [
     "find_runtime",
     "find_user",
     "in_user_namespace",
+    "netlink",
     "open_timer",
     "parse_seccomp_profile",
     "probe",

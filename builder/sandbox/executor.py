@@ -24,6 +24,7 @@ from builder.sandbox.errors import (
 )
 from builder.sandbox.mounts import remove_made, remove_stubs, stubs_of
 from builder.sandbox.namespaces import Channels, Home, Started
+from builder.sandbox.network import opened
 from builder.sandbox.spec import (
     ExitStatus,
     OverlayRoot,
@@ -104,6 +105,7 @@ class SandboxRunning:
     has_own_pids: bool = True  # what is left over ends with the leader
     terminal_fd: int | None = None
     oom_killed: bool = False
+    network_fd: int | None = None
     is_over: bool = False
     collected: int | None = None  # the leader's wait status, where it is a child of this process
     usage: tuple[float, int] = (0.0, 0)  # CPU seconds and peak bytes, when it has been reaped
@@ -173,6 +175,9 @@ class SandboxRunning:
         os.close(self.leader.pidfd)
         if self._program_fd >= 0:
             os.close(self._program_fd)
+        if self.network_fd is not None:
+            os.close(self.network_fd)
+            self.network_fd = None
         self.handshake.report.close()
         if self.group:
             if not self.has_own_pids:
@@ -230,6 +235,8 @@ class SandboxRunning:
             match kind:
                 case "made":
                     self._made = value
+                case "network":
+                    (self.network_fd,) = descriptors
                 case "program":
                     self._made = value
                     self._program_fd, *terminals = descriptors
@@ -348,7 +355,10 @@ class LocalExecutor:
         handshake = Handshake.open()
         try:
             channels = handshake.channels(stdio)
-            started = namespaces.launch(spec, channels, self.home(), groups=groups)
+            with opened(spec.network) as network_fd:
+                started = namespaces.launch(
+                    spec, channels, self.home(), groups=groups, network_fd=network_fd
+                )
         except BaseException:
             handshake.close()
             if group:

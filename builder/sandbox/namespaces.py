@@ -51,6 +51,7 @@ from builder.sandbox.idmap import (
     write_single,
 )
 from builder.sandbox.mounts import Host, Stage, describe, plan
+from builder.sandbox.network import Way
 from builder.sandbox.resolve import make_directories, open_beneath, open_in_root
 from builder.sandbox.spec import RESOURCES, Namespaces, Program, ResourceLimit, SandboxSpec
 from builder.sandbox.trampoline import ERRORS_FD, open_trampoline
@@ -63,8 +64,6 @@ _ALL_CAPABILITIES = capabilities.mask(capabilities.ALL)
 _RECORD_MAX_BYTES = 64 << 10
 _TTY_GROUP = 5  # of Debian and most others, and what docker gives to devpts
 _UNLIMITED = (1 << 64) - 1  # RLIM64_INFINITY, linux/resource.h
-_SIOCSIFFLAGS = 0x8914  # linux/sockios.h
-_IFF_UP = 1
 _READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _SHAREABLE = {
     "pid": syscalls.CLONE_NEWPID,
@@ -155,12 +154,21 @@ def _look_around() -> Host:
 
 
 def launch(
-    spec: SandboxSpec, channels: Channels, home: Home, *, groups: tuple[str, ...] = ()
+    spec: SandboxSpec,
+    channels: Channels,
+    home: Home,
+    *,
+    groups: tuple[str, ...] = (),
+    network_fd: int = -1,
 ) -> Started:
     """Fork PID 1 of a new sandbox; it goes on by itself and tells over `channels`.
 
     Args:
+        spec: what it is to be.
+        channels: what it is given.
+        home: of this process.
         groups: files (cgroup.procs) that PID 1 writes itself into.
+        network_fd: the network namespace that `spec` names, opened by who may.
 
     Raises:
         SandboxError: there is nothing to fork for, or the kernel refuses new namespaces.
@@ -172,10 +180,9 @@ def launch(
     for name, flag in _SHAREABLE.items():
         if getattr(spec.namespaces, name) == "private":
             flags |= flag
-    if spec.network == "none":
-        flags |= syscalls.CLONE_NEWNET
     if groups:  # the new namespace begins at the group, which is entered later
         flags &= ~syscalls.CLONE_NEWCGROUP
+    way = Way.prepare(spec.network, network_fd)
     shared = _open_shared(spec.namespaces)
     actor = _Actor(
         program=spec.program,
@@ -188,12 +195,13 @@ def launch(
     try:
         with _recording(home, actor) as recorder_pid:
             started = _fork(
-                flags,
-                lambda: actor.be_init(spec, groups, shared),
+                flags | way.flags,
+                lambda: actor.be_init(spec, groups, shared, way),
                 actor,
                 pid_namespace_fd=shared.get("pid", -1),
             )
     finally:
+        way.close()
         for fd in shared.values():
             os.close(fd)
     return started._replace(recorder_pid=recorder_pid)
@@ -599,7 +607,7 @@ class _Actor:
             os._exit(1)
 
     def be_init(
-        self, spec: SandboxSpec, groups: tuple[str, ...], shared: dict[str, int]
+        self, spec: SandboxSpec, groups: tuple[str, ...], shared: dict[str, int], way: Way
     ) -> NoReturn:
         """PID 1: build the stage, fork the program, mind it."""
         os.umask(self.program.callers_umask)
@@ -610,6 +618,10 @@ class _Actor:
         if groups and spec.namespaces.cgroup == "private":
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
         self._adjust_oom_score()
+        self.phase = "enter the network"
+        namespace_fd = way.enter()
+        if namespace_fd is not None:
+            self._tell(marshal.dumps(("network", ())), [namespace_fd])
         shm_fd = self._share(shared)
         stage = self._build(spec, groups, shm_fd)
         self.phase = "look up the user"
@@ -624,9 +636,8 @@ class _Actor:
         if spec.namespaces.uts == "private":
             self.phase = "name the host"
             syscalls.sethostname(os.fsencode(spec.hostname))
-        if spec.network == "none":
-            self.phase = "bring the loopback device up"
-            _bring_loopback_up()
+            if spec.domainname:
+                syscalls.setdomainname(os.fsencode(spec.domainname))
         sets_groups = may_set_groups()
         self.phase = "enter the root"
         if spec.read_only_root:
@@ -948,14 +959,6 @@ def _read_small(root_fd: int, path: str) -> bytes:
         return os.read(fd, _PASSWD_MAX_BYTES)
     finally:
         os.close(fd)
-
-
-def _bring_loopback_up() -> None:
-    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-    # struct ifreq: name, flags
-    request = b"lo".ljust(16, b"\0") + _IFF_UP.to_bytes(2, "little")
-    syscalls.ioctl_bytes(sock.fileno(), _SIOCSIFFLAGS, request.ljust(40, b"\0"))
-    sock.close()
 
 
 def _open_shm_of(pidfd: int) -> int:

@@ -28,6 +28,7 @@ _SECCOMP_ARCHITECTURES = {
 }
 _ABIS = {"x86_64": ("x86_64", "i386"), "aarch64": ("aarch64", "arm")}
 _ENOSYS = 38
+NETWORK_SYSCTLS = "net."
 # What can be said; another field has to have its default value.
 CARRIED: dict[type, frozenset[str]] = {
     SandboxSpec: frozenset(
@@ -88,13 +89,6 @@ def check(spec: SandboxSpec) -> None:
                     message=f"{field.name}={value!r} is not carried out by another runtime",
                     hint="leave --runtime away",
                 )
-
-    if spec.network not in ("host", "none"):
-        raise SandboxError(
-            phase="write config.json",
-            message=f"network={spec.network!r} is not carried out by another runtime",
-            hint="leave --runtime away, or use --network host or none",
-        )
 
 
 def config(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
@@ -184,9 +178,8 @@ def _mount(shown: Shown) -> dict[str, Any]:
 
 
 def _linux(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
+    # The network is that of who calls the runtime, and has been made by then.
     namespaces = ["mount", "pid", "ipc", "uts", "cgroup"]
-    if spec.network == "none":
-        namespaces.append("network")
     throttles = [f"/sys/devices/system/cpu/{cpu}/thermal_throttle" for cpu in facts.throttled_cpus]
     found: dict[str, Any] = {
         "namespaces": [{"type": name} for name in namespaces],
@@ -195,7 +188,10 @@ def _linux(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
         "rootfsPropagation": "private",
         "maskedPaths": [*MASKED, *throttles] if spec.hide_system_paths else [],
         "readonlyPaths": list(READ_ONLY) if spec.hide_system_paths else [],
-        "sysctl": dict(spec.sysctls),
+        # Those of the network have been set by then: a runtime sets them in networks it makes.
+        "sysctl": {
+            name: value for name, value in spec.sysctls if not name.startswith(NETWORK_SYSCTLS)
+        },
     }
     match spec.program.seccomp:
         case SeccompProfile() as profile:

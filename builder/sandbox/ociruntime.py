@@ -52,6 +52,7 @@ from builder.sandbox.mounts import (
     source_is_directory,
 )
 from builder.sandbox.namespaces import Channels, Home
+from builder.sandbox.network import Way, opened
 from builder.sandbox.ocibundle import Facts, Shown
 from builder.sandbox.resolve import locate, make_directories, open_beneath
 from builder.sandbox.spec import (
@@ -141,16 +142,22 @@ class RuntimeExecutor:
         bundle = _make_bundle(spec)
         handshake = Handshake.open()
         try:
-            shim = _Shim(
-                runtime=str(self.path),
-                name=name,
-                spec=spec,
-                channels=handshake.channels(stdio),
-                home=self._local.home(),
-                bundle=bundle,
-            )
-            flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID
-            started = namespaces.launch_role(shim, shim.mind, flags)
+            with opened(spec.network) as network_fd:
+                way = Way.prepare(spec.network, network_fd)
+                shim = _Shim(
+                    runtime=str(self.path),
+                    name=name,
+                    spec=spec,
+                    channels=handshake.channels(stdio),
+                    home=self._local.home(),
+                    bundle=bundle,
+                    way=way,
+                )
+                flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | way.flags
+                try:
+                    started = namespaces.launch_role(shim, shim.mind, flags)
+                finally:
+                    way.close()
         except BaseException:
             handshake.close()
             bundle.rmdir()
@@ -217,6 +224,7 @@ class _Shim:
     channels: Channels
     home: Home
     bundle: Path
+    way: Way
     phase: str = "start"
     errors_fd: int = -1
     report_fd: int = -1
@@ -240,6 +248,7 @@ class _Shim:
     def mind(self) -> NoReturn:
         """From the first mount to the end of the program."""
         self._die_with_parent()
+        self._enter_network()
         self._arrange_descriptors()
         os.umask(0o022)
         signals.use_defaults_for_ignored()
@@ -265,6 +274,18 @@ class _Shim:
         if poller.poll(0):
             os._exit(1)
         os.setsid()
+
+    def _enter_network(self) -> None:
+        """The runtime, which is told of no network namespace, stays in ours."""
+        self.phase = "enter the network"
+        namespace_fd = self.way.enter()
+        if namespace_fd is not None:
+            message = marshal.dumps(("network", ()))
+            namespaces.send(self.report_fd, message, [namespace_fd])
+        for name, value in self.spec.sysctls:
+            if name.startswith(ocibundle.NETWORK_SYSCTLS):
+                self.phase = f"set the sysctl {name}"
+                Path("/proc/sys", name.replace(".", "/")).write_text(value)
 
     def _arrange_descriptors(self) -> None:
         """0, 1, 2: the program's. 3: errors. 4: report. No others, so that none is inherited."""

@@ -42,6 +42,7 @@ from builder.sandbox.executor import (
     usage_of,
 )
 from builder.sandbox.namespaces import Channels, Home, Started
+from builder.sandbox.network import opened
 from builder.sandbox.spec import OverlayRoot, Program, Root, SandboxSpec, Stdio
 
 _REQUEST_DESCRIPTORS_MAX = 6
@@ -51,7 +52,7 @@ _CLASSES = {
         *(spec.SandboxSpec, spec.OverlayRoot, spec.PlainRoot, spec.Program, spec.Limits),
         *(spec.BindMount, spec.OverlayMount, spec.TmpfsMount, spec.FileMount, spec.ResourceLimit),
         *(spec.Device, spec.Namespaces, spec.SeccompProfile, spec.SeccompRule),
-        spec.SeccompArgument,
+        *(spec.SeccompArgument, spec.Link),
     )
 }
 
@@ -81,7 +82,9 @@ class ForkServer:
         group = make_group(spec)
         try:
             words = ("start", to_words(spec), () if group is None else group.processes_files)
-            running = self._launch(words, spec.program, stdio, ())
+            with opened(spec.network) as network_fd:
+                extra = () if network_fd < 0 else (network_fd,)
+                running = self._launch(words, spec.program, stdio, extra)
         except BaseException:
             if group:
                 group.remove()
@@ -374,7 +377,10 @@ class _Server:
         stdin, stdout, stderr, errors, report, *extra = descriptors
         channels = Channels(stdin=stdin, stdout=stdout, stderr=stderr, errors=errors, report=report)
         if kind == "start":
-            started = namespaces.launch(value, channels, self._home, groups=groups)
+            network_fd = extra[0] if extra else -1
+            started = namespaces.launch(
+                value, channels, self._home, groups=groups, network_fd=network_fd
+            )
         else:
             started = namespaces.launch_join(extra[0], value, channels, self._home, groups=groups)
         ends_all = kind == "start" and has_own_pids(value)

@@ -100,6 +100,27 @@ class FileMount:
 Mount = BindMount | OverlayMount | TmpfsMount | FileMount
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A network device of the sandbox, one end of a veth whose other end is on a bridge.
+
+    `addresses` are `10.0.0.2/24`, `gateways` those that everything goes to which is not near. The
+    kernel takes both ends away with the sandbox.
+    """
+
+    bridge: str
+    mac: str
+    addresses: tuple[str, ...]
+    gateways: tuple[str, ...] = ()
+    name: str = "eth0"
+    mtu: int = 1500
+
+
+# host: the caller's network. none: loopback alone. A tuple: loopback and these devices. A path: the
+# network namespace that it names (/proc/PID/ns/net).
+Network = Literal["host", "none"] | tuple[Link, ...] | Path
+
+
 # Docker's names to RLIMIT_..., asm-generic/resource.h.
 RESOURCES = {
     "cpu": 0,
@@ -247,7 +268,8 @@ class SandboxSpec:
     program: Program
     mounts: tuple[Mount, ...] = ()
     hostname: str = "lamina"
-    network: Literal["host", "none"] = "none"
+    domainname: str = ""
+    network: Network = "none"
     shm_size_bytes: int = 64 * 1024 * 1024  # 0: there is no /dev/shm
     read_only_root: bool = False
     unmasked: bool = False  # nothing of /proc and /sys is hidden, devices can be opened
@@ -303,6 +325,13 @@ class Running(Protocol):
     @property
     def terminal_fd(self) -> int | None:
         """The master side of the terminal; the caller owns it."""
+
+    @property
+    def network_fd(self) -> int | None:
+        """The network namespace that was made for the links of the specification.
+
+        It is ours, and closed by `wait`: who wants to keep it duplicates it.
+        """
 
     def fileno(self) -> int:
         """Readable once the program has ended and `wait` will not block."""

@@ -205,6 +205,7 @@ _timerfd_create = _function("timerfd_create", c_int, c_int)
 _timerfd_settime = _function("timerfd_settime", c_int, c_int, c_void_p, c_void_p)
 _setns = _function("setns", c_int, c_int)
 _sethostname = _function("sethostname", c_char_p, ctypes.c_size_t)
+_setdomainname = _function("setdomainname", c_char_p, ctypes.c_size_t)
 _fcntl = _function("fcntl", c_int, c_int, c_int)
 _ioctl_int = _function("ioctl", c_int, c_ulong, c_long)
 _ioctl_buffer = _function("ioctl", c_int, c_ulong, c_void_p)
@@ -453,6 +454,11 @@ def join_new_session_keyring() -> None:
 
 def sethostname(name: bytes) -> None:
     if _sethostname(name, len(name)):
+        raise _failure()
+
+
+def setdomainname(name: bytes) -> None:
+    if _setdomainname(name, len(name)):
         raise _failure()
 
 

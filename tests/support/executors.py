@@ -52,6 +52,10 @@ class FakeRunning:
     def terminal_fd(self) -> int | None:
         return None
 
+    @property
+    def network_fd(self) -> int | None:
+        return None
+
     def fileno(self) -> int:
         return _READABLE
 

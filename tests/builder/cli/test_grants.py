@@ -158,7 +158,7 @@ class TestSettings:
             ("db:::1", ("db", "::1")),
             ("db:[::1]", ("db", "::1")),
             ("db=fe80::2", ("db", "fe80::2")),
-            ("db:host-gateway", ("db", "127.0.0.1")),
+            ("db:host-gateway", ("db", "host-gateway")),
         ],
     )
     def test_hosts(self, value: str, expected: tuple[str, str]) -> None:

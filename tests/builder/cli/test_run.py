@@ -37,7 +37,7 @@ def test_a_kept_container_prints_the_same(box: Commands) -> None:
         (("nope",), 125, "no such image: nope"),
         (("box", "nope"), 127, "'nope'"),
         (("box", "/etc/not-a-program"), 126, "'/etc/not-a-program'"),
-        (("--network", "bridge", "box"), 125, "--network bridge is not supported"),
+        (("--network", "nowhere", "box"), 125, "there is no such network"),
         (("-p", "80:80", "box"), 125, "-p is not supported"),
         (("--gpus", "all", "box"), 125, "--gpus is not supported"),
         (("--nope", "box"), 125, "unknown flag: --nope"),
@@ -122,8 +122,61 @@ def test_mounts_of_every_kind(box: Commands, tmp_path: Path) -> None:
 def test_no_network_is_no_network(box: Commands) -> None:
     script = "ls /sys/class/net"
     assert box("run", "--rm", "--network", "none", "box", "sh", "-c", script).out == "lo\n"
-    host = box("run", "--rm", "box", "sh", "-c", script).out.split()
+    host = box("run", "--rm", "--network", "host", "box", "sh", "-c", script).out.split()
     assert host == names_in(Path("/sys/class/net"))
+
+
+@pytest.mark.needs_networks
+class TestNetworks:
+    """In a network of the test's own: nothing of the host's is touched."""
+
+    @pytest.fixture(autouse=True)
+    def network(self, own_network: Path) -> None:
+        pass
+
+    def test_the_default_is_private(self, box: Commands) -> None:
+        script = "ls /sys/class/net; ip route | grep -c default; grep -c $(hostname) /etc/hosts"
+        done = box("run", "--rm", "box", "sh", "-c", script)
+        assert (done.out.split(), done.err) == (["eth0", "lo", "1", "2"], "")
+        options = ("--network", "bridge", "--hostname", "me", "--domainname", "example")
+        script = "hostname -f; cat /proc/sys/kernel/domainname"
+        assert box("run", "--rm", *options, "box", "sh", "-c", script).out == (
+            "me.example\nexample\n"
+        )
+
+    def test_names_and_resolvers_are_as_asked_for(self, box: Commands) -> None:
+        options = ("--add-host", "db:192.0.2.7", "--dns", "192.0.2.53", "--dns-search", "lan")
+        script = "grep db /etc/hosts; cat /etc/resolv.conf"
+        assert box("run", "--rm", *options, "box", "sh", "-c", script).out == (
+            "192.0.2.7\tdb\nnameserver 192.0.2.53\nsearch lan\n"
+        )
+
+    def test_another_container_s_network_is_shared(self, box: Commands) -> None:
+        serve = "echo hello | nc -l -p 80"
+        box("run", "-d", "--name", "web", "--hostname", "webhost", "box", "sh", "-c", serve)
+        script = "hostname; nc -w 2 127.0.0.1 80 </dev/null"
+        done = box("run", "--rm", "--network", "container:web", "box", "sh", "-c", script)
+        assert done.out == "webhost\nhello\n"
+        box("rm", "-f", "web")
+        gone = box("run", "--rm", "--network", "container:web", "box", "true", code=125)
+        assert "no such container: web" in gone.err
+
+    def test_without_rights_there_is_loopback_and_a_warning(
+        self, box: Commands, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from builder.errors import NetworkUnavailableError
+        from builder.runner import connect
+
+        def refuse(**_: object) -> None:
+            raise NetworkUnavailableError("not on this host")
+
+        monkeypatch.setattr(connect, "attach", refuse)
+        done = box("run", "--rm", "box", "ls", "/sys/class/net")
+        assert done.out == "lo\n"
+        assert done.err.startswith("lamina: no network: not on this host (")
+        assert done.err.count("\n") == 1
+        refused = box("run", "--rm", "--network", "bridge", "box", "true", code=125)
+        assert refused.err == "lamina: not on this host\n"
 
 
 def test_detached_prints_the_id_and_runs_on(box: Commands) -> None:

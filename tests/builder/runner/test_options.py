@@ -93,8 +93,8 @@ def test_a_relative_working_directory_is_refused() -> None:
 
 
 def test_the_host_name_is_the_host_s_where_its_network_is_shared() -> None:
-    assert made().hostname == os.uname().nodename
-    assert made(network="none").hostname == ID[:12]
+    assert made(network="host").hostname == os.uname().nodename
+    assert made().hostname == made(network="none").hostname == ID[:12]
     assert made(hostname="mine").hostname == "mine"
 
 

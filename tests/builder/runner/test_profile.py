@@ -106,33 +106,33 @@ class TestProgram:
 
 class TestSandbox:
     def test_a_network_of_its_own_has_docker_s_settings(self) -> None:
-        assert sandbox_fields(NO_PROFILE, network="host") == {"sysctls": ()}
-        names = [name for name, _ in sandbox_fields(NO_PROFILE, network="none")["sysctls"]]
+        assert sandbox_fields(NO_PROFILE, has_own_network=False) == {"sysctls": ()}
+        names = [name for name, _ in sandbox_fields(NO_PROFILE, has_own_network=True)["sysctls"]]
         assert "net.ipv4.ip_unprivileged_port_start" in names
 
     def test_what_was_asked_for_replaces_these(self) -> None:
         asked = ("net.ipv4.ip_unprivileged_port_start", "80")
-        fields = sandbox_fields(Profile(sysctls=(asked,)), network="none")
+        fields = sandbox_fields(Profile(sysctls=(asked,)), has_own_network=True)
         assert asked in fields["sysctls"]
         assert len({name for name, _ in fields["sysctls"]}) == len(fields["sysctls"])
 
     def test_what_is_hidden(self) -> None:
-        plain = sandbox_fields(Profile(cap_add=("CAP_KILL",)), network="host")
+        plain = sandbox_fields(Profile(cap_add=("CAP_KILL",)), has_own_network=False)
         assert (plain["unmasked"], plain["hide_system_paths"]) == (False, True)
-        shown = sandbox_fields(Profile(unconfined_paths=True), network="host")
+        shown = sandbox_fields(Profile(unconfined_paths=True), has_own_network=False)
         assert (shown["unmasked"], shown["hide_system_paths"]) == (False, False)
-        everything = sandbox_fields(Profile(privileged=True), network="host")
+        everything = sandbox_fields(Profile(privileged=True), has_own_network=False)
         assert (everything["unmasked"], everything["hide_system_paths"]) == (True, False)
 
 
 class TestDevices:
     def test_one_under_another_name(self) -> None:
         profile = Profile(devices=(("/dev/zero", "/dev/nought", "rwm"),))
-        fields = sandbox_fields(profile, network="host")
+        fields = sandbox_fields(profile, has_own_network=False)
         assert fields["devices"] == (Device(source=Path("/dev/zero"), target="/dev/nought"),)
 
     def test_the_privileged_get_those_of_the_host_but_no_terminals_and_memory(self) -> None:
-        devices = sandbox_fields(Profile(privileged=True), network="host")["devices"]
+        devices = sandbox_fields(Profile(privileged=True), has_own_network=False)["devices"]
         targets = {device.target for device in devices}
         assert {"/dev/null", "/dev/zero"} <= targets
         assert not [name for name in targets if name.startswith(("/dev/pts", "/dev/shm"))]
@@ -146,7 +146,7 @@ class TestDevices:
         for name in ("in/one", "two"):
             os.mknod(tmp_path / name, 0o20666, os.makedev(1, 5))
         profile = Profile(devices=((str(tmp_path), "/dev/mine", "rwm"),))
-        devices = sandbox_fields(profile, network="host")["devices"]
+        devices = sandbox_fields(profile, has_own_network=False)["devices"]
         assert {device.target: device.source for device in devices} == {
             "/dev/mine/in/one": tmp_path / "in/one",
             "/dev/mine/two": tmp_path / "two",
@@ -159,7 +159,7 @@ class TestDevices:
     def test_what_is_none_is_told(self, source: str, message: str) -> None:
         profile = Profile(devices=((source, "/dev/x", "rwm"),))
         with pytest.raises(ContainerError, match=message):
-            sandbox_fields(profile, network="host")
+            sandbox_fields(profile, has_own_network=False)
 
 
 class TestNamespaces:

@@ -11,10 +11,11 @@ import pytest
 
 from builder.errors import ContainerError
 from builder.runner.attend import Streams
+from builder.runner.connect import Connection
 from builder.runner.container import ContainerRecord, MountPoint
 from builder.runner.lookup import start_time
 from builder.runner.options import RunOptions
-from builder.runner.start import create, network_files, run, spec_of
+from builder.runner.start import create, run, spec_of
 from builder.runner.store import ContainerStore
 from builder.sandbox import (
     BindMount,
@@ -347,24 +348,15 @@ def test_the_specification_says_what_the_record_says(root: Path) -> None:
         memory_bytes=9,
         terminal=True,
     )
-    spec = spec_of(record, containers, size=(3, 4))
+    hosts = FileMount(target="/etc/hosts", content=b"")
+    spec = spec_of(record, containers, Connection("none", (hosts,)), size=(3, 4))
     assert spec.program.terminal_size == (3, 4)
     assert spec.read_only_root
     assert (spec.limits.pids_max, spec.limits.memory_bytes) == (7, 9)
     assert [type(mount) for mount in spec.mounts] == [
-        *(FileMount, FileMount, FileMount),
-        *(TmpfsMount, BindMount, BindMount),
+        *(FileMount, TmpfsMount, BindMount, BindMount),
     ]
     assert spec.mounts[-1].target == "/v/deep"
-
-
-def test_the_resolver_is_the_host_s_where_its_network_is_shared() -> None:
-    host = {each.target: each.content for each in network_files("host", "me")}
-    alone = {each.target: each.content for each in network_files("none", "me")}
-    assert host["/etc/hosts"] == Path("/etc/hosts").read_bytes()
-    assert alone["/etc/resolv.conf"] == b""
-    assert b"127.0.1.1\tme\n" in alone["/etc/hosts"]
-    assert alone["/etc/hostname"] == host["/etc/hostname"] == b"me\n"
 
 
 def test_running_nothing_takes_little_time(runner: Runner) -> None:

@@ -240,6 +240,7 @@ class TestWhatCannotBeSaid:
     OTHERS: dict[str, dict[str, Any]] = {  # noqa: RUF012 - read only
         "SandboxSpec": {
             "unmasked": True,
+            "domainname": "example",
             "devices": (Device(source=Path("/dev/zero"), target="/dev/x"),),
             "namespaces": Namespaces(pid="host"),
         },
@@ -272,12 +273,6 @@ class TestWhatCannotBeSaid:
     def test_defaults_are_no_request(self) -> None:
         check(spec())
         check(FULL)
-
-    def test_another_network_than_those_is_refused(self) -> None:
-        asked = spec()
-        object.__setattr__(asked, "network", "private")
-        with pytest.raises(SandboxError, match="network"):
-            config(asked, FACTS)
 
 
 class TestProcess:
@@ -352,7 +347,7 @@ class TestLinux:
         own = {"mount", "pid", "ipc", "uts", "cgroup"}
         assert {n["type"] for n in config(FULL, FULL_FACTS)["linux"]["namespaces"]} == own
         alone = {n["type"] for n in config(spec(), FACTS)["linux"]["namespaces"]}
-        assert alone == own | {"network"}
+        assert alone == own  # the network is that of who calls the runtime
 
     def test_masks_are_ours(self) -> None:
         found = config(FULL, FULL_FACTS)["linux"]
@@ -404,13 +399,13 @@ class TestLinux:
 
     def test_settings_and_what_is_hidden(self) -> None:
         asked = spec(
-            sysctls=(("net.core.somaxconn", "9"),),
+            sysctls=(("net.core.somaxconn", "9"), ("kernel.msgmax", "7")),
             hide_system_paths=False,
             program={"oom_score_adj": -7},
         )
         document = config(asked, FACTS)
         assert complaints(document) == []
-        assert document["linux"]["sysctl"] == {"net.core.somaxconn": "9"}
+        assert document["linux"]["sysctl"] == {"kernel.msgmax": "7"}  # the network's is set before
         assert document["linux"]["maskedPaths"] == document["linux"]["readonlyPaths"] == []
         assert document["process"]["oomScoreAdj"] == -7
 

@@ -117,7 +117,7 @@ class TestProtocols:
         assert parameters(SandboxRunning) == parameters(Running)
         fields = {field.name for field in dataclasses.fields(SandboxRunning)}
         asked = {name for name, each in vars(Running).items() if isinstance(each, property)}
-        assert asked == {"init_pid", "terminal_fd"}
+        assert asked == {"init_pid", "network_fd", "terminal_fd"}
         assert asked <= fields
 
 

@@ -1,0 +1,129 @@
+"""The words about networks on a command line: --network, --add-host, --dns and the like.
+
+Source: docker/cli opts (hosts.go, network.go) and cli/command/container/opts.go; moby
+api/types/container/hostconfig.go, runconfig for what excludes what.
+"""
+
+from builder import runner
+from builder.cli.arguments import Arguments, UsageError, many, value
+
+NETWORK_OPTIONS = (
+    value(
+        "--network",
+        metavar="bridge|host|none|container:NAME",
+        about="A private network (the default), the host's, none, or another container's",
+    ),
+    value("--net", metavar="NETWORK", about="The same as --network"),
+    value("-h", "--hostname", about="Host name in the container"),
+    value("--domainname", about="Domain name in the container"),
+    many("--add-host", metavar="NAME:ADDRESS", about="Add a line to /etc/hosts; host-gateway: us"),
+    many("--dns", metavar="ADDRESS", about="Ask this resolver, not the host's"),
+    many("--dns-search", metavar="DOMAIN", about="Search this domain (`.`: none)"),
+    many("--dns-option", metavar="OPTION", about="Set an option of resolv.conf"),
+    many("--dns-opt", metavar="OPTION", about="The same as --dns-option"),
+    value("--mac-address", metavar="ADDRESS", about="Hardware address of the network device"),
+)
+_HOST_GATEWAY = "host-gateway"
+_OF_CONTAINER = "container:"
+
+
+def network_of(arguments: Arguments) -> str:
+    """The word of --network; `default` where nothing was said.
+
+    Raises:
+        UsageError: it is no word.
+    """
+    network = arguments.value("network") or arguments.value("net") or "default"
+    if network == _OF_CONTAINER:
+        raise UsageError("--network container: names no container")
+    return network
+
+
+def networking_of(arguments: Arguments) -> "runner.Networking":
+    """What is asked for beside the network's name.
+
+    Raises:
+        UsageError: something makes no sense, or not with this network.
+    """
+    network = network_of(arguments)
+    asked = runner.Networking(
+        servers=tuple(_address("dns", each) for each in arguments.values("dns")),
+        search=arguments.values("dns-search"),
+        options=(*arguments.values("dns-option"), *arguments.values("dns-opt")),
+        extra_hosts=tuple(parse_host(each) for each in arguments.values("add-host")),
+        domainname=arguments.value("domainname") or "",
+    )
+    mac = _mac(arguments.value("mac-address"))
+    if network.startswith(_OF_CONTAINER):
+        _refuse_own(arguments)
+    if mac:
+        if network in ("host", "none"):
+            raise UsageError(f"--mac-address makes no sense with --network {network}")
+        asked = asked._replace(endpoints=(runner.Endpoint(network=network, mac=mac),))
+    return asked
+
+
+def parse_host(text: str) -> tuple[str, str]:
+    """NAME:ADDRESS or NAME=ADDRESS, IPv6 in brackets if one likes; the address may be a word.
+
+    Raises:
+        UsageError: it is not that.
+    """
+    end = min((at for at in map(text.find, ":=") if at >= 0), default=-1)
+    name, address = text[:end], text[end + 1 :]
+    if end < 1 or not address or not name.isprintable() or " " in name:
+        raise _bad("add-host", text, "it is no host and address", "write NAME:ADDRESS")
+    if address == _HOST_GATEWAY:
+        return name, address
+    address = address.removeprefix("[").removesuffix("]")
+    if not is_address(address):
+        raise _bad("add-host", text, f"{address!r} is no IP address", "write NAME:ADDRESS")
+    return name, address
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IPv4 or IPv6 address."""
+    import _socket
+
+    for family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            _socket.inet_pton(family, text)
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
+
+
+def _address(option: str, text: str) -> str:
+    if not is_address(text.partition("%")[0]):
+        raise _bad(option, text, "it is no IP address")
+    return text
+
+
+def _mac(text: str | None) -> str:
+    if text is None:
+        return ""
+    parts = text.replace("-", ":").split(":")
+    if len(parts) != 6 or any(len(part) != 2 or not _is_hex(part) for part in parts):
+        raise _bad("mac-address", text, "it is no hardware address", "as 02:42:ac:11:00:02")
+    if int(parts[0], 16) & 1:
+        raise _bad("mac-address", text, "it is a multicast address")
+    return ":".join(parts).lower()
+
+
+def _is_hex(text: str) -> bool:
+    return all(character in "0123456789abcdefABCDEF" for character in text)
+
+
+def _refuse_own(arguments: Arguments) -> None:
+    """The other container has those settings: as docker refuses them."""
+    for key in ("hostname", "domainname", "add-host", "dns", "mac-address"):
+        if arguments.values(key):
+            raise UsageError(
+                f"--{key} makes no sense with --network container:...",
+                hint="the network, and what is said about it, is the other container's",
+            )
+
+
+def _bad(option: str, text: str, problem: str, hint: str = "") -> UsageError:
+    return UsageError(f"invalid argument {text!r} for --{option}: {problem}", hint=hint)
