@@ -10,6 +10,9 @@ from builder.network.bridges import HOST_STATE
 from builder.sandbox import netlink, syscalls
 from builder.sandbox.namespaces import attempt
 
+# Waits until somebody listens on port 80 of the network it runs in.
+UNTIL_SERVED = "while ! grep -q ':0050 ' /proc/net/tcp /proc/net/tcp6; do :; done"
+
 
 @contextmanager
 def own_network() -> Iterator[Path]:

@@ -5,6 +5,7 @@ import pytest
 from tests.support.cli import Lamina
 from tests.support.commands import Commands
 from tests.support.containers import names_in
+from tests.support.networks import UNTIL_SERVED
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
 
@@ -152,9 +153,9 @@ class TestNetworks:
         )
 
     def test_another_container_s_network_is_shared(self, box: Commands) -> None:
-        serve = "echo hello | nc -l -p 80"
+        serve = "nc -ll -p 80 -e /bin/echo hello"
         box("run", "-d", "--name", "web", "--hostname", "webhost", "box", "sh", "-c", serve)
-        script = "hostname; nc -w 2 127.0.0.1 80 </dev/null"
+        script = f"hostname; {UNTIL_SERVED}; nc -w 2 127.0.0.1 80 </dev/null"
         done = box("run", "--rm", "--network", "container:web", "box", "sh", "-c", script)
         assert done.out == "webhost\nhello\n"
         box("rm", "-f", "web")

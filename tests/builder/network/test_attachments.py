@@ -10,14 +10,14 @@ from builder.network.attachments import Attachment, Wish, attach
 from builder.network.bridges import Plan
 from builder.sandbox import Network, SandboxError
 from tests.support.containers import wait_until
-from tests.support.networks import devices, world
+from tests.support.networks import UNTIL_SERVED, devices, world
 from tests.support.sandboxes import Bench
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay, pytest.mark.needs_networks]
 
 ONE = Plan(bridge="lm-one", subnet="10.9.1.0/24", gateway="10.9.1.1")
 TWO = Plan(bridge="lm-two", subnet="10.9.2.0/24", gateway="10.9.2.1")
-SERVE = "echo ready; while true; do echo hello | nc -l -p 80; done"
+SERVE = f"nc -ll -p 80 -e /bin/echo hello & {UNTIL_SERVED}; echo ready; wait"
 
 
 def get(bench: Bench, network: Network, address: str) -> bool:

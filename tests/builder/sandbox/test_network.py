@@ -13,7 +13,7 @@ from builder.sandbox.network import Way, opened
 from builder.sandbox.ociruntime import RuntimeExecutor, find_runtime
 from builder.sandbox.syscalls import CLONE_NEWNET
 from tests.support.containers import wait_until
-from tests.support.networks import devices
+from tests.support.networks import UNTIL_SERVED, devices
 from tests.support.sandboxes import Bench, piped
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay, pytest.mark.needs_networks]
@@ -74,7 +74,7 @@ def test_nobody_has_the_right_to_change_it(bench: Bench) -> None:
 
 @pytest.mark.parametrize("network", ["none", (LINK,)])
 def test_loopback_works(bench: Bench, network: object) -> None:
-    script = "echo hello | nc -l -p 80 & while ! nc -w 1 127.0.0.1 80 < /dev/null; do :; done"
+    script = f"nc -ll -p 80 -e /bin/echo hello & {UNTIL_SERVED}; nc 127.0.0.1 80 < /dev/null"
     assert bench.sh(script, network=network).lines == ["hello"]
 
 
