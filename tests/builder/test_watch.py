@@ -22,6 +22,7 @@ class Program:
 
     init_pid = 1
     terminal_fd: int | None = None
+    network_fd: int | None = None
 
     def __init__(self) -> None:
         self.full = True
