@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from builder.explain import Explanation
     from builder.perform import Conditions
     from builder.predict import Predictor
+    from builder.runnetwork import RunNetworks
     from builder.trial import Trial
 
 _FLUSH_AFTER_S = 0.5
@@ -230,6 +231,8 @@ class _Engine:
         predictor: "Predictor | None" = None,
     ) -> None:
         self._start_executor = start_executor
+        self._cleanup = cleanup
+        self._networks: RunNetworks | None = None
         self._predictor = predictor
         self._request = request
         self._store = store
@@ -352,6 +355,14 @@ class _Engine:
             cache_mounts=self._cache_mounts,
             vertices=self.journal.vertices,
         )
+
+    def _run_networks(self) -> "RunNetworks":
+        if self._networks is None:
+            from builder.runnetwork import RunNetworks
+
+            self._networks = RunNetworks()
+            self._cleanup.callback(self._networks.close)
+        return self._networks
 
     def _build_stage(self, stage: PlannedStage) -> Work[None]:
         for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us
@@ -691,6 +702,7 @@ class _Engine:
             grants=self._request.grants,
             secrets=self.journal.secrets,
             on_failure=self._request.on_failure,
+            networks=self._run_networks(),
         )
         with self.journal.failing(vertex, started):
             try:

@@ -23,6 +23,7 @@ from builder.grants import NO_GRANTS, Grants
 from builder.modes import parse_mode
 from builder.mounting import OpenedMounts, open_mounts
 from builder.reproduce import HOSTNAMES
+from builder.runnetwork import RunNetworks, StepNetwork, network_files
 from builder.sandbox import (
     ALL_CAPABILITIES,
     Executor,
@@ -82,6 +83,7 @@ class Conditions:
         perturbed: run the program with another host name, other process ids and one processor,
             from under another umask; its result is for comparing, and gets no checkout.
         snapshot: gives the writable view that the program changes.
+        networks: those of the build.
     """
 
     store: Store
@@ -95,6 +97,7 @@ class Conditions:
     on_failure: OnFailure | None = None
     perturbed: bool = False
     snapshot: OpenSnapshot = open_snapshot
+    networks: RunNetworks = field(default_factory=RunNetworks)
 
 
 def perform(step: Step, layers: tuple[Layer, ...], conditions: Conditions) -> Work[Layer]:
@@ -114,6 +117,10 @@ def perform(step: Step, layers: tuple[Layer, ...], conditions: Conditions) -> Wo
 
 def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditions) -> Work[Layer]:
     store, output = conditions.store, conditions.output
+
+    def tell(text: str) -> None:
+        output("stderr", f"{text}\n".encode())
+
     with conditions.snapshot(layers, store) as snapshot:
         with ExitStack() as cleanup:
             opened = yield from open_mounts(
@@ -121,13 +128,21 @@ def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditi
                 store=store,
                 grants=conditions.grants,
                 cleanup=cleanup,
-                tell=lambda text: output("stderr", f"{text}\n".encode()),
+                tell=tell,
             )
-            spec = _sandbox(step, snapshot, opened)
+            network = cleanup.enter_context(conditions.networks.lend(step, tell))
+            spec = _sandbox(step, snapshot, opened, network)
             if conditions.perturbed:
-                spec = _perturbed(spec, step)
+                spec = _perturbed(spec, step, network)
             executor = conditions.executor()
-            status, tail, was_full = yield from run_program(executor, spec, output, opened.relays)
+
+            def started(running: Running) -> None:
+                nonlocal spec
+                spec = network.started(spec, running)
+
+            status, tail, was_full = yield from run_program(
+                executor, spec, output, opened.relays, started=started
+            )
             conditions.ended(status)
             if status.shell_code and conditions.on_failure is not None:
                 conditions.on_failure(executor, spec)
@@ -182,9 +197,9 @@ def _without_secrets(changes: Iterator[Change], conditions: Conditions) -> Itera
     return without_secrets(changes, conditions.secrets)
 
 
-def _perturbed(spec: SandboxSpec, step: ExecStep) -> SandboxSpec:
+def _perturbed(spec: SandboxSpec, step: ExecStep, network: StepNetwork) -> SandboxSpec:
     """The same, but for what a program should not let into its result."""
-    files = network_files(step.network, HOSTNAMES[1], extra_hosts=step.settings.extra_hosts)
+    files = network_files(step, HOSTNAMES[1], network)
     return replace(
         spec,
         hostname=HOSTNAMES[1],
@@ -198,7 +213,9 @@ def _perturbed(spec: SandboxSpec, step: ExecStep) -> SandboxSpec:
     )
 
 
-def _sandbox(step: ExecStep, snapshot: Snapshot, opened: OpenedMounts) -> SandboxSpec:
+def _sandbox(
+    step: ExecStep, snapshot: Snapshot, opened: OpenedMounts, network: StepNetwork
+) -> SandboxSpec:
     is_insecure = step.security == "insecure"
     settings = step.settings
     spec = SandboxSpec(
@@ -213,7 +230,7 @@ def _sandbox(step: ExecStep, snapshot: Snapshot, opened: OpenedMounts) -> Sandbo
             resource_limits=settings.resource_limits,
         ),
         mounts=(
-            *network_files(step.network, extra_hosts=settings.extra_hosts),
+            *network_files(step, HOSTNAMES[0], network),
             *(
                 FileMount(
                     target=script.target,
@@ -225,8 +242,8 @@ def _sandbox(step: ExecStep, snapshot: Snapshot, opened: OpenedMounts) -> Sandbo
             ),
             *opened.mounts,
         ),
-        hostname=HOSTNAME,
-        network=step.network,
+        hostname=HOSTNAMES[0],
+        network=network.network,
         unmasked=is_insecure,
         limits=replace(settings.limits, pids_max=RUN_PIDS_MAX),
     )
@@ -242,38 +259,15 @@ def _environment(step: ExecStep, opened: OpenedMounts) -> tuple[str, ...]:
     return (*(pair for pair in shown if pair.partition("=")[0] not in hidden), *opened.env)
 
 
-HOSTNAME = HOSTNAMES[0]
-
-
-def network_files(
-    network: str, hostname: str = HOSTNAME, *, extra_hosts: Sequence[tuple[str, str]] = ()
-) -> tuple[FileMount, ...]:
-    """/etc/hosts, /etc/resolv.conf and /etc/hostname, never part of a layer."""
-    hosts = (
-        f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n"
-    )
-    resolv = b""
-    if network == "host":
-        try:
-            resolv = Path("/etc/resolv.conf").read_bytes()
-            hosts = Path("/etc/hosts").read_text() or hosts
-        except OSError:  # a host without them: names are not resolved there either
-            pass
-    if extra_hosts:
-        hosts = hosts.removesuffix("\n") + "\n"
-        hosts += "".join(f"{address}\t{name}\n" for name, address in extra_hosts)
-        hosts = hosts.replace("host-gateway", "127.0.0.1")
-    return (
-        FileMount(target="/etc/hosts", content=hosts.encode()),
-        FileMount(target="/etc/resolv.conf", content=resolv),
-        FileMount(target="/etc/hostname", content=f"{hostname}\n".encode()),
-    )
-
-
 def run_program(
-    executor: Executor, spec: SandboxSpec, output: Output, relays: "Sequence[AgentRelay]"
+    executor: Executor,
+    spec: SandboxSpec,
+    output: Output,
+    relays: "Sequence[AgentRelay]",
+    *,
+    started: Callable[[Running], None] = lambda running: None,
 ) -> Work[tuple[ExitStatus, bytes, bool]]:
-    """Run to the end.
+    """Run to the end; `started` is called once the program has been executed.
 
     Returns:
         The status, the last of what was written, and whether it was ended for its processes.
@@ -298,6 +292,7 @@ def run_program(
         cleanup.callback(watch.close)
         served: Relays = [*relays, watch]
         try:
+            started(running)
             yield from _pump(readers, output, tail, served)
             yield from _await_end(running, served)
             return running.wait(), b"".join(tail), watch.has_ended_it

@@ -42,7 +42,7 @@ class BuildRequest:
     no_cache_from: int | None = None  # the line from which on all steps are carried out
     cache_ttl_s: float | None = None  # what was carried out longer ago counts as not cached
     jobs: int = 0  # stages that are built at the same time; 0: as many as there are cores
-    network: Literal["host", "none"] = "host"
+    network: Literal["default", "host", "none"] = "default"
     source_date_epoch: int | None = None
     allowed: frozenset[str] = frozenset()  # rights RUN may ask for: network.host, security.insecure
     run_settings: RunSettings = NO_SETTINGS

@@ -122,7 +122,7 @@ class ExecStep:
     env: tuple[str, ...]
     cwd: str
     user: str
-    network: Literal["host", "none"]
+    network: Literal["default", "host", "none"]
     scripts: tuple[ScriptFile, ...] = ()
     mounts: tuple[StepMount, ...] = ()
     security: Literal["sandbox", "insecure"] = "sandbox"

@@ -140,7 +140,7 @@ class StageChecks:
             build_args=subject.build_args,
             global_args=plan.global_args,
             escape=findings.escape,
-            network="host",
+            network="default",
         )
 
     def check(self, planned: PlannedStage) -> None:

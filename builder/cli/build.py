@@ -333,14 +333,18 @@ def _jobs(given: str | None) -> int:
     return int(given) or _JOBS_MAX
 
 
-def _network(given: str | None) -> Literal["host", "none"]:
-    if given in (None, "default", "host"):
-        return "host"
-    if given == "none":
-        return "none"
-    raise UsageError(
-        f"invalid argument {given!r} for --network", hint="host or none; networks come later"
-    )
+def _network(given: str | None) -> Literal["default", "host", "none"]:
+    match given:
+        case None | "default":
+            return "default"
+        case "host":
+            return "host"
+        case "none":
+            return "none"
+        case _:
+            raise UsageError(
+                f"invalid argument {given!r} for --network", hint="there are default, host and none"
+            )
 
 
 BUILD = Command(
@@ -373,8 +377,8 @@ BUILD = Command(
         value("--jobs", metavar="N", about="Stages to build at once (default: the cores)"),
         value(
             "--network",
-            metavar="host|none",
-            about="The network of RUN (default: host; private networks are not there yet)",
+            metavar="default|host|none",
+            about="The network of RUN (default: a private one, from where the world is reached)",
         ),
         many("--secret", metavar="id=ID[,src=FILE|,env=NAME]", about="Lend a secret to RUN"),
         many("--ssh", metavar="default|ID[=SOCKET]", about="Lend an SSH agent to RUN and ADD"),

@@ -9,6 +9,7 @@ dockerfile2llb/convert.go, dispatchRun; BuildKit solver/llbsolver, "is not allow
 
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from builder.errors import LoweringError, UnsupportedFeatureError
 from builder.lower.heredocs import chomped
@@ -34,8 +35,6 @@ def run(node: Run, state: StageState, around: Surroundings) -> Lowered:
     argv, scripts = _command(node, state)
     mounts = run_mounts(node, state, around)
     environment = _environment(state, mounts)
-    # Differs: the build's own network is the host's, for there is no private one yet
-    network = around.network if node.network in (None, "default") else node.network
     proxies = _proxies(around.build_args, environment)
     created_by = "RUN " + " ".join([*_described_args(state), *argv])
     title = "RUN " + " ".join([*node.written.flags, *_words(node)])
@@ -44,7 +43,7 @@ def run(node: Run, state: StageState, around: Surroundings) -> Lowered:
         env=tuple(f"{name}={value}" for name, value in environment.items()),
         cwd=state.workdir,
         user=state.config.user,
-        network="none" if network == "none" else "host",
+        network=_network(node, around),
         scripts=scripts,
         mounts=mounts,
         security="insecure" if node.security == "insecure" else "sandbox",
@@ -53,6 +52,17 @@ def run(node: Run, state: StageState, around: Surroundings) -> Lowered:
         title=title,
     )
     return Lowered(state=state, created_by=created_by, step=step)
+
+
+def _network(node: Run, around: Surroundings) -> Literal["default", "host", "none"]:
+    """What the instruction says, else the build."""
+    match node.network:
+        case "host":
+            return "host"
+        case "none":
+            return "none"
+        case _:
+            return around.network
 
 
 def check(node: Run, *, allowed: frozenset[str], escape: str) -> None:

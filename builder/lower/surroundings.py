@@ -39,7 +39,7 @@ class Surroundings:
     build_args: Mapping[str, str]
     global_args: Mapping[str, str]
     escape: str
-    network: Literal["host", "none"]
+    network: Literal["default", "host", "none"]
     allowed: frozenset[str] = frozenset()
     settings: RunSettings = NO_SETTINGS
     no_cache: bool = False

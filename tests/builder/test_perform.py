@@ -20,7 +20,7 @@ from builder.errors import (
     StepFailedError,
 )
 from builder.grants import NO_GRANTS, Grants
-from builder.perform import RUN_PIDS_MAX, Conditions, network_files, perform, run_program
+from builder.perform import RUN_PIDS_MAX, Conditions, perform, run_program
 from builder.sandbox import (
     ALL_CAPABILITIES,
     BindMount,
@@ -235,20 +235,6 @@ def test_hosts_and_resolver_are_shown_in_every_run(bench: Bench) -> None:
     bench.do(program("true"))
     targets = {each.target for each in bench.executor.specs[0].mounts}
     assert targets == {"/etc/hosts", "/etc/resolv.conf", "/etc/hostname"}
-
-
-def test_without_a_network_nothing_of_the_host_is_shown() -> None:
-    files = {each.target: each.content for each in network_files("none", "box")}
-    assert files["/etc/resolv.conf"] == b""
-    assert files["/etc/hostname"] == b"box\n"
-    assert b"127.0.0.1\tlocalhost" in files["/etc/hosts"]
-    assert b"box" in files["/etc/hosts"]
-
-
-def test_with_the_hosts_network_its_resolver_is_shown() -> None:
-    files = {each.target: each.content for each in network_files("host")}
-    resolver = Path("/etc/resolv.conf")
-    assert files["/etc/resolv.conf"] == (resolver.read_bytes() if resolver.exists() else b"")
 
 
 @pytest.mark.parametrize(

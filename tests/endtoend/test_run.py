@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import Lamina
+from tests.support.containers import wait_until
 from tests.support.imagetree import OciLayout
+from tests.support.networks import devices
 from tests.support.progress import executed
 
 pytestmark = [pytest.mark.needs_overlay]
@@ -412,6 +414,32 @@ class TestRights:
     def test_no_network_is_no_network(self, project: Project) -> None:
         text = "FROM busybox\nRUN --network=none test $(grep -c : /proc/net/dev) = 1\n"
         project.build(text)
+
+    @pytest.mark.needs_networks
+    def test_nothing_of_the_host_s_network_is_reached_by_default(
+        self, project: Project, own_network: Path
+    ) -> None:
+        """Neither its loopback, nor its abstract sockets; with --network=host both are."""
+        name = f"lamina-test-{os.getpid()}"
+        with socket.socket() as server, socket.socket(socket.AF_UNIX) as abstract:
+            server.bind(("127.0.0.1", 7070))
+            server.listen()
+            abstract.bind(f"\0{name}")
+            abstract.listen()
+            look = "nc -w 1 127.0.0.1 7070 -e /bin/true && echo reached > /o; "
+            look += f"grep -q {name} /proc/net/unix && echo seen >> /o"
+            project.build(f"FROM busybox\nRUN {look}; test ! -e /o\n")
+            text = f"FROM busybox\nRUN {look}; test $(wc -l < /o) = 2\n"
+            project.build(text, "--network", "host")
+
+    @pytest.mark.needs_networks
+    def test_one_network_serves_all_runs_and_goes_with_the_build(
+        self, project: Project, own_network: Path
+    ) -> None:
+        show = "ip -o addr show eth0 | grep -o 'inet [^ ]*'"
+        text = f"FROM busybox\nRUN {show} > /a\nRUN {show} > /b\nRUN cmp /a /b && test -s /a\n"
+        project.build(text)
+        wait_until(lambda: devices() == {"lo", "lamina0"})
 
 
 class TestSettings:
