@@ -77,6 +77,26 @@ CASES = {
         peers=("podman", "docker", "runc", "crun", "minirun"),
         budget=("podman", 0.5),
     ),
+    "pull-large": Case(
+        title="pull of an image with a layer of 1 GiB; `copy` is the plain copy of its bytes",
+        peers=("docker", "podman", "skopeo", "copy"),
+        budget=("docker", 1.0),
+    ),
+    "pull-files": Case(
+        title="the same with a layer of 20,000 files",
+        peers=("docker", "podman", "skopeo", "copy"),
+        budget=("docker", 1.0),
+    ),
+    "push-large": Case(
+        title="push of the image with a layer of 1 GiB to an empty registry",
+        peers=("docker", "podman", "skopeo", "copy"),
+        budget=("docker", 1.0),
+    ),
+    "push-files": Case(
+        title="the same with the layer of 20,000 files",
+        peers=("docker", "podman", "skopeo", "copy"),
+        budget=("docker", 1.0),
+    ),
     "cli": Case(title="--version", peers=("docker", "buildah", "podman"), budget=None),
 }
 _BUILD = "build --progress plain --jobs 4 -t {tag} -f {file} {context}"
@@ -138,6 +158,8 @@ def _environment(lamina: Path, store: Path) -> dict[str, str]:
         "PROJECT_RUN": f"{pinned} run --rm --network host {{tag}} {{cmd}}",
         "PROJECT_IMPORT": f"{pinned} import {{tar}} {{ref}}",
         "PROJECT_RESET": f"rm -rf {shlex.quote(str(store))}",
+        "PROJECT_PULL": f"{pinned} pull -q {{ref}}",
+        "PROJECT_PUSH": f"{pinned} push -q {{ref}} {{to}}",
         "PROJECT_VERSION": f"{pinned} --version",
         "PROJECT_STORE": str(store),
     }
