@@ -1,7 +1,7 @@
 """What goes in and out of a running program: its streams, its log, its terminal, its signals.
 
-    direct    the program has our descriptors; there is nothing to do but to wait
-    piped     pipes -> our descriptors and the log
+    direct    the program has our descriptors; there is nothing to do but to wait (wiring.py)
+    piped     pipes -> our descriptors and the log; our input -> a pipe
     terminal  our terminal (raw) -> pty -> our terminal and the log; also its size
 
 Nothing here knows containers: `exec` attends a program as well.
@@ -96,22 +96,76 @@ class SignalProxy:
             self._resized()
 
 
-def pump(readers: Mapping[int, str], streams: Streams, running: "Running") -> None:
+class Feed:
+    """Our input on its way to the program: `source` is ours, `sink` a pipe that does not block."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self.source = source
+        self._sink = sink
+        self._pending = b""
+
+    @property
+    def wanted(self) -> tuple[int, int] | None:
+        """The descriptor to wait for, and for what; None when there is nothing more to do."""
+        if self._sink < 0:
+            return None
+        return (self._sink, select.POLLOUT) if self._pending else (self.source, select.POLLIN)
+
+    def serve(self) -> None:
+        """Read, or write, as `wanted` says."""
+        try:
+            if self._pending:
+                self._pending = self._pending[os.write(self._sink, self._pending) :]
+                return
+            self._pending = os.read(self.source, _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:  # the program does not read any more, or our input is gone
+            self._pending = b""
+        if not self._pending:
+            self.close()
+
+    def close(self) -> None:
+        """Let the program see the end of its input."""
+        if self._sink >= 0:
+            os.close(self._sink)
+            self._sink = -1
+
+
+def pump(
+    readers: Mapping[int, str], streams: Streams, running: "Running", feed: Feed | None = None
+) -> None:
     """Pass on what comes out of `readers` (descriptor -> "stdout" or "stderr") until all end.
 
     Who reads us may stop doing so: the program goes on, and so does its log. What outlives the
-    program, and still holds its output, is ended with it.
+    program, and still holds its output, is not waited for.
+
+    Args:
+        feed: to be served meanwhile, until the program has ended.
     """
     outputs = {"stdout": streams.stdout, "stderr": streams.stderr}
     poller = select.poll()
     for reader in (*readers, running.fileno()):
         poller.register(reader, select.POLLIN)
     left = len(readers)
-    while left:
-        for reader, _ in poller.poll():
+    has_ended = False
+    while left or (feed is not None and not has_ended):
+        fed = None if feed is None else feed.wanted
+        if fed is not None:
+            poller.register(*fed)
+        ready = poller.poll(0 if has_ended else None)
+        if fed is not None:
+            poller.unregister(fed[0])
+        if has_ended and not ready:
+            return
+        for reader, _ in ready:
+            if feed is not None and fed is not None and reader == fed[0]:
+                feed.serve()
+                continue
             if reader not in readers:
                 poller.unregister(reader)
                 running.wait()
+                has_ended, feed = True, None
                 continue
             data = os.read(reader, _READ_BYTES)
             if not data:

@@ -3,8 +3,8 @@
     remembered image --register--> record, directories --volumes--> spec --executor--> Running
 
 The process that calls `run` minds the container until it has ended: the command itself in the
-foreground, the monitor (monitor.py) behind `-d`. Where nothing has to be logged, the program has
-the caller's own descriptors and nothing is copied.
+foreground, the monitor (monitor.py) behind `-d`. Where nothing has to be logged, and the caller's
+descriptors are pipes, the program has these and nothing is copied (wiring.py).
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import ContainerError
 from builder.runner import liveness, volumes
-from builder.runner.attend import SignalProxy, Streams, pump, pump_terminal
+from builder.runner.attend import SignalProxy, Streams, pump_terminal
 from builder.runner.connect import Connection, connect
 from builder.runner.container import ContainerRecord, MountPoint
 from builder.runner.lookup import running, start_time
@@ -32,6 +32,7 @@ from builder.runner.profile import (
 )
 from builder.runner.runnable import RunnableImage, prepare, register, remembered
 from builder.runner.store import KILLED_CODE, ContainerStore, ended
+from builder.runner.wiring import Wiring
 from builder.sandbox import (
     BindMount,
     Executor,
@@ -174,7 +175,7 @@ class _Minder:
         self._containers = containers
         self._streams = streams
         self._warn = warn
-        self._readers: dict[int, str] = {}
+        self._wiring: Wiring | None = None
         self._running: Running | None = None
 
     def start(self, cleanup: ExitStack) -> Running:
@@ -184,13 +185,15 @@ class _Minder:
         cleanup.callback(executor.close)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         cleanup.callback(os.close, null)
-        ours: list[int] = []
-        try:
-            stdio = self._stdio(null, ours, cleanup)
-            running = self.proxy.start(lambda: executor.start(spec, stdio))
-        finally:
-            for fd in ours:
-                os.close(fd)
+        if self.record.terminal:
+            stdio = Stdio(stdin=null, stdout=null, stderr=null)
+        else:
+            self._wiring = Wiring(self._streams, null=null)
+            cleanup.callback(self._wiring.close)
+            stdio = self._wiring.stdio
+        running = self.proxy.start(lambda: executor.start(spec, stdio))
+        if self._wiring is not None:
+            self._wiring.release()
         self._running = running
         self.record = self.record.turned(
             "running",
@@ -214,8 +217,8 @@ class _Minder:
                     pump_terminal(master, running.fileno(), self._streams)
                 finally:
                     os.close(master)
-            elif self._readers:
-                pump(self._readers, self._streams, running)
+            elif self._wiring is not None:
+                self._wiring.serve(running)
             status = running.wait()
         except BaseException:
             running.kill()
@@ -225,25 +228,6 @@ class _Minder:
             if self._streams.log is not None:
                 self._streams.log.end_lines()
         return status
-
-    def _stdio(self, null: int, ours: list[int], cleanup: ExitStack) -> Stdio:
-        """The program's descriptors; those to be closed after the start go to `ours`."""
-        stdin = null if self._streams.stdin is None else self._streams.stdin
-        if self.record.terminal:
-            return Stdio(stdin=null, stdout=null, stderr=null)
-        if self._streams.log is None:
-            stdout, stderr = self._streams.stdout, self._streams.stderr
-            return Stdio(
-                stdin=stdin,
-                stdout=null if stdout is None else stdout,
-                stderr=null if stderr is None else stderr,
-            )
-        for name in ("stdout", "stderr"):
-            reader, writer = os.pipe2(os.O_CLOEXEC)
-            cleanup.callback(os.close, reader)
-            self._readers[reader] = name
-            ours.append(writer)
-        return Stdio(stdin=stdin, stdout=ours[0], stderr=ours[1])
 
     def _size(self) -> tuple[int, int] | None:
         return self._streams.size() if self._streams.size is not None else None

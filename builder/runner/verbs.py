@@ -20,6 +20,7 @@ from builder.runner.lookup import running, start_time, started
 from builder.runner.profile import program_fields
 from builder.runner.start import OpenStore
 from builder.runner.store import ContainerStore
+from builder.runner.wiring import Wiring
 from builder.sandbox import ExitStatus, LocalExecutor, Program, Stdio
 
 _KILL_WAIT_S = 10.0
@@ -126,11 +127,12 @@ def execute(
         cleanup.callback(executor.close)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         cleanup.callback(os.close, null)
-        stdio = Stdio(
-            stdin=null if streams.stdin is None else streams.stdin,
-            stdout=null if streams.stdout is None else streams.stdout,
-            stderr=null if streams.stderr is None else streams.stderr,
-        )
+        wiring: Wiring | None = None
+        stdio = Stdio(stdin=null, stdout=null, stderr=null)
+        if not options.terminal:
+            wiring = Wiring(streams, null=null)
+            cleanup.callback(wiring.close)
+            stdio = wiring.stdio
         size = streams.size
 
         def resized() -> None:
@@ -143,6 +145,8 @@ def execute(
         proxy = cleanup.enter_context(SignalProxy(resized=resized if options.terminal else None))
         program = _program(record, options, streams)
         joined = proxy.start(lambda: executor.join(record.pid, program, stdio))
+        if wiring is not None:
+            wiring.release()
         master = joined.terminal_fd
         if started is not None:
             started()
@@ -150,6 +154,8 @@ def execute(
             if master is not None:
                 cleanup.callback(os.close, master)
                 pump_terminal(master, joined.fileno(), streams)
+            elif wiring is not None:
+                wiring.serve(joined)
             return joined.wait()
         except BaseException:
             joined.kill()

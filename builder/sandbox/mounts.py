@@ -1080,6 +1080,7 @@ def _new_filesystem(kind: str, flags: int, options: str) -> int:
     """A file system that is mounted nowhere yet; `flags` are those of mount(2)."""
     fs_fd = syscalls.fsopen(kind.encode())
     try:
+        syscalls.fsconfig(fs_fd, b"source", kind.encode())
         for option in (*options.split(","), "ro" if flags & syscalls.MS_RDONLY else ""):
             if option:
                 key, equals, value = option.partition("=")
