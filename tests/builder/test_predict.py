@@ -16,7 +16,15 @@ from builder.record import StepRecord
 from layerstore import Store
 from tests.support.executors import FakeExecutor
 from tests.support.images import dockerfile, make_image, run_build
-from tests.support.projects import Edit, Project, any_edits, edits, projects
+from tests.support.projects import (
+    Edit,
+    Instruction,
+    Project,
+    any_edits,
+    edit_of,
+    edits,
+    projects,
+)
 from tests.support.servers import Page, serve
 from tests.support.sources import write_files
 
@@ -146,6 +154,52 @@ def test_a_build_names_exactly_the_ingredient_that_was_edited(data: st.DataObjec
             )
         ]
         assert told, executed
+
+
+@pytest.mark.parametrize(
+    "instructions",
+    [
+        [("RUN", "echo", "one", ">", "/x")],
+        [("RUN", "--mount=type=bind,target=/src", "echo", "one", ">", "/x")],
+        [("RUN", "<<E\necho", "one", ">", "/x", "\ntouch /here\nE")],
+        [("COPY", "<<here.txt", "/h/\n", "one", "\nhere.txt")],
+        [("COPY", "--chmod=0600", "a.txt", "/x")],
+        [("COPY", "d", "/c/")],
+        [("ENV", "ALPHA=one"), ("RUN", "env", "ALPHA", ">", "/x")],
+        [("ARG", "ALPHA=one"), ("RUN", "env", "ALPHA", ">", "/x")],
+    ],
+    ids=lambda instructions: " ".join(instructions[0]).splitlines()[0],
+)
+def test_every_kind_of_edit_is_predicted_and_named(
+    bench: Bench, instructions: list[Instruction]
+) -> None:
+    project, edit = edit_of(*instructions)
+    project.write(bench.context)
+    bench.build(project)
+    edited = bench.edit(edit)
+    predicted = bench.predict(edited)
+    built = bench.build(edited)
+    assert_agree(predicted, built)
+    (step,) = [step for step in built if step.outcome in EXECUTED]
+    assert step.explanation is not None
+    found = {(each.kind, each.name) for each in step.explanation.differences}
+    assert found == {(edit.kind, edit.name)}
+    assert [each.reason for each in predicted] == [each.reason for each in built]
+
+
+@pytest.mark.parametrize("mount", ["target=/src", "source=d,target=/src"])
+def test_a_file_that_a_bind_mount_shows_is_named(bench: Bench, mount: str) -> None:
+    project, _ = edit_of(("RUN", f"--mount=type=bind,{mount}", "echo", "one", ">", "/x"))
+    project.write(bench.context)
+    bench.build(project)
+    (bench.context / "d/f").write_text("changed")
+    (step,) = [step for step in bench.predict(project) if step.outcome == "miss"]
+    assert step.explanation is not None
+    assert [each.kind for each in step.explanation.differences] == ["file"]
+    assert step.explanation.differences[0].name.endswith("f")
+    (bench.context / "a.txt").write_text("changed")
+    outcomes = [step.outcome for step in bench.build(project)]
+    assert outcomes == ["cached", "reused"]
 
 
 def prediction(bench: Bench, text: str, **more: Any) -> list[tuple[str, str]]:

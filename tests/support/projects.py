@@ -92,12 +92,21 @@ def _instructions(stage: int) -> st.SearchStrategy[Instruction]:
         st.tuples(st.just("COPY"), st.just("--link"), st.just("a.txt"), st.just("/l/")),
         st.tuples(st.just("ENV"), st.tuples(variable, value).map("=".join)),
         st.tuples(st.just("ARG"), st.tuples(variable, value).map("=".join)),
+        st.tuples(st.just("RUN"), st.just("--mount=type=bind,target=/src"), st.just("echo"), value,
+                  st.just(">"), target),
+        st.tuples(st.just("RUN"), st.just("--mount=type=bind,source=d,target=/src"),
+                  st.just("echo"), value, st.just(">"), target),
+        st.tuples(st.just("RUN"), st.just("<<E\necho"), value, st.just(">"), target,
+                  st.just("\ntouch /here\nE")),
+        st.tuples(st.just("COPY"), st.just("<<here.txt"), st.just("/h/\n"), value,
+                  st.just("\nhere.txt")),
         st.tuples(st.just("WORKDIR"), st.sampled_from(("/w", "v"))),
         st.tuples(st.just("LABEL"), value.map(lambda text: f"l={text}")),
     ]  # fmt: skip
     if stage:
         other = st.integers(0, stage - 1)
         kinds.append(other.map(lambda n: ("COPY", f"--from=s{n}", f"/mark{n}", f"/from{n}")))
+        kinds.append(other.map(lambda n: ("RUN", f"--mount=type=bind,from=s{n},target=/m", "pwd")))
     return st.one_of(kinds)
 
 
@@ -119,6 +128,8 @@ def any_edits(draw: st.DrawFn, project: Project) -> Edit:
 def edits(draw: st.DrawFn, project: Project) -> Edit:
     """A change of one ingredient, and its name."""
     choices = [_edit_file, _edit_mode, _add_file, _remove_file, _touch, _edit_instruction]
+    if project.build_args:
+        choices.append(_edit_build_arg)
     return draw(draw(st.sampled_from(choices))(project))
 
 
@@ -169,10 +180,32 @@ def _edit_instruction(draw: st.DrawFn, project: Project) -> Edit:
     return Edit(after=_with_stage(project, number, stage), kind=kind, name=name)
 
 
+@st.composite
+def _edit_build_arg(draw: st.DrawFn, project: Project) -> Edit:
+    name = draw(st.sampled_from(sorted(project.build_args)))
+    after = {**project.build_args, name: project.build_args[name] + "!"}
+    return Edit(after=replace(project, build_args=after), kind="argument", name=name)
+
+
+def edit_of(*instructions: Instruction) -> tuple[Project, Edit]:
+    """A project of one stage, and the edit of its first instruction."""
+    files = dict.fromkeys(FILES, (VALUES[0], 420))
+    project = Project(stages=(("scratch", instructions),), files=files, build_args={})
+    changed, kind, name = _edited(instructions[0])
+    stage = ("scratch", (changed, *instructions[1:]))
+    return project, Edit(after=_with_stage(project, 0, stage), kind=kind, name=name)
+
+
 def _edited(instruction: Instruction) -> tuple[Instruction, str, str]:
     match instruction:
         case ("RUN", "echo", value, sign, target):
             return ("RUN", "echo", f"{value}!", sign, target), "command", "command"
+        case ("RUN", mount, "echo", value, sign, target):
+            return ("RUN", mount, "echo", f"{value}!", sign, target), "command", "command"
+        case ("RUN", "<<E\necho", value, *rest):
+            return ("RUN", "<<E\necho", f"{value}!", *rest), "command", "command"
+        case ("COPY", "<<here.txt", target, value, end):
+            return ("COPY", "<<here.txt", target, f"{value}!", end), "heredoc", "here.txt"
         case ("ENV", pair):
             return ("ENV", f"{pair}!"), "environment", pair.partition("=")[0]
         case ("ARG", pair):
