@@ -903,3 +903,12 @@ def _check_filters(request: BuildRequest, plan: BuildPlan) -> None:
                 f"--no-cache-filter={name}: no such stage",
                 hint=f"stages with a name: {known}" if known else "number them from 0",
             )
+    first = request.no_cache_from
+    needed = [plan.stages[index] for index in plan.needed]
+    spans = [each.span for stage in needed for each in (stage.from_node, *stage.instructions)]
+    last = max(span.end_line for span in spans)
+    if first is not None and first > last:
+        raise PlanError(
+            f"--no-cache-from={first}: there is no instruction from that line on",
+            hint=f"the last one that the target needs ends in line {last}",
+        )

@@ -175,6 +175,7 @@ def _plan(steps: "tuple[StepRecord, ...]") -> dict[str, object]:
         ],
         "seconds": {"least": _seconds(certain), "most": _seconds(possible)},
         "bytes": {"least": _bytes(certain), "most": _bytes(possible)},
+        "unknown": _unknown(possible),  # steps of which nothing is known, in no sum
     }
 
 
@@ -211,9 +212,23 @@ def _show_plan(steps: "tuple[StepRecord, ...]") -> None:
     line(
         f"{len(certain)} of {len(working)} steps would be executed"
         + (f", {depends} more if the results above differ" if depends else "")
-        + f": {_range(f'{_seconds(certain):.1f}s', f'{_seconds(possible):.1f}s')}"
-        + f", {_range(human_size(_bytes(certain)), human_size(_bytes(possible)))}, as last time"
+        + _estimate(certain, possible)
     )
+
+
+def _estimate(certain: "list[StepRecord]", possible: "list[StepRecord]") -> str:
+    """What steps take, as far as it is known of them."""
+    unknown = _unknown(possible)
+    if unknown == len(possible):
+        return ": nothing is known of what they take"
+    seconds = _range(f"{_seconds(certain):.1f}s", f"{_seconds(possible):.1f}s")
+    size = _range(human_size(_bytes(certain)), human_size(_bytes(possible)))
+    beside = f"; nothing is known of {unknown}" if unknown else ""
+    return f": {seconds}, {size}, as last time{beside}"
+
+
+def _unknown(steps: "list[StepRecord]") -> int:
+    return sum(not _is_known(step) for step in steps)
 
 
 def _range(least: str, most: str) -> str:

@@ -292,6 +292,7 @@ class Terminal:
 
     def _settle(self, vertex: int, result: str, *, style: str) -> None:
         work = self._work.pop(vertex)
+        self._live.refresh()  # else what is printed stands above the last view, with it still there
         self._print(f"=> {printable(work.tail.title)}  {result}", style=style)
 
     def _print(self, text: str, *, style: str) -> None:

@@ -1465,6 +1465,12 @@ def test_all_steps_from_a_line_on_are_carried_out(
     assert found == dict.fromkeys(lines, f"--no-cache-from={line}")
 
 
+def test_a_line_without_an_instruction_from_it_on_is_an_error(store: Store) -> None:
+    with pytest.raises(PlanError, match="no instruction from that line on") as caught:
+        run_build(store, FORCED, executor=no_executor, no_cache_from=8)
+    assert caught.value.hint == "the last one that the target needs ends in line 7"
+
+
 def test_what_is_older_than_its_time_to_live_is_carried_out_again(
     store: Store, fake: FakeExecutor
 ) -> None:

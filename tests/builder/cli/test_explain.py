@@ -154,6 +154,7 @@ def test_a_plan_says_what_would_be_executed(bare: Commands, context: Path) -> No
     found = plan(bare, context, code=2)
     assert [step["prediction"] for step in found["steps"]] == ["metadata", "miss", "miss"]
     assert found["cached"] is False
+    assert found["unknown"] == 2
     bare("build", "-q", context)
     found = plan(bare, context, code=0)
     assert [step["prediction"] for step in found["steps"]] == ["metadata", "hit", "hit"]
@@ -170,7 +171,7 @@ def test_a_plan_says_what_would_be_executed(bare: Commands, context: Path) -> No
 
 def test_a_plan_is_told_in_words(bare: Commands, context: Path) -> None:
     assert bare("plan", context, code=2).lines[-1] == (
-        "2 of 2 steps would be executed: 0.0s, 0B, as last time"
+        "2 of 2 steps would be executed: nothing is known of what they take"
     )
     bare("build", "-q", context)
     out = bare("plan", context).lines
@@ -184,6 +185,9 @@ def test_a_plan_is_told_in_words(bare: Commands, context: Path) -> None:
     assert out[1].endswith("src/f3 changed")
     assert out[2].endswith("follows line 3, COPY src /src")
     assert out[-1].startswith("1 of 2 steps would be executed, 1 more if the results above differ")
+    assert out[-1].endswith(", as last time")
+    (context / "Dockerfile").write_text(f"{COPIES}RUN --mount=from=scratch,target=/x false\n")
+    assert bare("plan", context, code=2).lines[-1].endswith(", as last time; nothing is known of 1")
 
 
 def test_a_plan_writes_nothing(bare: Commands, context: Path) -> None:

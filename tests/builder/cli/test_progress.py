@@ -191,6 +191,21 @@ def test_the_live_view_leaves_a_line_for_each_finished_step() -> None:
     assert "image sha256:abc" in text
 
 
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_finished_step_is_gone_from_the_live_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Screen()
+    progress = Terminal(stream)
+    progress.report(started(1, "RUN make"))
+    progress.report(VertexDone(vertex=1, seconds=1))
+    assert stream.getvalue().rpartition("=> RUN make")[2].lstrip().startswith("1.0s")
+    progress.close()
+
+
 def test_the_live_view_says_why_a_step_ran() -> None:
     events = (
         started(1, "RUN make"),
