@@ -65,12 +65,12 @@ from builder.plan import (
 from builder.platforms import check_runnable, name_of
 from builder.provide import Provider
 from builder.request import BuildRequest, BuildResult
-from builder.sandbox import Executor, ExitStatus
 from builder.schedule import PAUSE, Later, Needs, Work, run_all
 from builder.sealing import Sealer
 from builder.sources import Selection, SourceTree, select
 from builder.state import StageState, empty_state, state_of_image
 from builder.steps import (
+    CacheMount,
     CopyFiles,
     ExecStep,
     FileStep,
@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from builder.perform import Conditions
     from builder.predict import Predictor
     from builder.runnetwork import RunNetworks
+    from builder.sandbox import Executor, ExitStatus
     from builder.trial import Trial
 
 _FLUSH_AFTER_S = 0.5
@@ -112,7 +113,7 @@ def build(
     store: Store,
     report: Callable[[Event], None],
     *,
-    start_executor: Callable[[], Executor] | None = None,
+    start_executor: "Callable[[], Executor] | None" = None,
 ) -> BuildResult:
     """Build `request` into `store`.
 
@@ -128,7 +129,7 @@ def build(
     with ExitStack() as cleanup:
         executors: list[Executor] = []
 
-        def executor() -> Executor:  # one, however often it is begun anew; no thread is there yet
+        def executor() -> "Executor":  # one, however often it is begun anew; no thread is there yet
             if not executors:
                 executors.append((start_executor or _fork_server)())
                 cleanup.callback(executors[0].close)
@@ -141,7 +142,7 @@ def build(
                 report(Notice(message=error.message))
 
 
-def _fork_server() -> Executor:
+def _fork_server() -> "Executor":
     from builder.sandbox import ForkServer
 
     return ForkServer()
@@ -161,7 +162,7 @@ def _build(
     request: BuildRequest,
     store: Store,
     report: Callable[[Event], None],
-    start_executor: Callable[[], Executor],
+    start_executor: "Callable[[], Executor]",
 ) -> BuildResult:
     started = time.time()
     with ExitStack() as cleanup:
@@ -227,7 +228,7 @@ class _Engine:
         store: Store,
         report: Callable[[Event], None],
         cleanup: ExitStack,
-        start_executor: Callable[[], Executor],
+        start_executor: "Callable[[], Executor]",
         predictor: "Predictor | None" = None,
     ) -> None:
         self._start_executor = start_executor
@@ -493,7 +494,7 @@ class _Engine:
         """Find the step in the cache, else do it."""
         line = noted.line
         vertex = self.journal.begin(f"{label} {step.title}", stage.title, line)
-        if isinstance(step, ExecStep) and step.mounts:
+        if isinstance(step, ExecStep) and any(isinstance(m, CacheMount) for m in step.mounts):
             from builder.mounting import caches_of
 
             self._cache_mounts |= caches_of(step)
@@ -665,12 +666,13 @@ class _Engine:
         """Perform a step; the result is an earlier one where the content is the same."""
         from builder.mounting import is_as_keyed  # nothing of it is loaded when all is cached
         from builder.perform import Conditions, perform
+        from builder.sandbox import ExitStatus
 
         started = time.monotonic()
         noted = replace(noted, started=self.journal.now())
         vertex, status = noted.vertex, ExitStatus()
 
-        def ended(how: ExitStatus) -> None:
+        def ended(how: "ExitStatus") -> None:
             nonlocal status
             status = how
 

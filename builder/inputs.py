@@ -29,11 +29,11 @@ from builder.errors import ContextError
 from builder.sources import FileTree, SourceTree, resolve
 from builder.urls import FileUrl, GitUrl, other_scheme, parse_url, redacted
 from grammar import Dockerfile, fingerprint
-from layerstore import CacheIndex, Digest, Peeked, TreePath, detect, is_tar
+from layerstore import Digest, TreePath
 
 if TYPE_CHECKING:
     from builder.remote import Remotes
-    from layerstore import Reader
+    from layerstore import CacheIndex, Reader
 
 DOCKERFILE_MAX_BYTES = 16 << 20
 _NAMES = ("Dockerfile", "Containerfile", "dockerfile")
@@ -148,6 +148,8 @@ def read_beside(dockerfile: Path) -> Inputs:
 def _read_stdin_context(
     file: str | None, stdin: BinaryIO, remotes: "Callable[[], Remotes]"
 ) -> Inputs:
+    from layerstore import Peeked, detect, is_tar
+
     stream = Peeked(stdin)
     if detect(stream.head) is not None or is_tar(stream.head):
         if file == "-":
@@ -210,7 +212,7 @@ def _nearest_hint(tree: SourceTree, file: str) -> str:
     return f"did you mean {head + '/' if head else ''}{close}?" if close else ""
 
 
-def parse_remembered(inputs: Inputs, cache: CacheIndex) -> Dockerfile:
+def parse_remembered(inputs: Inputs, cache: "CacheIndex") -> Dockerfile:
     """Parse the Dockerfile, or take the tree that the same text gave before.
 
     A text with a password in a URL is not kept.

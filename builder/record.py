@@ -11,6 +11,7 @@ rename and are synced, the log first: after a power cut a record is there whole,
 """
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -135,7 +136,8 @@ def write(record: BuildRecord, directory: Path, log: bytes = b"") -> None:
         replace_file(directory / f"{record.id}.log", log)
     replace_file(directory / f"{record.id}.json", _sealed(_plain(record), log))
     # by either file: of a build that was killed there may be the log alone
-    ids = {path.stem for path in directory.iterdir() if path.suffix in (".json", ".log")}
+    names = os.listdir(directory)  # noqa: PTH208 - hundreds, at every build
+    ids = {name.rpartition(".")[0] for name in names if name.endswith((".json", ".log"))}
     for build_id in sorted(ids)[:-_KEPT_MAX]:
         remove(build_id, directory)
 

@@ -19,21 +19,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as _quoted
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from builder import patterns
 from builder.errors import BuilderError
 from builder.filters import Filter
-from layerstore import (
-    Content,
-    Digest,
-    Layer,
-    LayerStore,
-    Meta,
-    Node,
-    TreeIndex,
-    TreePath,
-)
+from layerstore import Digest, TreePath
+
+if TYPE_CHECKING:
+    from layerstore import Content, Layer, LayerStore, Meta, Node, TreeIndex
 
 EntryKind = Literal["file", "dir", "symlink", "char", "block", "fifo", "socket"]
 
@@ -46,7 +40,7 @@ class SourceEntry:
 
     path: TreePath
     kind: EntryKind
-    meta: Meta
+    meta: "Meta"
     size_bytes: int = 0
     target: str = ""
     major: int = 0
@@ -90,7 +84,7 @@ class SourceTree(Protocol):
     def digest(self, entry: SourceEntry) -> Digest:
         """The digest of a file's content."""
 
-    def content(self, entry: SourceEntry) -> Content:
+    def content(self, entry: SourceEntry) -> "Content":
         """A file's content, the same that `digest` saw or an error while it is read."""
 
 
@@ -262,7 +256,7 @@ def _identity(
     return json.dumps(fields).encode() + b"\n"
 
 
-def digest_of(content: Content) -> Digest:
+def digest_of(content: "Content") -> Digest:
     """The digest of a file's content."""
     hasher = hashlib.sha256()
     for piece in (content,) if isinstance(content, bytes) else content():
@@ -274,7 +268,7 @@ class FileTree:
     """One file as a source, by its name."""
 
     def __init__(
-        self, name: str, meta: Meta, size_bytes: int, content: Content, *, description: str
+        self, name: str, meta: "Meta", size_bytes: int, content: "Content", *, description: str
     ) -> None:
         self._entry = SourceEntry(TreePath(name), "file", meta, size_bytes)
         self._content = content
@@ -286,6 +280,8 @@ class FileTree:
 
     def get(self, path: TreePath) -> SourceEntry | None:
         if not path:
+            from layerstore import Meta
+
             return SourceEntry(path, "dir", Meta(0o755))
         return self._entry if path == self._entry.path else None
 
@@ -295,7 +291,7 @@ class FileTree:
     def digest(self, entry: SourceEntry) -> Digest:
         return digest_of(self._content)
 
-    def content(self, entry: SourceEntry) -> Content:
+    def content(self, entry: SourceEntry) -> "Content":
         return self._content
 
 
@@ -320,7 +316,7 @@ class LazyTree:
     def digest(self, entry: SourceEntry) -> Digest:
         return self._tree().digest(entry)
 
-    def content(self, entry: SourceEntry) -> Content:
+    def content(self, entry: SourceEntry) -> "Content":
         return self._tree().content(entry)
 
     def _tree(self) -> SourceTree:
@@ -332,7 +328,9 @@ class LazyTree:
 class LayerTree:
     """A stack of layers as a source. Carries out `SourceTree`; close it when done."""
 
-    def __init__(self, layers: tuple[Layer, ...], store: LayerStore, *, description: str) -> None:
+    def __init__(
+        self, layers: "tuple[Layer, ...]", store: "LayerStore", *, description: str
+    ) -> None:
         self._layers = layers
         self._store = store
         self._description = description
@@ -344,7 +342,7 @@ class LayerTree:
         return self._description
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def layers(self) -> "tuple[Layer, ...]":
         """The stack, bottom first: whoever mounts it needs no copy."""
         return self._layers
 
@@ -366,24 +364,24 @@ class LayerTree:
         assert digest is not None, "a file's table of contents entry has a digest"
         return digest
 
-    def content(self, entry: SourceEntry) -> Content:
+    def content(self, entry: SourceEntry) -> "Content":
         return self._files.content(self._file(entry))
 
     def close(self) -> None:
         """Release the blobs that are open."""
         self._files.close()
 
-    def _tree(self) -> TreeIndex:
+    def _tree(self) -> "TreeIndex":
         if self._index is None:
             self._index = self._store.tree(self._layers)
         return self._index
 
-    def _file(self, entry: SourceEntry) -> Node:
+    def _file(self, entry: SourceEntry) -> "Node":
         node = self._tree().get(entry.path)
         assert node is not None, "an entry of this tree is in its index"
         return node
 
-    def _entry(self, path: TreePath, node: Node) -> SourceEntry:
+    def _entry(self, path: TreePath, node: "Node") -> SourceEntry:
         entry = node.entry
         kind = entry.kind
         if kind == "remove" or kind == "opaque" or kind == "hardlink":

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from builder.sandbox.capabilities import ALL as ALL_CAPABILITIES
     from builder.sandbox.capabilities import DEFAULT as DEFAULT_CAPABILITIES
     from builder.sandbox.cgroups import PIDS_MAX_DEFAULT
+    from builder.sandbox.defaults import DEFAULT_PATH
     from builder.sandbox.errors import (
         ProgramError,
         ProgramNotExecutableError,
@@ -22,19 +23,17 @@ if TYPE_CHECKING:
     from builder.sandbox.executor import LocalExecutor
     from builder.sandbox.hostreport import Feature, HostReport, probe
     from builder.sandbox.idmap import in_user_namespace
+    from builder.sandbox.limits import RESOURCES, Limits, ResourceLimit
     from builder.sandbox.namespaces import enter_user_namespace, recording_child
     from builder.sandbox.ociruntime import RuntimeExecutor, find_runtime
     from builder.sandbox.seccompprofile import parse as parse_seccomp_profile
     from builder.sandbox.server import ForkServer
     from builder.sandbox.spec import (
-        DEFAULT_PATH,
-        RESOURCES,
         BindMount,
         Device,
         Executor,
         ExitStatus,
         FileMount,
-        Limits,
         Link,
         Mount,
         Namespaces,
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
         OverlayRoot,
         PlainRoot,
         Program,
-        ResourceLimit,
         Root,
         Running,
         SandboxSpec,
@@ -61,7 +59,7 @@ _HOMES = {
     "ALL_CAPABILITIES": "capabilities:ALL",
     "BindMount": "spec",
     "DEFAULT_CAPABILITIES": "capabilities:DEFAULT",
-    "DEFAULT_PATH": "spec",
+    "DEFAULT_PATH": "defaults",
     "Device": "spec",
     "Executor": "spec",
     "ExitStatus": "spec",
@@ -70,7 +68,7 @@ _HOMES = {
     "ForkServer": "server",
     "HostReport": "hostreport",
     "Ids": "users",
-    "Limits": "spec",
+    "Limits": "limits",
     "Link": "spec",
     "LocalExecutor": "executor",
     "Mount": "spec",
@@ -84,8 +82,8 @@ _HOMES = {
     "ProgramError": "errors",
     "ProgramNotExecutableError": "errors",
     "ProgramNotFoundError": "errors",
-    "RESOURCES": "spec",
-    "ResourceLimit": "spec",
+    "RESOURCES": "limits",
+    "ResourceLimit": "limits",
     "Root": "spec",
     "Running": "spec",
     "RuntimeExecutor": "ociruntime",

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from builder.sandbox import signals
 from builder.sandbox.errors import UnsupportedHostError
-from builder.sandbox.spec import Limits
+from builder.sandbox.limits import Limits
 
 PIDS_MAX_DEFAULT = 4096  # what the builder gives to a RUN, best effort
 CPU_PERIOD_US = 100_000  # the kernel's own

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from builder.sandbox import capabilities, cgroups, idmap, namespaces, seccomp, syscalls
 from builder.sandbox.errors import SandboxError
-from builder.sandbox.spec import Limits
+from builder.sandbox.limits import Limits
 
 _MACHINES = ("x86_64", "aarch64")
 

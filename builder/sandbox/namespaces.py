@@ -50,10 +50,11 @@ from builder.sandbox.idmap import (
     write_full,
     write_single,
 )
+from builder.sandbox.limits import RESOURCES, ResourceLimit
 from builder.sandbox.mounts import Host, Stage, describe, plan
 from builder.sandbox.network import Way
 from builder.sandbox.resolve import make_directories, open_beneath, open_in_root
-from builder.sandbox.spec import RESOURCES, Namespaces, Program, ResourceLimit, SandboxSpec
+from builder.sandbox.spec import Namespaces, Program, SandboxSpec
 from builder.sandbox.trampoline import ERRORS_FD, open_trampoline
 from builder.sandbox.users import Ids, find_groups, find_user
 

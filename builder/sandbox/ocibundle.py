@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from builder.sandbox import capabilities, seccomp
 from builder.sandbox.errors import SandboxError
+from builder.sandbox.limits import Limits
 from builder.sandbox.mounts import MASKED, READ_ONLY
-from builder.sandbox.spec import Limits, Program, SandboxSpec, SeccompProfile
+from builder.sandbox.spec import Program, SandboxSpec, SeccompProfile
 from builder.sandbox.users import Ids
 
 VERSION = "1.0.2"

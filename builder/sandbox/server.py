@@ -30,7 +30,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self, cast
 
-from builder.sandbox import cgroups, namespaces, seccomp, signals, spec, syscalls
+from builder.sandbox import cgroups, limits, namespaces, seccomp, signals, spec, syscalls
 from builder.sandbox.capabilities import mask
 from builder.sandbox.errors import SandboxError, decode, encode
 from builder.sandbox.executor import (
@@ -49,8 +49,8 @@ _REQUEST_DESCRIPTORS_MAX = 6
 _CLASSES = {
     value.__name__: value
     for value in (
-        *(spec.SandboxSpec, spec.OverlayRoot, spec.PlainRoot, spec.Program, spec.Limits),
-        *(spec.BindMount, spec.OverlayMount, spec.TmpfsMount, spec.FileMount, spec.ResourceLimit),
+        *(spec.SandboxSpec, spec.OverlayRoot, spec.PlainRoot, spec.Program, limits.Limits),
+        *(spec.BindMount, spec.OverlayMount, spec.TmpfsMount, spec.FileMount, limits.ResourceLimit),
         *(spec.Device, spec.Namespaces, spec.SeccompProfile, spec.SeccompRule),
         *(spec.SeccompArgument, spec.Link),
     )

@@ -17,7 +17,11 @@ HEAVY = {
 
 # What only a step that is carried out has a use for.
 EXPLAINING = {"builder.explain", "builder.earlier", "builder.predict", "resource"}
-PERFORMING = {"builder.perform", "builder.mounting", "builder.fileops", "builder.sandbox.server"}
+PERFORMING = {
+    *("builder.perform", "builder.mounting", "builder.fileops"),
+    *("builder.sandbox.server", "builder.sandbox.spec"),
+    *("layerstore.tarcodec", "layerstore.compression", "layerstore.overlaydir"),
+}
 
 
 def imported(store: Lamina, *args: str | Path) -> set[str]:

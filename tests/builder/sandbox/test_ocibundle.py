@@ -8,15 +8,14 @@ import pytest
 
 from builder.sandbox import capabilities, ocibundle, seccomp
 from builder.sandbox.errors import SandboxError
+from builder.sandbox.limits import Limits, ResourceLimit
 from builder.sandbox.mounts import MASKED, READ_ONLY
 from builder.sandbox.ocibundle import Facts, Shown, check, config
 from builder.sandbox.spec import (
     Device,
-    Limits,
     Namespaces,
     PlainRoot,
     Program,
-    ResourceLimit,
     SandboxSpec,
     SeccompArgument,
     SeccompProfile,

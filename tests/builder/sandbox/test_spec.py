@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.sandbox import (
-    DEFAULT_PATH,
     BindMount,
     Executor,
     ExitStatus,
@@ -103,9 +102,6 @@ class TestDefaults:
         assert not FileMount(target="/f", content=b"").read_only
         assert TmpfsMount(target="/t").mode == 0o1777
         assert FileMount(target="/f", content=b"").mode == 0o644
-
-    def test_the_search_path_is_docker_s(self) -> None:
-        assert DEFAULT_PATH == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class TestProtocols:
