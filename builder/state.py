@@ -68,10 +68,10 @@ class StageState:
     def environment(self) -> dict[str, str]:
         """ENV and ARG: what words and programs see."""
         visible = {name: value for name, value in self.args if value is not None}
-        for pair in self.config.env:
-            name, _, value = pair.partition("=")
-            if name not in self.args_over_env:
-                visible[name] = value
+        values = _values(self.config.env)
+        if hidden := self.args_over_env:
+            values = {name: value for name, value in values.items() if name not in hidden}
+        visible |= values
         return visible
 
     def with_history(self, created_by: str) -> Self:
@@ -125,11 +125,45 @@ COMMENT = "lamina"
 
 def set_env(env: tuple[str, ...], values: Mapping[str, str]) -> tuple[str, ...]:
     """`env` with each NAME=value, at its old place or at the end."""
-    pairs = {name: f"{name}={value}" for name, value in values.items()}
-    names = [pair.partition("=")[0] for pair in env]
-    kept = tuple([pairs.get(name, pair) for name, pair in zip(names, env, strict=True)])
-    there = set(names)
-    return (*kept, *(pairs[name] for name in pairs if name not in there))
+    known = _values(env)
+    changed = {**known, **values}
+    if len(known) == len(env) and known.keys().isdisjoint(values):
+        result = (*env, *(f"{name}={value}" for name, value in values.items()))
+    else:
+        names = [pair.partition("=")[0] for pair in env]
+        pairs = zip(names, env, strict=True)
+        kept = [f"{name}={values[name]}" if name in values else pair for name, pair in pairs]
+        result = (*kept, *(f"{name}={values[name]}" for name in values if name not in known))
+    _last.keep(result, changed)
+    return result
+
+
+class _Last:
+    """The values of the environment that was made last: the next one is mostly made of it.
+
+    Thousands of ENV would take the square of their number otherwise.
+    """
+
+    def __init__(self) -> None:
+        self._env: tuple[str, ...] = ()
+        self._values: dict[str, str] = {}
+
+    def keep(self, env: tuple[str, ...], values: dict[str, str]) -> None:
+        self._env, self._values = env, values
+
+    def values(self, env: tuple[str, ...]) -> dict[str, str]:
+        if env is not self._env:
+            split = (pair.partition("=") for pair in env)
+            self.keep(env, {name: value for name, _, value in split})
+        return self._values
+
+
+_last = _Last()
+
+
+def _values(env: tuple[str, ...]) -> Mapping[str, str]:
+    """NAME=value as a mapping, in the order of the names; of the same name the last counts."""
+    return _last.values(env)
 
 
 DEFAULT_PATH_ENV = f"PATH={DEFAULT_PATH}"

@@ -21,12 +21,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from builder.errors import NoSuchMomentError
-from layerstore import CacheIndex, Image, ImageConfig, MalformedDocumentError, Store
+from layerstore import CacheIndex, History, Image, ImageConfig, MalformedDocumentError, Store
 
 _ADDRESS = re.compile(
     r"(?P<name>.+)(?:@(?P<number>[0-9]{1,9})|@L(?P<line>[0-9]{1,9})|~(?P<back>[0-9]{0,9}))"
 )
-_MEMO = "moments"
+_MEMO = "moments of a history"
+_VARIABLES_MAX = 1_000_000  # of all moments together; some 10 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,11 @@ def at(store: Store, image: Image, found: Sequence[Moment], number: int) -> Imag
 def remember(
     cache: CacheIndex, image: Image, lines: Sequence[int], configs: Iterable[ImageConfig]
 ) -> None:
-    """Note the moments of a built image, the base's first. `configs` are only taken when needed."""
+    """Note the moments of a built image, the base's first. `configs` are only taken when needed.
+
+    The history of each is a beginning of the image's, and not noted again. Where the environments
+    alone are too much (thousands of ENV), nothing is noted.
+    """
     header = json.dumps(list(lines)).encode() + b"\n"
     known = cache.get_memo(_MEMO, image.id)
     if known is not None and known.startswith(header):
@@ -90,14 +95,22 @@ def remember(
     import base64
     import zlib
 
-    encoded = json.dumps([base64.b64encode(config.encode()).decode() for config in configs])
-    cache.put_memo(_MEMO, image.id, header + zlib.compress(encoded.encode()))
+    noted = []
+    size = 0
+    for config in configs:
+        count = len(config.history)
+        size += len(config.config.env)
+        if size > _VARIABLES_MAX or config.history != image.config.history[:count]:
+            return
+        encoded = replace(config, history=()).encode()
+        noted.append((count, base64.b64encode(encoded).decode()))
+    cache.put_memo(_MEMO, image.id, header + zlib.compress(json.dumps(noted).encode()))
 
 
 def moments(cache: CacheIndex, image: Image) -> tuple[Moment, ...]:
     """All moments of an image, the base's first."""
     memo = cache.get_memo(_MEMO, image.id)
-    noted = None if memo is None else _read(memo)
+    noted = None if memo is None else _read(memo, image.config.history)
     extra = None if noted is None else len(image.config.history) - len(noted[-1][1].history)
     if noted is not None and extra in (0, 1):  # squashing adds an entry, for the merged layer
         return tuple(
@@ -131,7 +144,7 @@ def _number(found: Sequence[Moment], address: "re.Match[str]", name: str) -> int
     return number
 
 
-def _read(memo: bytes) -> list[tuple[int, ImageConfig]] | None:
+def _read(memo: bytes, history: tuple[History, ...]) -> list[tuple[int, ImageConfig]] | None:
     import base64
     import zlib
 
@@ -140,8 +153,8 @@ def _read(memo: bytes) -> list[tuple[int, ImageConfig]] | None:
         lines = json.loads(header)
         configs = json.loads(zlib.decompress(packed))
         return [
-            (line, ImageConfig.parse(base64.b64decode(config)))
-            for line, config in zip(lines, configs, strict=True)
+            (line, replace(ImageConfig.parse(base64.b64decode(config)), history=history[:count]))
+            for line, (count, config) in zip(lines, configs, strict=True)
         ]
     except (ValueError, TypeError, zlib.error, MalformedDocumentError):
         return None  # of another version: as if it had not been built here

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from builder.state import UNKNOWN_TIME, StageState, set_env
 from layerstore import ContainerConfig, Store, chain_ids
+from tests.support.growth import LINEAR, growth
 from tests.support.layers import make_layer
 
 
@@ -62,6 +63,34 @@ def test_setting_a_variable_keeps_its_place() -> None:
     assert set_env((), {"A": "x=y"}) == ("A=x=y",)
     assert set_env(("A=1", "B=2"), {"C": "3", "B": "4"}) == ("A=1", "B=4", "C=3")
     assert state_with(env=("A=1",)).with_env({"A": "2"}).config.env == ("A=2",)
+
+
+def test_a_variable_that_a_foreign_image_has_twice_is_set_twice() -> None:
+    assert set_env(("A=1", "B=2", "A=3"), {"A": "4"}) == ("A=4", "B=2", "A=4")
+    assert set_env(("A=1", "A=3"), {"B": "4"}) == ("A=1", "A=3", "B=4")
+    state = StageState(config=ContainerConfig(env=("A=1", "A=3")))
+    assert state.environment() == {"A": "3"}
+    assert state.with_env({"B": "2"}).environment() == {"A": "3", "B": "2"}
+
+
+def test_states_side_by_side_do_not_mix_their_variables() -> None:
+    one, two = StageState().with_env({"A": "1"}), StageState().with_env({"A": "2", "B": "3"})
+    for _ in range(3):
+        one, two = one.with_env({"C": "4"}), two.with_env({"C": "5"})
+        assert one.environment() == {"A": "1", "C": "4"}
+        assert two.environment() == {"A": "2", "B": "3", "C": "5"}
+    one.environment()["A"] = "changed"
+    assert one.environment()["A"] == "1"
+
+
+def test_thousands_of_variables_one_after_the_other_do_not_take_the_square() -> None:
+    def set_all(count: int) -> None:
+        state = StageState()
+        for number in range(count):
+            assert len(state.environment()) == number
+            state = state.with_env({f"V{number}": "x"})
+
+    assert growth(set_all, 500, 2000) < LINEAR
 
 
 def test_metadata_leaves_an_empty_history_entry() -> None:

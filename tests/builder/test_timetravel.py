@@ -185,8 +185,19 @@ def test_the_same_image_of_other_lines_has_the_newest_lines(store: Store, app: I
 
 def test_a_damaged_note_is_as_good_as_none(store: Store, app: Image) -> None:
     for damage in (b"", b"[1]\n", b"[]\nxxx", b"[4, 5]\n" + b"\0" * 40):
-        store.cache.put_memo("moments", app.id, damage)
+        store.cache.put_memo("moments of a history", app.id, damage)
         assert base_count(store.cache, app) == 0
+
+
+def test_more_variables_than_can_be_noted_cost_the_lines_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builder.timetravel._VARIABLES_MAX", 3)
+    run_build(store, TEXT, executor=FakeExecutor(), tag="app:latest")
+    app = store.images.resolve("app")
+    found = moments(store.cache, app)
+    assert {moment.line for moment in found} == {0}
+    assert [each.instruction for each in found[1:]] == [h.created_by for h in app.config.history]
 
 
 def test_labels_of_the_command_line_are_on_every_moment(store: Store) -> None:
