@@ -195,6 +195,9 @@ def _walk(path: str, old: Document, new: Document, scene: Scene) -> list[Differe
         return _lists(path, old, new, scene)
     if isinstance(old, str) and isinstance(new, str) and _is_listed(new, scene):
         return _files({"digest": old}, {"digest": new}, scene)
+    if path.startswith("mounts[") and path.endswith("].digest"):  # all of a stage: not listed
+        target = path.removeprefix("mounts[").removesuffix("].digest")
+        return [Difference(kind="files", name=target, old=str(old), new=str(new))]
     return _field(path, old, new)
 
 
