@@ -46,6 +46,7 @@ def probe() -> HostReport:
             _try("network namespaces", _make_network, "only host networking is possible"),
             _user_namespaces(),
             _subordinate_ids(),
+            _recorded_owners(),
             _try("overlayfs", _mount_overlay, "the kernel module `overlay` is missing or denied"),
             _try("seccomp", _load_filter, "the kernel was built without CONFIG_SECCOMP_FILTER"),
             _try(
@@ -165,6 +166,25 @@ def _subordinate_ids() -> Feature:
     else:
         reason = "/etc/subuid and /etc/subgid have no line for you: only root exists in a sandbox"
     return Feature(name=name, is_available=False, reason=reason)
+
+
+def _recorded_owners() -> Feature:
+    name = "recorded owners"
+    if os.geteuid() == 0 or not idmap.own_maps().is_single:
+        return Feature(name=name, is_available=True, reason="not needed: other owners exist")
+    from builder.sandbox import recorder
+
+    if not recorder.is_offered():
+        reason = "Linux 5.14 is needed: files of other owners than root cannot be made"
+        return Feature(name=name, is_available=False, reason=reason)
+    return _try(name, _load_listener, "a filter around us may forbid it, or have one of its own")
+
+
+def _load_listener() -> None:
+    from builder.sandbox import notification
+
+    _become_root()
+    syscalls.load_seccomp_listener(notification.program())
 
 
 def _limit(name: str, limits: Limits) -> Feature:

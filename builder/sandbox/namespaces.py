@@ -828,6 +828,8 @@ class _Actor:
         problem = recorder.submit(self.recorder_fd, who)
         if problem:
             raise decode(problem)
+        if ids.uid:  # for the kernel it is root still, and would get rights back by execve
+            syscalls.prctl(syscalls.PR_SET_SECUREBITS, syscalls.SECBIT_NOROOT_LOCKED)
 
     def _become_invisible(self) -> None:
         self.phase = "die with the parent"

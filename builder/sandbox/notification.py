@@ -17,7 +17,7 @@ from builder.sandbox import syscalls, syscalltable
 _CALLS = """
 stat lstat fstat newfstatat statx chown fchown lchown fchownat mknod mknodat creat mkdir mkdirat
 getuid geteuid getgid getegid getresuid getresgid getgroups setuid setgid setreuid setregid
-setresuid setresgid setfsuid setfsgid setgroups chroot
+setresuid setresgid setfsuid setfsgid setgroups chroot execve execveat
 """
 # Only those that may create: (name, which argument has the flags)
 _OPENING = {"open": 1, "openat": 2}

@@ -20,9 +20,8 @@ the notification is known to be alive, or to read what decides on nothing.
 What cannot be understood is left to the kernel, as if there were no recorder.
 
 Differs from real owners: permissions are those of the one real id. Links, fifos and sockets stay
-root's (they cannot have the attribute), and so do files made by `openat2` or in a set-group-id
-directory of another group. A program of 32 bits is not asked about. A set-user-id program does not
-change who one is. A process whose parent ended before its first question is who the first program
+root's (they cannot have the attribute), and so do files made by `openat2`. A program of 32 bits is
+not asked about. A process whose parent ended before its first question is who the first program
 was.
 
 `layerstore/owners.py` reads the same attribute.
@@ -210,6 +209,8 @@ class _Recorder:
             "open": lambda c: self._open(c, _AT_FDCWD, c.a[0], c.a[1], c.a[2]),
             "openat": lambda c: self._open(c, _signed(c.a[0]), c.a[1], c.a[2], c.a[3]),
             "chroot": self._chroot,
+            "execve": lambda c: self._execute(c, _AT_FDCWD, c.a[0], 0),
+            "execveat": lambda c: self._execute(c, _signed(c.a[0]), c.a[1], c.a[4]),
             "getuid": lambda c: self._credentials(c).users.real,
             "geteuid": lambda c: self._credentials(c).users.effective,
             "getgid": lambda c: self._credentials(c).groups.real,
@@ -362,7 +363,7 @@ class _Recorder:
         owned = _recorded(name, follow=follow)
         if owned is None:
             raise _Unclear
-        status = os.stat(name, follow_symlinks=follow)  # noqa: PTH116 - bytes
+        status = _look_at(name, follow=follow)
         self._write(call, (buffer_at, statbuf.pack(status, owned)))
         return 0
 
@@ -471,9 +472,7 @@ class _Recorder:
         return 0
 
     def _mkdir(self, call: Call, dir_fd: int, path_at: int, mode: int) -> int:
-        owner = self._credentials(call).owner
-        if owner == (0, 0):
-            raise _Unclear
+        owner = self._new_owner(call, dir_fd, path_at)
         with _Place(self, call, dir_fd, path_at) as place:
             os.mkdir(place.path, mode & 0o7777 & ~self._umask(call), dir_fd=place.anchor)
             fd = os.open(place.path, _OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=place.anchor)
@@ -485,9 +484,7 @@ class _Recorder:
 
     def _open(self, call: Call, dir_fd: int, path_at: int, flags: int, mode: int) -> int:
         """Make the file for somebody else; what is there already is the kernel's to open."""
-        owner = self._credentials(call).owner
-        if owner == (0, 0) or not flags & os.O_CREAT:
-            raise _Unclear
+        owner = self._new_owner(call, dir_fd, path_at)
         ours = flags & 0xFFFFFFFF | os.O_EXCL | os.O_CLOEXEC
         with _Place(self, call, dir_fd, path_at) as place:
             fd = os.open(place.path, ours, mode & 0o7777 & ~self._umask(call), dir_fd=place.anchor)
@@ -497,6 +494,47 @@ class _Recorder:
             finally:
                 os.close(fd)
         raise _Sent
+
+    def _new_owner(self, call: Call, dir_fd: int, path_at: int) -> tuple[int, int]:
+        """Whose a new file is to be; the kernel makes those of root by itself."""
+        uid, gid = self._credentials(call).owner
+        head, slash, _ = self._read_path(call, path_at).rstrip(b"/").rpartition(b"/")
+        parent = self._name(call, dir_fd, head or slash or b".")
+        status = _look_at(parent)
+        if status.st_mode & stat.S_ISGID:
+            gid = (_recorded(parent) or Owned(status.st_uid, status.st_gid)).gid
+        if (uid, gid) == (0, 0):
+            raise _Unclear
+        return uid, gid
+
+    def _execute(self, call: Call, dir_fd: int, path_at: int, flags: int) -> int:
+        """A set-user-id program changes whom the kernel takes somebody for."""
+        old = self._credentials(call)
+        if old.users.three == (0, 0, 0):
+            raise _Unclear
+        name, follow = self._file_name(call, dir_fd, path_at, flags)
+        status = _look_at(name, follow=follow)
+        mode = status.st_mode
+        if mode & (stat.S_ISUID | stat.S_ISGID) and self._may_change_ids(call, name):
+            owned = _recorded(name) or Owned(status.st_uid, status.st_gid)
+            new = old
+            if mode & stat.S_ISUID:
+                new = new._replace(users=Ids(old.users.real, owned.uid, owned.uid, owned.uid))
+            if mode & stat.S_ISGID and mode & stat.S_IXGRP:
+                new = new._replace(groups=Ids(old.groups.real, owned.gid, owned.gid, owned.gid))
+            self._change(call, new)
+        raise _Unclear
+
+    def _may_change_ids(self, call: Call, name: bytes) -> bool:
+        if os.statvfs(name).f_flag & os.ST_NOSUID or not os.access(name, os.X_OK):
+            return False
+        if self._status(call.pid)[b"NoNewPrivs"] != b"0":
+            return False
+        fd = os.open(name, _OPEN_FLAGS)
+        try:
+            return os.read(fd, 2) != b"#!"  # the kernel takes a script for its interpreter
+        finally:
+            os.close(fd)
 
     def _give(self, call: Call, fd: int, flags: int) -> None:
         try:
@@ -541,7 +579,7 @@ class _Recorder:
     def _status(self, pid: int) -> dict[bytes, bytes]:
         fd = os.open(f"{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            lines = os.read(fd, 512).splitlines()
+            lines = os.read(fd, 4096).splitlines()
         finally:
             os.close(fd)
         return {name: value.strip() for name, _, value in (line.partition(b":") for line in lines)}
@@ -663,6 +701,10 @@ def _signed(argument: int) -> int:
     """An `int` argument."""
     low = argument & 0xFFFFFFFF
     return low - (1 << 32) if low >> 31 else low
+
+
+def _look_at(name: bytes, *, follow: bool = True) -> os.stat_result:
+    return os.stat(name, follow_symlinks=follow)  # noqa: PTH116 - bytes
 
 
 def _recorded(file: bytes | int, *, follow: bool = True) -> Owned | None:

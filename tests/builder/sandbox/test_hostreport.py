@@ -1,9 +1,11 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from builder.sandbox import Feature, HostReport, probe
+from builder.sandbox import Feature, HostReport, probe, recorder
 from tests.support import host, traces
+from tests.support.ordinary import Ordinary
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def test_every_no_has_its_sentence(report: HostReport) -> None:
 def test_names_are_unique_and_steady(report: HostReport) -> None:
     assert [each.name for each in report.features] == [
         *("machine", "namespaces", "network namespaces", "user namespaces", "subordinate ids"),
-        *("overlayfs", "seccomp", "openat2", "pids limit", "memory limit"),
+        *("recorded owners", "overlayfs", "seccomp", "openat2", "pids limit", "memory limit"),
     ]
 
 
@@ -48,3 +50,30 @@ def test_running_needs_what_it_needs() -> None:
     ).can_run
     broken = Feature(name="seccomp", is_available=False, reason="no")
     assert not HostReport(features=(*features[:3], broken)).can_run
+
+
+def test_root_needs_no_recorded_owners(report: HostReport) -> None:
+    if os.geteuid() == 0:
+        assert "not needed" in feature(report, "recorded owners").reason
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_userns
+def test_a_user_with_one_id_has_them_recorded(ordinary: Ordinary) -> None:
+    def play() -> None:
+        found = feature(probe(), "recorded owners")
+        assert (found.is_available, found.reason) == (True, "")
+
+    ordinary.act(play)
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_userns
+def test_an_old_kernel_is_named(ordinary: Ordinary, monkeypatch: pytest.MonkeyPatch) -> None:
+    def play() -> None:
+        monkeypatch.setattr(recorder, "is_offered", lambda: False)
+        found = feature(probe(), "recorded owners")
+        assert not found.is_available
+        assert "Linux 5.14" in found.reason
+
+    ordinary.act(play)

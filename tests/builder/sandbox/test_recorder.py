@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ from builder.sandbox.statbuf import Owned
 from layerstore.owners import XATTR, Device, Record
 from layerstore.owners import decode as decode_for_layers
 from tests.support import traces
-from tests.support.ordinary import Ordinary
+from tests.support.ordinary import USER, Ordinary
 from tests.support.sandboxes import PRELUDE
 
 IDS = st.integers(0, 2**31 - 1)
@@ -62,6 +63,13 @@ def test_the_store_reads_the_same(owned: Owned) -> None:
 def test_this_kernel_can_do_it() -> None:
     words = [int(word) for word in os.uname().release.split(".")[:2]]
     assert is_offered() == (words >= [5, 14])
+
+
+WHO = """
+#include <stdio.h>
+#include <unistd.h>
+int main(void) { return printf("%d %d %d %d\\n", getuid(), geteuid(), getgid(), getegid()) < 0; }
+"""
 
 
 @pytest.fixture(params=[LocalExecutor, ForkServer])
@@ -220,6 +228,37 @@ class TestUsers:
         ]
         (upper,) = ordinary.home.glob("upper*")
         assert os.getxattr(upper / "tmp/d/g", OWNER_XATTR) == b"33:34"
+
+    def test_a_group_is_inherited_where_the_directory_says_so(
+        self, shell: Callable[..., str]
+    ) -> None:
+        script = """
+            mkdir /s && chown 5:50 /s && chmod 2777 /s && touch /s/f && mkdir /s/d && touch /s/d/g
+            stat -c '%u:%g %a' /s/f /s/d /s/d/g; cd /s && touch h && stat -c %g h
+        """
+        assert shell(script).splitlines() == ["0:50 644", "0:50 2755", "0:50 644", "50"]
+
+    def test_a_set_user_id_program_acts_as_its_owner(
+        self, shell: Callable[..., str], ordinary: Ordinary
+    ) -> None:
+        source = ordinary.home / "whoami.c"
+        source.write_text(WHO)
+        for name in ("as-root", "as-ada", "plain"):
+            target = ordinary.root / "bin" / name
+            subprocess.run(["gcc", "-static", "-o", target, source], check=True)
+            os.chown(target, USER, USER)
+            target.chmod(0o755 if name == "plain" else 0o6755)
+        os.setxattr(ordinary.root / "bin/as-ada", OWNER_XATTR, b"1000:50")
+        (ordinary.root / "bin/script").write_text("#!/bin/sh\nid -u\n")
+        (ordinary.root / "bin/script").chmod(0o4755)
+        script = "as-root; as-ada; plain; script; sh -c as-root; id -u"
+        expected = ["33 0 34 0", "33 1000 34 50", "33 33 34 34", "33", "33 0 34 0", "33"]
+        assert shell(script, user="33:34").splitlines() == expected
+
+    def test_it_has_no_rights(self, shell: Callable[..., str]) -> None:
+        script = "grep CapEff /proc/self/status; sh -c 'grep CapPrm /proc/self/status'"
+        assert shell(script, user="33").split() == ["CapEff:", "0" * 16, "CapPrm:", "0" * 16]
+        assert shell(script).split()[1] == "00000000a80425fb"
 
     def test_it_may_give_away_nothing(self, shell: Callable[..., str]) -> None:
         script = """
