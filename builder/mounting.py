@@ -30,9 +30,10 @@ from builder.sandbox import (
     OverlayMount,
     TmpfsMount,
     in_user_namespace,
+    why_no_overlay,
 )
 from builder.schedule import Later, Work
-from builder.snapshot import open_snapshot
+from builder.snapshot import copy_layers, open_snapshot
 from builder.sources import LayerTree, Selection
 from builder.steps import (
     AgentMount,
@@ -144,6 +145,15 @@ def _host_root(mount: SourceMount) -> Path | None:
 def _source(mount: SourceMount, store: Store, cleanup: ExitStack) -> Mount:
     selection = mount.selection
     tree = selection.tree
+    if isinstance(tree, LayerTree) and why_no_overlay(store.private):
+        directory = cleanup.enter_context(store.new_tmpdir()) / "layers"
+        copy_layers(tree.layers, store, directory)
+        return BindMount(
+            source=directory,
+            source_beneath=selection.path,
+            target=mount.target,
+            read_only=mount.read_only,
+        )
     if isinstance(tree, LayerTree):
         snapshot = cleanup.enter_context(open_snapshot(tree.layers, store))
         return OverlayMount(

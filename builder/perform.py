@@ -40,7 +40,7 @@ from builder.sandbox import (
 )
 from builder.schedule import Readable, Work
 from builder.sizes import short_size
-from builder.snapshot import Snapshot, open_snapshot
+from builder.snapshot import CopiedSnapshot, Snapshot, open_root
 from builder.steps import CopyFiles, ExecStep, FileStep, MakeDirectory, Step
 from builder.watch import ProcessWatch
 from layerstore import Change, InOrder, Layer, Store, TreeIndex
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 Output = Callable[[str, bytes], None]
 Ended = Callable[[ExitStatus], None]
 Packed = Callable[[int], None]
-OpenSnapshot = Callable[[tuple[Layer, ...], Store], AbstractContextManager[Snapshot]]
+AnySnapshot = Snapshot | CopiedSnapshot
+OpenSnapshot = Callable[[tuple[Layer, ...], Store], AbstractContextManager[AnySnapshot]]
 OnFailure = Callable[[Executor, SandboxSpec], None]
 
 Relays = Sequence["AgentRelay | ProcessWatch"]
@@ -96,7 +97,7 @@ class Conditions:
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     on_failure: OnFailure | None = None
     perturbed: bool = False
-    snapshot: OpenSnapshot = open_snapshot
+    snapshot: OpenSnapshot = open_root
     networks: RunNetworks = field(default_factory=RunNetworks)
 
 
@@ -153,12 +154,13 @@ def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditi
                 signal=status.signal,
                 tail=tail,
                 killed_for=_killed_for(status, spec.limits, was_full=was_full),
-                hint=_hint(tail, snapshot.upperdir),
+                hint=_hint(tail, snapshot.directory),
             )
         changes = snapshot.changes()
         if conditions.secrets:
             changes = InOrder(_without_secrets(changes, conditions))
-        upperdir = None if conditions.perturbed else snapshot.upperdir
+        keeps = isinstance(snapshot, Snapshot) and not conditions.perturbed
+        upperdir = snapshot.directory if keeps else None
         return store.layers.commit(
             changes,
             upperdir=upperdir,
@@ -176,9 +178,9 @@ def _killed_for(status: ExitStatus, limits: Limits, *, was_full: bool) -> str:
     return f"too many processes (limit {limits.pids_max})" if was_full else ""
 
 
-def _hint(tail: bytes, upperdir: Path) -> str:
+def _hint(tail: bytes, directory: Path) -> str:
     """What a program may have failed for that is not its fault."""
-    status = os.statvfs(upperdir)
+    status = os.statvfs(directory)
     if status.f_bavail * status.f_frsize < _FULL_BYTES or not (
         status.f_favail or not status.f_files
     ):
@@ -214,7 +216,7 @@ def _perturbed(spec: SandboxSpec, step: ExecStep, network: StepNetwork) -> Sandb
 
 
 def _sandbox(
-    step: ExecStep, snapshot: Snapshot, opened: OpenedMounts, network: StepNetwork
+    step: ExecStep, snapshot: AnySnapshot, opened: OpenedMounts, network: StepNetwork
 ) -> SandboxSpec:
     is_insecure = step.security == "insecure"
     settings = step.settings

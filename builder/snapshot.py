@@ -5,18 +5,33 @@
     upperdir    what the step changes; after the commit it is renamed to be that layer's directory
     workdir     overlayfs's own; removed with the rest, whatever mode it was left in
 
+Where the store is on a file system that carries no overlay (that of a container, or of another
+machine), the layers are copied twice, and what the step did to one copy is found by comparing it
+with the other: slower, the same result.
+
 The overlay is mounted inside the sandbox, never here, so a killed build leaves no mount.
 """
 
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.sandbox import OverlayRoot, in_user_namespace
-from layerstore import Change, Layer, Store, TreePath, give_file, overlay_changes, owner_of
+from builder.sandbox import OverlayRoot, PlainRoot, in_user_namespace, why_no_overlay
+from layerstore import (
+    Change,
+    Layer,
+    Store,
+    TreePath,
+    give_file,
+    merged_changes,
+    overlay_changes,
+    owner_of,
+    tree_changes,
+    write_overlay,
+)
 
 _USUAL_ROOT = (0o755, 0, 0)
 
@@ -27,6 +42,11 @@ class Snapshot:
 
     root: OverlayRoot
     upperdir: Path
+
+    @property
+    def directory(self) -> Path:
+        """Where the step writes. It becomes the directory of its layer."""
+        return self.upperdir
 
     def changes(self) -> Iterator[Change]:
         """What the step did. The upper directory must still be there while this is read."""
@@ -52,6 +72,42 @@ class Snapshot:
         return False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopiedSnapshot:
+    """The same without overlayfs: two copies, of which the step changes one."""
+
+    root: PlainRoot
+    before: Path
+
+    @property
+    def directory(self) -> Path:
+        """Where the step writes. It is no layer's directory."""
+        return self.root.path
+
+    def changes(self) -> Iterator[Change]:
+        """What the step did. Both copies must still be there while this is read."""
+        return tree_changes(
+            self.before, self.root.path, with_root=True, recorded=in_user_namespace()
+        )
+
+
+def open_root(
+    layers: tuple[Layer, ...], store: Store
+) -> AbstractContextManager[Snapshot | CopiedSnapshot]:
+    """Open a writable view over `layers` (bottom first), of the kind that the store allows."""
+    return (open_copies if why_no_overlay(store.private) else open_snapshot)(layers, store)
+
+
+@contextmanager
+def open_copies(layers: tuple[Layer, ...], store: Store) -> Iterator[CopiedSnapshot]:
+    """Open a writable copy of `layers` (bottom first)."""
+    with store.new_tmpdir() as directory:
+        before, after = directory / "before", directory / "after"
+        for copy in (before, after):
+            copy_layers(layers, store, copy)
+        yield CopiedSnapshot(root=PlainRoot(path=after), before=before)
+
+
 @contextmanager
 def open_snapshot(layers: tuple[Layer, ...], store: Store) -> Iterator[Snapshot]:
     """Open a writable view over `layers` (bottom first); missing layer directories are unpacked."""
@@ -65,6 +121,13 @@ def open_snapshot(layers: tuple[Layer, ...], store: Store) -> Iterator[Snapshot]
             root=OverlayRoot(lowerdirs=lowerdirs, upperdir=upperdir, workdir=workdir),
             upperdir=upperdir,
         )
+
+
+def copy_layers(layers: tuple[Layer, ...], store: Store, directory: Path) -> None:
+    """Make what a container of `layers` sees in `directory`, which is not there yet, or empty."""
+    directory.mkdir(mode=0o755, exist_ok=True)
+    changes = merged_changes(store.layers, layers)
+    write_overlay(changes, directory, userxattr=in_user_namespace())
 
 
 def _attributes(directory: Path) -> tuple[int, int, int]:

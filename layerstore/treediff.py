@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from layerstore import owners
 from layerstore.changeset import (
     Change,
     Meta,
@@ -198,6 +199,13 @@ class _Tree:
         status = os.fstat(fd)
         self.inodes[path] = self._inode(status, fd)
 
+    def _file(self, status: os.stat_result, fd: int, path: TreePath) -> _Inode:
+        inode = self._inode(status, fd)
+        record = owners.read(fd) if self._recorded and status.st_size == 0 else None
+        if record is None or record.device is None:
+            return inode
+        return _Inode(status, inode.meta, PutNode(path, inode.meta, *record.device))
+
     def _inode(self, status: os.stat_result, fd: int) -> _Inode:
         return _Inode(status, meta_of(status, fd, os.listxattr(fd), recorded=self._recorded))
 
@@ -215,7 +223,7 @@ class _Tree:
                 case stat.S_IFREG:
                     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=dir_fd)
                     try:
-                        self.inodes[path] = self._inode(status, fd)
+                        self.inodes[path] = self._file(status, fd, path)
                     finally:
                         os.close(fd)
                 case stat.S_IFSOCK:

@@ -94,8 +94,11 @@ def register(root: Path, image: RunnableImage, make_known: Callable[[], T]) -> T
 
 
 def _runnable(store: "Store", name: str, image: "Image") -> RunnableImage:
+    from builder.sandbox import why_no_overlay
+
     config = image.config.config
-    directories = store.layers.lowerdirs(image.layers)
+    # without overlays each container has a copy, and what an overlay is made of cannot be unpacked
+    directories = store.layers.lowerdirs(() if why_no_overlay(store.private) else image.layers)
     return RunnableImage(
         name=name,
         image_id=image.id,

@@ -42,14 +42,17 @@ from builder.sandbox import (
     Mount,
     Namespaces,
     OverlayRoot,
+    PlainRoot,
     Program,
     ProgramNotExecutableError,
     ProgramNotFoundError,
+    Root,
     Running,
     SandboxError,
     SandboxSpec,
     Stdio,
     TmpfsMount,
+    why_no_overlay,
 )
 
 if TYPE_CHECKING:
@@ -99,6 +102,8 @@ def create(
     try:
         name = containers.claim_name(options.name, container_id)
         record = _register(root, image, options, container_id, name, open_store)
+        if why_no_overlay(containers.directory(container_id)):
+            _copy_layers(containers, record, open_store)
         _make_volumes(root, record, open_store)
     except BaseException:
         containers.discard(container_id)
@@ -253,10 +258,13 @@ def spec_of(
     private = containers.private
     directory = containers.directory(record.id)
     lowerdirs = tuple(private / name for name in record.directories)
+    root: Root = OverlayRoot(
+        lowerdirs=lowerdirs, upperdir=directory / "upper", workdir=directory / "work"
+    )
+    if why_no_overlay(directory):
+        root = PlainRoot(path=directory / "upper")
     return SandboxSpec(
-        root=OverlayRoot(
-            lowerdirs=lowerdirs, upperdir=directory / "upper", workdir=directory / "work"
-        ),
+        root=root,
         program=Program(
             argv=record.argv,
             env=record.env,
@@ -366,6 +374,19 @@ def _make(containers: ContainerStore, record: ContainerRecord) -> bool:
         give_file(upper, *owner)
     upper.chmod(status.st_mode & 0o7777)
     return True
+
+
+def _copy_layers(
+    containers: ContainerStore, record: ContainerRecord, open_store: OpenStore
+) -> None:
+    """Where there is no overlay, the upper directory has everything."""
+    from builder.snapshot import copy_layers
+    from layerstore import Digest
+
+    upper = containers.directory(record.id) / "upper"
+    with open_store() as store:
+        layers = tuple(store.layers.get(Digest.parse(diff_id)) for diff_id in record.layers)
+        copy_layers(layers, store, upper)
 
 
 def _make_volumes(root: Path, record: ContainerRecord, open_store: OpenStore) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         UnsupportedHostError,
     )
     from builder.sandbox.executor import LocalExecutor
+    from builder.sandbox.filesystems import why_no_overlay
     from builder.sandbox.hostreport import Feature, HostReport, probe
     from builder.sandbox.idmap import in_user_namespace
     from builder.sandbox.limits import RESOURCES, Limits, ResourceLimit
@@ -105,6 +106,7 @@ _HOMES = {
     "probe": "hostreport",
     "recording_child": "namespaces",
     "set_terminal_size": "terminal",
+    "why_no_overlay": "filesystems",
 }
 
 __all__ = [
@@ -158,6 +160,7 @@ __all__ = [
     "probe",
     "recording_child",
     "set_terminal_size",
+    "why_no_overlay",
 ]
 
 

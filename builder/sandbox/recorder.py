@@ -61,6 +61,7 @@ _AT_SYMLINK_FOLLOW = 0x400
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX = 0x6000  # AT_STATX_FORCE_SYNC | AT_STATX_DONT_SYNC
 _PATH_MAX = 4096
+_USUAL_PATH_BYTES = 256
 _ID_MAX = 2**31 - 1
 _GROUPS_MAX = 65536
 _GENERATIONS_MAX = 64
@@ -320,10 +321,11 @@ class _Recorder:
 
     def _read_path(self, call: Call, address: int) -> bytes:
         """A name; one that is too long is the kernel's to refuse."""
-        path, end, _ = syscalls.read_memory(call.pid, address, _PATH_MAX).partition(b"\0")
-        if not end:
-            raise _Unclear
-        return path
+        for size in (_USUAL_PATH_BYTES, _PATH_MAX):
+            path, end, _ = syscalls.read_memory(call.pid, address, size).partition(b"\0")
+            if end:
+                return path
+        raise _Unclear
 
     def _write(self, call: Call, *parts: tuple[int, bytes]) -> None:
         fd = os.open(f"{call.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
@@ -395,6 +397,10 @@ class _Recorder:
         if not path and not flags & _AT_EMPTY_PATH:
             raise _Unclear
         wanted = (uid & KEEP, gid & KEEP)
+        if not self._known and self._first.owner == (0, 0) and not set(wanted) - {0, KEEP}:
+            name, follow = self._file_name(call, dir_fd, path_at, flags)
+            if _recorded(name, follow=follow) is None:  # root's already: the kernel can do it
+                raise _Unclear
         self._confirm(call)
         credentials = self._credentials(call)
         anchor = -1 if path[:1] == b"/" else self._anchor(call, dir_fd)

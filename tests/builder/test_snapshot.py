@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from builder.snapshot import open_snapshot
+from builder.snapshot import CopiedSnapshot, Snapshot, open_copies, open_root, open_snapshot
 from layerstore import Change, Layer, Meta, Opaque, PutDir, PutFile, Remove, Store, TreePath
 from tests.support.executors import FakeExecutor
 from tests.support.layers import make_layer
@@ -151,3 +151,46 @@ def test_an_unusual_root_stands_in_every_layer_above_it(store: Store) -> None:
         snapshot.upperdir.chmod(0o755)
         layer = store.layers.commit(snapshot.changes())
     assert root_of(store, bottom, layer).mode == 0o755
+
+
+class TestCopies:
+    """Where there is no overlay: the same changes, found by comparing."""
+
+    def test_an_untouched_copy_has_no_changes(self, store: Store) -> None:
+        layers = (make_layer(store, {"a": b"1", "d/f": b"2"}), make_layer(store, {"a": b"3"}))
+        for stack in (layers, layers[:1], ()):
+            with open_copies(stack, store) as snapshot:
+                assert list(snapshot.changes()) == []
+
+    def test_the_copy_is_what_the_layers_show(self, store: Store) -> None:
+        layers = (make_layer(store, {"a": b"1", "d/f": b"2"}), make_layer(store, {"a": b"3"}))
+        with open_copies(layers, store) as snapshot:
+            root = snapshot.root.path
+            assert snapshot.directory == root
+            assert (root / "a").read_bytes() == b"3"
+            assert (root / "d/f").read_bytes() == b"2"
+            assert snapshot.before != root
+
+    def test_what_was_done_to_it_is_found(self, store: Store) -> None:
+        layer = make_layer(store, {"old": b"old", "d/f": b"f", "e/g": b"g"})
+        with open_copies((layer,), store) as snapshot:
+            root = snapshot.root.path
+            (root / "old").unlink()
+            (root / "new").write_bytes(b"new")
+            (root / "d/f").write_bytes(b"longer")
+            (root / "e/g").unlink()
+            (root / "e").rmdir()
+            found = {(type(change).__name__, change.path) for change in snapshot.changes()}
+        kinds = {(kind, path) for kind, path in found if kind != "PutDir"}  # whose times changed
+        assert kinds == {
+            *[("Remove", "old"), ("Remove", "e"), ("PutFile", "new"), ("PutFile", "d/f")]
+        }
+
+    def test_the_store_decides(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        with open_root((), store) as snapshot:
+            assert isinstance(snapshot, Snapshot)
+        monkeypatch.setattr("builder.snapshot.why_no_overlay", lambda directory: "nfs")
+        with open_root((), store) as snapshot:
+            assert isinstance(snapshot, CopiedSnapshot)
+            assert not list(snapshot.root.path.iterdir())
+        assert not snapshot.root.path.exists()

@@ -34,6 +34,9 @@ from tests.support.images import run_build
 from tests.support.servers import make_tar
 from tests.support.stores import cached_step, make_image, make_layer, seal
 
+# They act on the store from within this process, with devices and owners.
+pytestmark = pytest.mark.needs_root
+
 TEXT = """\
 FROM old AS other
 RUN echo other > /other
