@@ -102,7 +102,7 @@ def create(
     try:
         name = containers.claim_name(options.name, container_id)
         record = _register(root, image, options, container_id, name, open_store)
-        if why_no_overlay(containers.directory(container_id)):
+        if why_no_overlay(containers.private):
             _copy_layers(containers, record, open_store)
         _make_volumes(root, record, open_store)
     except BaseException:
@@ -261,7 +261,7 @@ def spec_of(
     root: Root = OverlayRoot(
         lowerdirs=lowerdirs, upperdir=directory / "upper", workdir=directory / "work"
     )
-    if why_no_overlay(directory):
+    if why_no_overlay(private):
         root = PlainRoot(path=directory / "upper")
     return SandboxSpec(
         root=root,
