@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -29,8 +28,8 @@ from layerstore.documents import (
     parse_json,
 )
 from layerstore.errors import MalformedDocumentError, StoreError
+from tests.support.schemas import OCI, needs_schemas, schema_error
 
-OCI = Path(os.environ.get("LAMINA_CONFORMANCE", "/work/shared/conformance")) / "oci"
 DIGEST = Digest.of(b"x")
 CREATED = "2024-05-06T07:08:09.123456789Z"
 
@@ -530,32 +529,6 @@ def test_the_reader_gives_none_for_absent_objects_and_lists() -> None:
 
 
 # ---- the specification's own schemas and cases
-
-needs_schemas = pytest.mark.skipif(not OCI.is_dir(), reason=f"the OCI schemas are not there: {OCI}")
-
-
-def schema_error(name: str, document: object) -> str:
-    """What jsonschema says about a document; empty when it is valid."""
-    jsonschema = pytest.importorskip("jsonschema")
-    from referencing import Registry, Resource
-    from referencing.jsonschema import DRAFT4
-
-    registry: Registry[Any] = Registry()
-    for path in (OCI / "schema").glob("*.json"):
-        schema = json.loads(path.read_bytes())
-        resource = Resource.from_contents(schema, default_specification=DRAFT4)
-        registry = registry.with_resource(path.name, resource)
-        # References are relative to the schema's own id.
-        base = schema.get("id", "").rpartition("/")[0]
-        for prefix in (base, "https://opencontainers.org/schema"):
-            registry = registry.with_resource(f"{prefix}/{path.name}", resource)
-        for folder in ("image", "descriptor"):
-            registry = registry.with_resource(
-                f"https://opencontainers.org/schema/{folder}/{path.name}", resource
-            )
-    schema = json.loads((OCI / "schema" / name).read_bytes())
-    validator = jsonschema.Draft4Validator(schema, registry=registry)
-    return "; ".join(error.message for error in validator.iter_errors(document))
 
 
 @needs_schemas

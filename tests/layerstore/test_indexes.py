@@ -1,5 +1,7 @@
 """Indexes put together: what their entries say, and which name leads where."""
 
+import json
+
 import pytest
 
 from layerstore import (
@@ -20,6 +22,7 @@ from layerstore import (
 )
 from layerstore import descriptor as media
 from layerstore.errors import NotFoundError, StoreError
+from tests.support.schemas import SCHEMAS, needs_schemas, schema_error
 from tests.support.stores import make_image, problems
 
 HERE = Platform(os="linux", architecture="amd64")
@@ -147,3 +150,13 @@ def test_versions_and_features_of_a_system_survive_the_document() -> None:
     index = index_with(Index(), [entry(b"1", windows)])
     assert Index.parse(index.encode()) == index
     assert b'"os.version":"10.0.1"' in index.encode()
+
+
+@needs_schemas
+def test_an_index_is_valid_by_the_specifications_schema() -> None:
+    windows = Platform(
+        os="windows", architecture="amd64", os_version="10.0.1", os_features=("win32k",)
+    )
+    wishes = EntryWishes(annotations=(("a", "b"),))
+    index = index_with(Index(), [wishes.applied(entry(b"1", windows)), entry(b"2", OTHER)])
+    assert schema_error(SCHEMAS[media.OCI_INDEX], json.loads(index.encode())) == ""

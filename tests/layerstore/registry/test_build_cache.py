@@ -23,6 +23,7 @@ from tests.layerstore.registry.conftest import NewClient
 from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.peers import run
 from tests.support.registries import Registry, registry
+from tests.support.schemas import SCHEMAS, needs_schemas, schema_error
 from tests.support.stores import cached_step, findings, flip, make_image, make_layer
 
 pytestmark = pytest.mark.needs_registry
@@ -99,6 +100,14 @@ def test_a_manifest_names_everything_that_the_cache_needs(
     assert manifest["artifactType"] == manifest["config"]["mediaType"] == CACHE_TYPE
     assert len(manifest["layers"]) == 4
     assert send(server, store, new_client) == digest  # the same cache has the same bytes
+
+
+@needs_schemas
+def test_the_manifest_is_one_by_the_specifications_schema(
+    server: Registry, store: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    send(server, store, new_client)
+    assert schema_error(SCHEMAS[OCI_MANIFEST], manifest_of(server)) == ""
 
 
 def test_steps_are_found_by_key_and_content_and_no_layer_is_fetched(

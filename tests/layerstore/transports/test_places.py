@@ -44,6 +44,7 @@ from layerstore.transports.places import (
     StoredImage,
 )
 from tests.support.peers import Containers, run
+from tests.support.schemas import layout_errors, needs_schemas
 from tests.support.stores import flip, flip_blob, make_image, problems
 
 OTHER = Platform(os="linux", architecture="s390x")
@@ -413,6 +414,24 @@ def test_layers_made_to_be_read_lazily_are_read_plainly(
         for layer in back.layers:
             assert other.layers.checkout(layer).is_dir()
     assert problems(tmp_path / "other") == []
+
+
+@needs_schemas
+@pytest.mark.parametrize("name", ["app:1", "multi", "lazy"])
+def test_every_document_that_is_written_is_valid_by_its_schema(
+    name: str, store: Store, multi: Descriptor, image: Image, tmp_path: Path
+) -> None:
+    zstd = Encoding(compression="zstd", force=True, annotations=(("a", "b"),))
+    other = encode_image(store, image, zstd, is_own=lambda _: True)
+    store.images.tag(other, Reference.parse("lazy"))
+    store.flush()
+    copy(store, name, f"oci:{tmp_path}/layout:x", whole=True)
+    copy(store, "app:1", f"oci:{tmp_path}/layout:y")
+    assert layout_errors(tmp_path / "layout") == []
+    assert layout_errors(store.root) == []
+    document = tmp_path / "layout/index.json"
+    document.write_bytes(document.read_bytes().replace(b'"size":', b'"sized":', 1))
+    assert layout_errors(tmp_path / "layout") != []
 
 
 @pytest.mark.needs_peers("skopeo")
