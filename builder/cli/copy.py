@@ -1,19 +1,21 @@
 """Images from one place to another: copy."""
 
-import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cli.access import ACCESS, CREDS, parse_creds
 from builder.cli.arguments import Arguments, Command, UsageError, flag, value
-from builder.cli.output import line, printable
-from builder.cli.units import human_size
+from builder.cli.output import line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from builder.cli.session import Session
-    from layerstore import Copied, Digest, Place, Platform, Store
-    from layerstore.registry import RegistryCopies, Settings
+    from layerstore import Copied, Place, Platform, Store
+    from layerstore.registry import RegistryCopies, Settings, Status
+
+    Report = Callable[[Copied], object]
 
 
 def copy(arguments: Arguments, session: "Session") -> int:
@@ -24,15 +26,15 @@ def copy(arguments: Arguments, session: "Session") -> int:
     if platform is not None and whole:
         raise UsageError("--all and --platform exclude each other")
     source, target = map(parse_place, arguments.words)
-    progress = CopyProgress(is_quiet=arguments.flag("quiet"))
     with session.open_store() as store, ExitStack() as cleanup:
+        report = cleanup.enter_context(watched(arguments))
         copied = copy_between(
             store,
             listed(store, source),
             target,
             platform=platform,
             whole=whole,
-            report=progress.report,
+            report=report,
             registries=registries(arguments, cleanup, source, target),
         )
     digest_file = arguments.value("digestfile")
@@ -104,32 +106,29 @@ def chosen_platform(arguments: Arguments) -> "Platform | None":
     return parse_platform(text)
 
 
-class CopyProgress:
-    """A line on standard error for each blob, when it begins to be copied and when it is there."""
+@contextmanager
+def watched(arguments: Arguments) -> "Iterator[Report]":
+    """What shows the blobs that are copied, for the length of a `with`."""
+    from builder.cli.transfers import shown
+    from layerstore.registry import Transfer
 
-    def __init__(self, *, is_quiet: bool) -> None:
-        self._is_quiet = is_quiet
-        self._begun: set[Digest] = set()
+    with shown(arguments.value("progress"), quiet=arguments.flag("quiet")) as view:
 
-    def report(self, copied: "Copied") -> None:
-        """Show what has been done."""
-        if self._is_quiet:
-            return
-        blob = copied.blob
-        name, size = blob.digest.short, human_size(blob.size_bytes)
-        if copied.existed:
-            self._write(f"{name}: exists ({size})")
-        elif copied.is_whole:
-            self._write(f"{name}: copied ({size})")
-        elif blob.digest not in self._begun:
-            self._begun.add(blob.digest)
-            self._write(f"{name}: copying {size}")
+        def report(copied: "Copied") -> None:
+            status: Status = "copied" if copied.is_whole else "copying"
+            view.report(
+                Transfer(
+                    digest=copied.blob.digest,
+                    status="exists" if copied.existed else status,
+                    done_bytes=copied.done_bytes,
+                    size_bytes=copied.blob.size_bytes,
+                )
+            )
 
-    def _write(self, text: str) -> None:
-        sys.stderr.write(printable(text) + "\n")
-        sys.stderr.flush()
+        yield report
 
 
+PROGRESS = value("--progress", metavar="STYLE", about="auto, plain, tty, json or quiet")
 REGISTRY_OPTIONS = (*ACCESS, CREDS)
 _SIDES = tuple(
     option._replace(names=(f"--{side}-{option.key}",), about=f"{option.about}, of the {where}")
@@ -148,6 +147,7 @@ COPY = Command(
         value("--platform", metavar="OS/ARCH", about="Which image of a multi-platform one"),
         value("--digestfile", metavar="FILE", about="Write the digest to a file"),
         flag("-q", "--quiet", about="Print the digest alone"),
+        PROGRESS,
         *REGISTRY_OPTIONS,
         *_SIDES,
     ),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
-from builder.cli.copy import REGISTRY_OPTIONS, CopyProgress, registries
+from builder.cli.copy import PROGRESS, REGISTRY_OPTIONS, registries, watched
 from builder.cli.output import line
 
 if TYPE_CHECKING:
@@ -136,7 +136,6 @@ def push(arguments: Arguments, session: "Session") -> int:
         target = RegistryPlace(reference=Reference.parse(target.name))
     if arguments.options["all"] and not arguments.flag("all"):
         raise UsageError("an index is pushed with all its images", hint="copy one by `lamina copy`")
-    progress = CopyProgress(is_quiet=arguments.flag("quiet"))
     with session.open_store() as store, ExitStack() as cleanup:
         index, _ = find_index(store, name)
         copied = copy_between(
@@ -144,7 +143,7 @@ def push(arguments: Arguments, session: "Session") -> int:
             StoredImage(name=name),
             target,
             whole=True,
-            report=progress.report,
+            report=cleanup.enter_context(watched(arguments)),
             registries=registries(arguments, cleanup, target),
         )
         if arguments.flag("purge"):
@@ -307,6 +306,7 @@ PUSH = Command(
         flag("-p", "--rm", "--purge", about="Remove the index from the store afterwards"),
         flag("-q", "--quiet", about="Print the digest alone"),
         value("--digestfile", metavar="FILE", about="Write the digest to a file"),
+        PROGRESS,
         *REGISTRY_OPTIONS,
     ),
     words=(1, 2),

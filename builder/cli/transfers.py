@@ -1,4 +1,4 @@
-"""Blobs on their way, on standard error: what pull and push show. One class per style.
+"""Blobs on their way, on standard error: what pull, push and copy show. One class per style.
 
 plain   06553c40a153: Pull complete          a line when something begins or ends, as docker has it
 tty     a bar per blob, redrawn in place
@@ -35,6 +35,8 @@ WORDS = {
     "uploading": "Pushing",
     "uploaded": "Pushed",
     "mounted": "Mounted from",
+    "copying": "Copying",
+    "copied": "Copied",
 }
 _PUSH_EXISTS = "Layer already exists"
 
@@ -123,7 +125,8 @@ class Plain:
         """Every line has been written."""
 
 
-_BEGINNINGS = ("downloading", "uploading")
+_ENDS = ("complete", "exists", "uploaded", "mounted", "downloaded", "copied")
+_BEGINNINGS = ("downloading", "uploading", "copying")
 
 
 class Json:
@@ -181,7 +184,7 @@ class Bars:
             task = self._tasks[event.digest] = self._progress.add_task(
                 "", total=event.size_bytes, id=event.digest.short
             )
-        is_over = event.status in ("complete", "exists", "uploaded", "mounted", "downloaded")
+        is_over = event.status in _ENDS
         self._progress.update(
             task,
             description=printable(words_of(event, pushing=self._pushing)),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from layerstore.registry.push import is_whole, push_blobs, push_image, push_index
     from layerstore.registry.repository import Referrer, RemoteDocument, Repository
     from layerstore.registry.settings import Bounds, Settings
-    from layerstore.registry.transfers import Transfer
+    from layerstore.registry.transfers import Status, Transfer
 
 _HOMES = {
     "BlockedRegistryError": "errors",
@@ -54,6 +54,7 @@ _HOMES = {
     "Repository": "repository",
     "RepositoryPlace": "build_cache",
     "Settings": "settings",
+    "Status": "transfers",
     "Transfer": "transfers",
     "UnauthorizedError": "errors",
     "UnexpectedAnswerError": "errors",
@@ -87,6 +88,7 @@ __all__ = [
     "Repository",
     "RepositoryPlace",
     "Settings",
+    "Status",
     "Transfer",
     "UnauthorizedError",
     "UnexpectedAnswerError",

@@ -30,7 +30,16 @@ _TICK_S = 0.1  # in which events are told, however little happens
 _JOIN_S = 5.0  # a connection that is being made cannot be cut
 
 Status = Literal[
-    "waiting", "downloading", "downloaded", "complete", "exists", "uploading", "uploaded", "mounted"
+    "waiting",
+    "downloading",
+    "downloaded",
+    "complete",
+    "exists",
+    "uploading",
+    "uploaded",
+    "mounted",
+    "copying",
+    "copied",
 ]
 
 

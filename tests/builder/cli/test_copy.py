@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -32,11 +33,8 @@ def test_it_prints_the_digest_and_tells_of_each_blob(
     done = shop("copy", "one:1", there)
     assert done.out == f"{wanted.descriptor.digest}\n"
     names = [blob.digest.short for blob in (*wanted.manifest.layers, wanted.manifest.config)]
-    told = [
-        re.match(r"([0-9a-f]{12}): (copying|copied|exists)", text) for text in done.err.splitlines()
-    ]
-    assert [match[1] for match in told if match and match[2] != "copying"] == names
-    assert None not in told
+    told = re.findall(r"^([0-9a-f]{12}): (Copying|Copied|Already exists)", done.err, re.MULTILINE)
+    assert [name for name, what in told if what != "Copying"] == names
     elsewhere = Commands(tmp_path / "elsewhere", shop.capture)
     back = elsewhere("copy", "-q", there, "back:2")
     assert (back.out, back.err) == (done.out, "") or "docker-archive" in place
@@ -47,7 +45,10 @@ def test_it_prints_the_digest_and_tells_of_each_blob(
 def test_what_is_there_is_told_to_exist(shop: Commands, tmp_path: Path) -> None:
     shop("copy", "-q", "one:1", f"oci:{tmp_path}/a:x")
     again = shop("copy", "one:1", f"oci:{tmp_path}/a:y")
-    assert [line.split(": ")[1].split()[0] for line in again.err.splitlines()] == ["exists"] * 3
+    assert [text.partition(": ")[2] for text in again.err.splitlines()] == ["Already exists"] * 3
+    told = shop("copy", "--progress", "json", "one:1", f"oci:{tmp_path}/b:y").err.splitlines()
+    assert {json.loads(text)["status"] for text in told} == {"Copying", "Copied"}
+    assert shop("copy", "--progress", "no", "one:1", f"oci:{tmp_path}/c:y", code=125).err
 
 
 def test_the_digest_goes_to_a_file_as_well(shop: Commands, tmp_path: Path) -> None:
