@@ -28,6 +28,7 @@ from layerstore.digest import Digest
 from layerstore.errors import MalformedDocumentError, StoreBusyError
 
 _WAIT_S_MAX = 60.0
+_PAUSE_S = 0.02
 _USES = "uses"
 
 
@@ -194,6 +195,20 @@ def lock_directory(path: Path, *, exclusive: bool = True) -> int | None:
         pass
     os.close(fd)
     return None
+
+
+def await_directory(path: Path, *, wait_s: float) -> int:
+    """Lock a directory that is there; the descriptor that is returned holds the lock.
+
+    Raises:
+        StoreBusyError: others have had it for `wait_s`, or it is gone.
+    """
+    deadline = time.monotonic() + wait_s
+    while (fd := lock_directory(path)) is None:
+        if time.monotonic() > deadline:
+            raise StoreBusyError(path=str(path), hint="try again when it has finished")
+        time.sleep(_PAUSE_S)
+    return fd
 
 
 def unlock(fd: int) -> None:

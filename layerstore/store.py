@@ -58,6 +58,8 @@ _EMPTY_INDEX = (
 )
 _LAYOUT_NAMES = frozenset(("oci-layout", "index.json", "blobs", "lamina"))
 _PRIVATE_NAMES = ("toc", "snapshots", "tmp", "containers", "builds", "parsed")
+_RESERVE = "reserve"
+_RESERVE_BYTES = 1 << 20
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -114,14 +116,20 @@ class Store:
         self.claims = Claims(self.private / "claims")
 
     @classmethod
-    def open(cls, root: Path | None = None) -> Self:
+    def open(cls, root: Path | None = None, *, with_reserve: bool = False) -> Self:
         """Open the store at `root`, made when it is missing; a plain OCI layout becomes one.
+
+        Args:
+            with_reserve: on a disk that is full, give up the room that is kept for those who look
+                and remove: without any, neither SQLite nor a new index.json could do anything.
 
         Raises:
             StoreError: the directory holds something else, or a store of another version.
         """
         root = Path(os.path.abspath(root or default_root()))  # noqa: PTH100 - links stay
         store = cls(root)
+        if with_reserve and store._free_bytes() < _RESERVE_BYTES:
+            (store.private / _RESERVE).unlink(missing_ok=True)
         if _read(store.private / "version") != _VERSION:
             store._create()
         try:
@@ -148,6 +156,7 @@ class Store:
             self.cache.flushed()
         if self.images.flush() and _read(self.root / "oci-layout") != _OCI_LAYOUT:
             write_durably(self.root / "oci-layout", _OCI_LAYOUT, self._new_tmp_path("new"))
+        self._keep_reserve()
 
     def discard(self) -> None:
         """Forget what was not flushed."""
@@ -230,6 +239,30 @@ class Store:
 
     def _hold(self, digests: Iterable[Digest]) -> None:
         self.lease().hold(digests)
+
+    def _free_bytes(self) -> int:
+        """What the disk has free; much, where there is no store yet."""
+        try:
+            status = os.statvfs(self.private)
+        except OSError:
+            return _RESERVE_BYTES
+        return status.f_bavail * status.f_frsize
+
+    def _keep_reserve(self) -> None:
+        """Put some room aside while there is plenty: see `open`."""
+        path = self.private / _RESERVE
+        if os.path.lexists(path) or self._free_bytes() < 16 * _RESERVE_BYTES:
+            return
+        temporary = self._new_tmp_path("reserve")
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _RESERVE_BYTES)
+            finally:
+                os.close(fd)
+            temporary.rename(path)
+        except OSError:  # a file system that cannot, or a disk that has just become full
+            temporary.unlink(missing_ok=True)
 
     def _create(self) -> None:
         version = _read(self.private / "version")

@@ -52,6 +52,9 @@ _ZEROS = bytes(BLOCK_BYTES)
 _PADDING = [bytes(-size % BLOCK_BYTES) for size in range(BLOCK_BYTES)]
 
 _WHITEOUT = ".wh."
+# What AUFS kept at the root of a layer for itself. Docker passes over it, too; hard links to it are
+# refused as all others to what is not in the layer.
+_OF_AUFS = frozenset((".wh..wh.aufs", ".wh..wh.orph", ".wh..wh.plnk"))
 _OPAQUE = ".wh..wh..opq"
 _XATTR = b"SCHILY.xattr."
 
@@ -624,7 +627,8 @@ class _Unpacker:
                 raise _malformed(f"more than {self._limits.entries_max} entries")
             change, body = self._entry(block, kind, extended)
             extended = _NOTHING_EXTENDED
-            yield change
+            if change is not None:
+                yield change
             if body is not None:
                 body.finish()
         if extended.headers:
@@ -677,7 +681,8 @@ class _Unpacker:
 
     def _entry(
         self, block: bytes, kind: bytes, extended: "_Extended"
-    ) -> tuple[Change, "_Body | None"]:
+    ) -> tuple[Change | None, "_Body | None"]:
+        """The change that an entry stands for, and its content; None for what is passed over."""
         pax = {**self._global, **extended.pax} if self._global else extended.pax
         raw_name = self._raw_name(block, pax, extended)
         is_dir = kind == b"5" or (kind in b"0\0" and raw_name.endswith(b"/"))
@@ -686,6 +691,8 @@ class _Unpacker:
             return PutDir(path, self._meta(block, pax)), None
         is_file = kind in _FILE_TYPES
         if ".wh." in path and (path.startswith(_WHITEOUT) or "/.wh." in path):
+            if path.partition("/")[0] in _OF_AUFS:
+                return None, _Body(self._source, self._size(block, pax) if is_file else 0)
             empty = not is_dir and (kind == b"1" or (is_file and self._size(block, pax) == 0))
             return _removal(path, empty=empty), None
         if not path and self._is_layer:

@@ -74,7 +74,11 @@ def build(
     call = "check" if arguments.flag("check") else arguments.value("call") or "build"
     outputs = _outputs(arguments, names)
     stored = None if outputs is None else outputs.stored
-    with session.open_store() as store, ExitStack() as cleanup:
+    with (
+        ExitStack() as opening,
+        _store_to_look_at(session, opening) if instead else session.open_store() as store,
+        ExitStack() as cleanup,
+    ):
         access = cleanup.enter_context(Access(arguments))
         exports, is_inline, imports = _caches(arguments, given_args, access, cleanup)
 
@@ -176,6 +180,19 @@ def build(
     if is_quiet and not (outputs and outputs.to_stdout):
         line(image_id)
     return 0
+
+
+def _store_to_look_at(session: "Session", cleanup: "ExitStack") -> "Store":
+    """The store; where there is none, an empty one that leaves no trace."""
+    if (session.private / "version").exists():
+        return session.open_store()
+    import tempfile
+
+    session.enter()
+    from layerstore import Store
+
+    directory = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="lamina-"))
+    return Store.open(Path(directory) / "store")
 
 
 def _outputs(arguments: Arguments, names: "tuple[Reference, ...]") -> "Outputs | None":

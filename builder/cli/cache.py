@@ -60,7 +60,7 @@ def builder_prune(arguments: Arguments, session: "Session") -> int:
     which = "all build cache" if everything else "all unused build cache"
     if not dry_run and not arguments.flag("force") and not confirmed(f"This will remove {which}."):
         return 0
-    with session.open_store() as store:
+    with session.open_store(with_reserve=True) as store:
         pruned = prune(
             store,
             cache="all" if everything else "unused",
@@ -85,7 +85,7 @@ def du(arguments: Arguments, session: "Session") -> int:
     from layerstore import cache_items
 
     choose = cache_chooser(arguments.values("filter")) or (lambda item: True)
-    with session.open_store() as store:
+    with session.open_store(with_reserve=True) as store:
         items = [item for item in cache_items(store) if choose(item)]
     items.sort(key=lambda item: item.stored_bytes, reverse=True)
     if arguments.flag("verbose"):
@@ -145,7 +145,7 @@ def keep_limits(session: "Session") -> None:
     if not limits:
         return
     try:
-        with session.open_store() as store:
+        with session.open_store(with_reserve=True) as store:
             limit_cache(store, limits)
     except (StoreError, OSError) as error:  # the build has succeeded
         warn(f"the build cache could not be limited: {error}")

@@ -61,7 +61,7 @@ def images(arguments: Arguments, session: "Session") -> int:
     """List images, newest first, one row for each name."""
     whole = arguments.flag("no-trunc")
     patterns = _patterns(arguments)
-    with session.open_store() as store:
+    with session.open_store(with_reserve=True) as store:
         records = _chosen(store, arguments.values("filter"), patterns)
     for record in records:
         if record.problem:
@@ -140,7 +140,7 @@ def rmi(arguments: Arguments, session: "Session") -> int:
     code = 0
     removed = False
     force = arguments.flag("force")
-    with session.open_store() as store:
+    with session.open_store(with_reserve=True) as store:
         for word in arguments.words:
             try:
                 removed |= _remove(store, session, word, force=force)
@@ -292,7 +292,7 @@ def image_prune(arguments: Arguments, session: "Session") -> int:
     question = f"This will remove all images {which}."
     if not dry_run and not arguments.flag("force") and not confirmed(question):
         return 0
-    with session.open_store() as store:
+    with session.open_store(with_reserve=True) as store:
         pruned = prune(
             store,
             images="unused" if everything else "dangling",

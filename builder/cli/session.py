@@ -36,12 +36,15 @@ class Session:
         enter_user_namespace(of_pid=of_pid)
         self._entered = True
 
-    def open_store(self) -> "Store":
-        """Open the store, making it where there is none. A context manager."""
+    def open_store(self, *, with_reserve: bool = False) -> "Store":
+        """Open the store, making it where there is none. A context manager.
+
+        `with_reserve` is for commands that look and remove: they work on a full disk, too.
+        """
         self.enter()
         from layerstore import Store
 
-        return Store.open(self.root)
+        return Store.open(self.root, with_reserve=with_reserve)
 
     def _location(self, given: str | None) -> Path:
         named = given or os.environ.get("LAMINA_ROOT")

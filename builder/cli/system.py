@@ -36,7 +36,7 @@ def df(arguments: Arguments, session: "Session") -> int:
     if is_verbose and arguments.value("format"):
         raise UsageError("-v and --format do not go together")
     opened(session)
-    with session.open_store() as store:
+    with session.open_store(with_reserve=True) as store:
         found = usage(store)
         volumes = _volumes(session, store)
     if is_verbose:
@@ -204,7 +204,7 @@ def prune(arguments: Arguments, session: "Session") -> int:
         freed += prune_containers(containers, choose_container)
     if with_volumes and not dry_run:
         freed += _prune_volumes(session)
-    with session.open_store() as store:
+    with session.open_store(with_reserve=True) as store:
         pruned = prune_store(
             store,
             images="unused" if everything else "dangling",
@@ -331,7 +331,7 @@ def fsck(arguments: Arguments, session: "Session") -> int:
     if style not in ("text", "json"):
         raise UsageError(f"invalid argument {style!r} for --format", hint="text or json")
     count = 0
-    with session.open_store() as store:
+    with session.open_store(with_reserve=True) as store:
         of_builds = (
             Finding(kind="build", key=name, problem=problem, hint=f"`lamina builds rm {name}`")
             for name, problem in damaged(store.private / "builds")

@@ -1,6 +1,8 @@
 """Images in and out: import, save, load, bootstrap."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -35,7 +37,7 @@ def import_(arguments: Arguments, session: "Session") -> int:
             feature="import from a URL", hint="download it, and name the file or pipe it in: -"
         )
     reference = Reference.parse(arguments.words[1]) if len(arguments.words) > 1 else None
-    with session.open_store() as store, _reading(source) as stream:
+    with session.open_store() as store, _naming(source), _reading(source) as stream:
         image = import_tar(
             store,
             stream,
@@ -137,7 +139,7 @@ def load(arguments: Arguments, session: "Session") -> int:
     source = arguments.value("input")
     if source is None and sys.stdin.isatty():
         raise UsageError("requested load from stdin, but stdin is empty", hint="name a file: -i")
-    with session.open_store() as store:
+    with session.open_store() as store, _naming(source or "-"):
         if source is not None and is_plain_directory(Path(source)):
             exports = [_load_plain(store, Path(source), platform)]
         elif source is not None and Path(source).is_dir():
@@ -185,6 +187,22 @@ def _keep(store: "Store", image: "Image", reference: "Reference | None") -> None
     else:
         store.images.tag(image, reference)
     store.flush()
+
+
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Let errors about what is read say where it came from; the store is not at fault."""
+    from layerstore import CorruptBlobError, MalformedDocumentError, UnsafePathError
+
+    try:
+        yield
+    except (CorruptBlobError, MalformedDocumentError, UnsafePathError) as error:
+        name = "standard input" if source == "-" else source
+        if not error.message.startswith(name):
+            error.message = f"{name}: {error.message}"
+        if isinstance(error, CorruptBlobError):  # whose hint is for a blob of the store
+            error.hint = ""
+        raise
 
 
 class _reading:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TOC_TYPE = "application/vnd.lamina.layer.toc.v1"
 _SCHEMA = 1
 _TOC_BYTES_MAX = 256 << 20  # of a million files
+_TOC_EMPTY_BYTES = 4096  # above those of its tar, where each file takes at least as many
 
 
 class CachePlace(Protocol):
@@ -255,7 +256,7 @@ class StepCache:
 
     def table(self, entry: StepEntry) -> bytes:
         """The table of contents of a layer, as bytes that have its digest."""
-        if entry.table_bytes > _TOC_BYTES_MAX:
+        if entry.table_bytes > min(_TOC_BYTES_MAX, entry.layer.tar_size_bytes + _TOC_EMPTY_BYTES):
             raise MalformedDocumentError(context="table of contents", problem="too large")
         for attempt in range(self._place.attempts):
             try:

@@ -18,7 +18,10 @@ from layerstore.digest import Digest
 from layerstore.documents import Index
 from layerstore.errors import StoreError
 from layerstore.images import name_of_entry, read_index
+from layerstore.locks import await_directory, unlock
 from layerstore.transports.exports import LAYOUT_FILE, blob_name
+
+_WAIT_S = 60.0
 
 
 class LayoutDirectory:
@@ -82,7 +85,20 @@ class LayoutDirectory:
             temporary.unlink(missing_ok=True)
 
     def list_entries(self, entries: Sequence[Descriptor]) -> None:
-        """List `entries` in index.json; each takes its name, if it has one, from older ones."""
+        """List `entries` in index.json; each takes its name, if it has one, from older ones.
+
+        The directory is locked meanwhile, by flock: of several that add at once none is forgotten.
+
+        Raises:
+            StoreBusyError: another has had it locked for a minute.
+        """
+        fd = await_directory(self.root, wait_s=_WAIT_S)
+        try:
+            self._list_entries(entries)
+        finally:
+            unlock(fd)
+
+    def _list_entries(self, entries: Sequence[Descriptor]) -> None:
         kept: list[Descriptor] = []
         if (self.root / "index.json").exists():
             names = {_name(entry) for entry in entries} - {""}

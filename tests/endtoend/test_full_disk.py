@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def archive(busybox: Lamina, tmp_path: Path) -> Path:
     return path
 
 
-def is_clear(report: dict[str, object]) -> bool:
+def is_clear(report: dict[str, Any]) -> bool:
     """Whether a failure is told by one line, and by the full disk or the program that met it."""
     lines = [line for line in str(report["errors"]).splitlines() if line.startswith("lamina: ")]
     if str(report["errors"]).strip() == "" or "Traceback" in str(report["errors"]):
@@ -61,17 +62,31 @@ def test_a_full_disk_is_told_and_harms_nothing(
 ) -> None:
     (context / "data").write_bytes(random.Random(1).randbytes(1 << 20))
     (context / "Dockerfile").write_text(DOCKERFILE)
-    reports: Sequence[dict[str, object]] = fill(tmp_path / "small", size_kb, archive, context)
+    reports: Sequence[dict[str, Any]] = fill(tmp_path / "small", size_kb, archive, context)
     for report in reports:
         words, images = report["words"], report["images"]
         if size_kb > 1000:  # else there is no store to look at
             assert report["fsck"] == 0, report
         assert report["code"] == 0 or is_clear(report), report
         for command, name in (("build", "built"), ("load", "loaded"), ("bootstrap", "busybox")):
-            if words[0] == command:  # type: ignore[index]
-                assert (report["code"] == 0) == (name in images), report  # type: ignore[operator]
+            if words[0] == command:
+                assert (report["code"] == 0) == (name in images), report
     made, *_, pruned, ran = reports
     if made["code"] == 0:
         assert pruned["code"] == 0
     if size_kb > 4000:  # the image and its directory
         assert (ran["code"], ran["out"]) == (0, "hi\n")
+
+
+def test_what_others_fill_can_be_looked_at_and_emptied(
+    archive: Path, context: Path, tmp_path: Path
+) -> None:
+    """A little room is kept for those who look and remove."""
+    (context / "data").write_bytes(random.Random(1).randbytes(1 << 20))
+    (context / "Dockerfile").write_text(DOCKERFILE)
+    reports = fill(tmp_path / "small", 60_000, archive, context, commands="filled")
+    codes = {" ".join(report["words"][:2]): report["code"] for report in reports}
+    assert codes.pop("tag busybox") in (0, 1)
+    assert set(codes.values()) == {0}, reports
+    assert all(report["fsck"] == 0 for report in reports)
+    assert reports[-1]["out"] == "hi\n"

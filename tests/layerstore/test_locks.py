@@ -280,3 +280,22 @@ def test_shared_locks_of_a_directory_go_together_and_exclusive_ones_do_not(tmp: 
     assert alone is not None
     assert locks.lock_directory(tmp, exclusive=False) is None
     os.close(alone)
+
+
+def test_a_directory_is_waited_for_and_not_for_ever(tmp: Path) -> None:
+    held = locks.await_directory(tmp, wait_s=0)
+    with pytest.raises(StoreBusyError) as caught:
+        locks.await_directory(tmp, wait_s=0.05)
+    assert "try again" in caught.value.hint
+    later = threading.Timer(0.1, locks.unlock, [held])
+    later.start()
+    locks.unlock(locks.await_directory(tmp, wait_s=10))
+    later.join()
+
+
+def test_unlocking_frees_it_whoever_has_inherited_the_descriptor(tmp: Path) -> None:
+    held = locks.await_directory(tmp, wait_s=0)
+    inherited = os.dup(held)
+    locks.unlock(held)
+    locks.unlock(locks.await_directory(tmp, wait_s=0))
+    os.close(inherited)

@@ -42,9 +42,9 @@ def leftovers(root: Path) -> list[str]:
 
 
 def tree(root: Path) -> set[str]:
-    """All names below `root` but those of SQLite's own files."""
+    """All names below `root` but those of SQLite's own files, and of the reserve."""
     found = {str(path.relative_to(root)) for path in root.rglob("*")}
-    return {name for name in found if not name.startswith("lamina/cache.db")}
+    return {n for n in found if not n.startswith(("lamina/cache.db", "lamina/reserve"))}
 
 
 def paths_of(layer: Layer) -> set[str]:

@@ -679,6 +679,24 @@ def test_tricks_with_whiteouts_are_refused(tar: bytes) -> None:
         unpacked(tar + END)
 
 
+def test_what_aufs_kept_for_itself_is_passed_over() -> None:
+    tar = (
+        entry(".wh..wh.aufs")
+        + header(".wh..wh.plnk", kind=b"5")
+        + entry(".wh..wh.plnk/12.34", b"x" * 3000)
+        + header("./.wh..wh.orph/", kind=b"5")
+        + entry("a", b"1")
+        + END
+    )
+    assert [change.path for change in unpacked(tar)] == ["a"]
+
+
+def test_a_hard_link_to_what_aufs_kept_is_refused() -> None:
+    tar = entry(".wh..wh.plnk/1", b"x") + header("a", kind=b"1", target=".wh..wh.plnk/1") + END
+    with pytest.raises(MalformedDocumentError):
+        survey(unpack(io.BytesIO(tar)))
+
+
 def test_overlayfs_attributes_have_no_effect() -> None:
     tar = pax(
         {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.cli import Lamina
 from tests.support.commands import Commands
 
 COPIES = "FROM scratch\nENV A=1\nCOPY src /src\nCOPY other /other\n"
@@ -209,6 +210,18 @@ def dump(root: Path) -> list[str]:
         return list(connection.iterdump())
     finally:
         connection.close()
+
+
+def test_a_plan_makes_no_store(tmp_path: Path, context: Path) -> None:
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    lamina = Lamina(root=tmp_path / "nowhere" / "store")
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+    done = lamina("plan", context, env={"TMPDIR": str(tmp)}, check=False)
+    assert done.returncode == 2
+    assert "never built before" in done.stdout
+    assert not (tmp_path / "nowhere").exists()
+    assert list(tmp.iterdir()) == []
 
 
 def test_a_plan_takes_the_options_of_a_build(bare: Commands, context: Path) -> None:

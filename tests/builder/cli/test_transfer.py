@@ -470,3 +470,29 @@ class TestBootstrap:
     def test_registries_are_refused_by_name(self, bare: Commands) -> None:
         done = bare("bootstrap", "--registry", "x", "busybox", code=125)
         assert "--registry is not supported" in done.err
+
+
+@pytest.mark.parametrize("command", [("load", "-i"), ("import",)], ids=lambda words: words[0])
+def test_what_cannot_be_read_is_named(
+    shop: Commands, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(ROOTFS[:700])
+    done = shop(*command, cut, code=1)
+    assert done.err.startswith(f"lamina: {cut}: tar archive: ")
+    piped = command[:1] if command[0] == "load" else (*command, "-")
+    told = Lamina(root=shop.root)(*piped, stdin=b"x" * 600, check=False)
+    assert told.stderr.startswith("lamina: standard input: tar archive: ")
+
+
+def test_a_damaged_blob_of_an_archive_is_that_of_the_archive(
+    shop: Commands, elsewhere: Commands, tmp_path: Path
+) -> None:
+    archive = tmp_path / "one.tar"
+    shop("save", "-o", archive, "one:1")
+    layer = image(shop, "one:1").manifest.layers[0].digest
+    with tarfile.open(archive) as tar:
+        flip(archive, tar.getmember(f"blobs/sha256/{layer.hex}").offset_data + 20)
+    done = elsewhere("load", "-i", archive, code=1)
+    assert done.err.startswith(f"lamina: {archive}: ")
+    assert "fsck" not in done.err

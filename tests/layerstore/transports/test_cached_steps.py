@@ -1,7 +1,7 @@
 """A cache of steps at a place that fails as networks do: in memory, damaged on request."""
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -168,3 +168,13 @@ def test_a_missing_blob_makes_a_miss_with_a_notice(here: Store, place: Memory) -
 def test_a_place_that_is_not_there_is_told_of(here: Store) -> None:
     assert attach(here, Memory()) == ["no build cache in memory"]
     assert here.cache.get(KEY) is None
+
+
+def test_a_table_larger_than_its_tar_is_not_read(here: Store, place: Memory) -> None:
+    """It would be read into memory; in a tar, each file takes more than in a table."""
+    cache = StepCache(place, here, lambda notice: None)
+    entry = decode_step(place.steps[KEY], KEY)
+    assert cache.table(entry)
+    large = replace(entry, table_bytes=entry.layer.tar_size_bytes + 5000)
+    with pytest.raises(MalformedDocumentError, match="too large"):
+        cache.table(large)

@@ -1,6 +1,7 @@
 """Layouts that are added to: whole files only, names that move, strangers left alone."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import pytest
 
 from layerstore import Digest, Export, Reference, Store, add_to_layout, load_images
 from layerstore.descriptor import OCI_MANIFEST, REF_NAME, Descriptor
-from layerstore.errors import MalformedDocumentError, StoreError
+from layerstore.errors import MalformedDocumentError, StoreBusyError, StoreError
+from layerstore.locks import lock_directory
 from layerstore.transports.layout_directory import LayoutDirectory
 from tests.support.imagetree import OciLayout
-from tests.support.stores import flip, make_image
+from tests.support.stores import flip, make_image, start
 
 
 def files(root: Path) -> list[str]:
@@ -150,3 +152,45 @@ def test_what_a_killed_export_has_left_is_removed_by_the_next(tmp_path: Path) ->
     (tmp_path / "x" / name).write_bytes(b"half")
     layout.write("x/y", b"z")
     assert not [path for path in tmp_path.rglob("*") if path.name == name]
+
+
+ADD = """
+import sys
+from pathlib import Path
+from layerstore import Digest
+from layerstore.descriptor import OCI_MANIFEST, REF_NAME, Descriptor
+from layerstore.transports.layout_directory import LayoutDirectory
+layout = LayoutDirectory(Path(sys.argv[1]))
+sys.stdin.readline()
+for number in range(20):
+    name = f"{sys.argv[2]}{number}"
+    digest = layout.put_document(name.encode())
+    layout.list_entries([Descriptor(media_type=OCI_MANIFEST, digest=digest, size_bytes=len(name),
+                                    annotations=((REF_NAME, name),))])
+"""
+
+
+def test_of_several_that_add_at_once_none_is_forgotten(tmp_path: Path) -> None:
+    LayoutDirectory(tmp_path / "layout")
+    adding = [start(ADD, tmp_path / "layout", letter) for letter in "abc"]
+    for process in adding:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in adding:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+    assert len(names(tmp_path / "layout")) == 60
+
+
+def test_one_that_is_locked_for_long_is_said_to_be_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerstore.transports.layout_directory._WAIT_S", 0.05)
+    layout = LayoutDirectory(tmp_path)
+    fd = lock_directory(tmp_path)
+    assert fd is not None
+    with pytest.raises(StoreBusyError):
+        layout.list_entries([entry("a", ONE)])
+    os.close(fd)
+    layout.list_entries([entry("a", ONE)])
