@@ -141,7 +141,7 @@ def make_group(limits: Limits, *, has_own_pids: bool = True) -> Group | None:
     Args:
         limits: what was asked for.
         has_own_pids: the sandbox has a pid namespace of its own. Without one it is the group that
-            can end all of it.
+            can end all of it, if there can be one.
 
     Raises:
         UnsupportedHostError: a limit was asked for that cannot be set here.
@@ -158,7 +158,7 @@ def make_group(limits: Limits, *, has_own_pids: bool = True) -> Group | None:
     try:
         return _make_unified(files) if unified else _make_v1(files)
     except OSError as error:
-        if list(files) == ["pids"] and is_default:
+        if all(name == "freezer" or (name == "pids" and is_default) for name in files):
             return None
         raise _refusal(files, error) from error
 

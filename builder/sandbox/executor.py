@@ -112,6 +112,7 @@ class SandboxRunning:
     _program_fd: int = -1
     _made: tuple[str, ...] = ()
     _raw_status: int | None = None
+    _mount_namespace: str = ""
 
     def fileno(self) -> int:
         """Implements `Running`."""
@@ -159,6 +160,8 @@ class SandboxRunning:
         if not errors:
             self._receive()
             if self._program_fd >= 0:
+                if not self.has_own_pids:
+                    self._mount_namespace = _mount_namespace_of(self.init_pid)
                 return
         self.kill()
         self._end()
@@ -179,9 +182,9 @@ class SandboxRunning:
             os.close(self.network_fd)
             self.network_fd = None
         self.handshake.report.close()
+        if not self.has_own_pids:
+            self._end_the_rest()
         if self.group:
-            if not self.has_own_pids:
-                self.group.kill()
             self.oom_killed = self.group.was_oom_killed()
             self.group.remove()
         if self.bundle:
@@ -194,6 +197,19 @@ class SandboxRunning:
                 remove_made(path, self._made)
             case None:
                 pass
+
+    def _end_the_rest(self) -> None:
+        """What the end of PID 1 does not end, where the process numbers are somebody else's.
+
+        Without a group they are known by their mount namespace: best effort, because who may make
+        namespaces leaves it.
+        """
+        if self.group:
+            self.group.kill()
+            return
+        while self._mount_namespace and (rest := _processes_in(self._mount_namespace)):
+            for pid in rest:
+                signals.kill(pid, signals.SIGKILL)
 
     @property
     def is_alive(self) -> bool:
@@ -245,6 +261,23 @@ class SandboxRunning:
                     self.usage = value
                 case _:
                     raise AssertionError(f"unknown report {kind!r}")
+
+
+def _mount_namespace_of(pid: int) -> str:
+    """The name of a process's mount namespace, empty where it has ended or is not ours to ask."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")  # noqa: PTH115 - of each process
+    except OSError:
+        return ""
+
+
+def _processes_in(mount_namespace: str) -> list[int]:
+    """Those that live: what has ended has no namespace any more."""
+    if mount_namespace == _mount_namespace_of(os.getpid()):
+        return []
+    with os.scandir("/proc") as entries:
+        pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
+    return [pid for pid in pids if _mount_namespace_of(pid) == mount_namespace]
 
 
 def make_group(spec: SandboxSpec) -> Group | None:

@@ -606,8 +606,11 @@ class Stage:
             mount_fd = _new_filesystem(operation.kind, operation.flags, operation.options)
         except PermissionError:
             # In a user namespace these belong to whom the network, or the processes, belong to.
-            if operation.kind not in ("sysfs", "proc"):
+            if operation.kind not in ("sysfs", "proc", "mqueue"):
                 raise
+            if not os.access(target, os.F_OK):  # the host has no queues to show
+                os.close(fd)
+                return
             mount_fd = _copy_kernel_view(target)
         if (
             operation.kind in _MAGIC
@@ -1091,9 +1094,9 @@ def _new_filesystem(kind: str, flags: int, options: str) -> int:
 
 
 def _copy_kernel_view(path: str) -> int:
-    """The host's own /sys, which cannot be written, or /proc."""
+    """The host's own /sys, which cannot be written, /proc or /dev/mqueue."""
     source_fd = os.open(path, _PATH | os.O_DIRECTORY)
-    attributes = _PLAIN_DATA if path == "/proc" else _PLAIN_DATA | syscalls.MOUNT_ATTR_RDONLY
+    attributes = _PLAIN_DATA | (syscalls.MOUNT_ATTR_RDONLY if path == "/sys" else 0)
     tree_fd = _copy_tree(source_fd, attributes, recursive=True)
     os.close(source_fd)
     return tree_fd

@@ -612,13 +612,13 @@ class _Actor:
     ) -> NoReturn:
         """PID 1: build the stage, fork the program, mind it."""
         os.umask(self.program.callers_umask)
+        self._adjust_oom_score()
         self._become_invisible()
         os.setsid()
         null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)  # later it may be anything
         self._write_groups(groups)
         if groups and spec.namespaces.cgroup == "private":
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-        self._adjust_oom_score()
         self.phase = "enter the network"
         namespace_fd = way.enter()
         if namespace_fd is not None:
@@ -671,9 +671,9 @@ class _Actor:
 
     def be_helper(self, init_pidfd: int, groups: tuple[str, ...], answer_fd: int) -> NoReturn:
         """Enter a sandbox and fork the program into it, as a child of the executor."""
+        self._adjust_oom_score()
         self._become_invisible()
         self._write_groups(groups)
-        self._adjust_oom_score()
         self.phase = "enter the sandbox"
         _enter_namespaces(init_pidfd)
         root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -795,6 +795,7 @@ class _Actor:
         if score is None:
             return
         self.phase = f"set oom_score_adj to {score}"
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # else the file is the host's root's
         try:
             with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
                 file.write(b"%d" % score)

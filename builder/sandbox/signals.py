@@ -5,6 +5,7 @@ for names.
 """
 
 import _signal  # type: ignore[import-not-found]  # an extension module that has no stub
+import os
 
 from builder.sandbox import syscalls
 
@@ -33,6 +34,14 @@ def send(pidfd: int, number: int) -> None:
     """Signal a process; nothing happens when it has ended."""
     try:
         _signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass
+
+
+def kill(pid: int, number: int) -> None:
+    """Signal a process by its number; nothing happens when it has ended."""
+    try:
+        os.kill(pid, number)
     except ProcessLookupError:
         pass
 

@@ -134,7 +134,7 @@ class Namespaces(NamedTuple):
 
     "private" is one of its own, "host" that of the executor's process, a number that of the
     process with this id. Programs that are not in a pid namespace of their own are ended by means
-    of a control group, which such a sandbox always has.
+    of a control group, or of their mount namespace where there can be none.
     """
 
     pid: Literal["private", "host"] | int = "private"

@@ -304,5 +304,17 @@ def test_what_runs_in_a_group_that_a_killed_process_left_is_ended() -> None:
     assert not status.exists() or "Z (zombie)" in status.read_text()
 
 
+def test_a_group_that_only_ends_things_is_left_out_where_there_can_be_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroups, "_TOP", str(tmp_path))
+    monkeypatch.setattr(cgroups, "_own_paths", dict)
+    assert cgroups.make_group(Limits(), has_own_pids=False) is None
+    default = Limits(pids_max=PIDS_MAX_DEFAULT)
+    assert cgroups.make_group(default, has_own_pids=False) is None
+    with pytest.raises(UnsupportedHostError):
+        cgroups.make_group(Limits(pids_max=9), has_own_pids=False)
+
+
 def test_nothing_is_left() -> None:
     assert [path for path in ours() if f"-{os.getpid()}-" in path.name] == []

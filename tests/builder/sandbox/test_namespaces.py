@@ -805,6 +805,16 @@ class TestSharing:
             assert traces.processes_with("sleep\x004321") == []
             assert bench.join(other, "/bin/echo", "alive").lines == ["alive"]
 
+    def test_so_it_does_where_there_can_be_no_group(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As for an ordinary user: what shares its mounts is what belongs to it."""
+        monkeypatch.setattr(cgroups, "make_group", lambda *_, **__: None)
+        script = "(setsid sleep 4323 &) >/dev/null 2>&1; sleep 0.2; exit 7"
+        outcome = bench.sh(script, namespaces=Namespaces(pid="host"))
+        assert outcome.status.code == 7
+        assert traces.processes_with("sleep\x004323") == []
+
     def test_a_killed_one_leaves_nothing(self, bench: Bench) -> None:
         script = "(setsid sleep 4322 &) >/dev/null 2>&1; echo ready; exec sleep 4322"
         shared = Namespaces(pid="host")

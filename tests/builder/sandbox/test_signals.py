@@ -64,3 +64,8 @@ def test_it_is_cheap() -> None:
     for _ in range(1000):
         signals.set_blocked(signals.block_all())
     assert time.perf_counter() - start < 0.2
+
+
+def test_a_process_that_is_gone_cannot_be_killed_and_that_is_fine() -> None:
+    signals.kill(os.getpid(), 0)
+    signals.kill((1 << 22) - 1, signals.SIGKILL)
