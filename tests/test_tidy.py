@@ -106,7 +106,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "layerstore/packing.py",
         "layerstore/registry/",
     ),
-    "asyncio": (),
+    "asyncio": ("builder/network/proxy.py",),  # a process of its own, which forks nothing
     "tarfile": (),  # hangs and leaks on hostile archives: tarcodec.py reads and writes ours
     "pickle": ("builder/inputs.py",),  # syntax trees, by an unpickler that makes nothing else
 }

@@ -117,14 +117,42 @@ def row_of(
         "RunningFor": since(record.created),
         "Status": status(record),
         "State": record.state,
-        "Ports": "",
+        "Ports": _ports(record),
         "Names": record.name,
         "Labels": ",".join(f"{name}={content}" for name, content in record.labels),
         "Mounts": ",".join(name if whole else shortened(name, 15) for name in names),
         "LocalVolumes": str(sum(mount.kind == "volume" for mount in record.mounts)),
-        "Networks": record.network,
+        "Networks": ",".join(record.networks),
         "Size": _size(record, containers) if with_size else "",
     }
+
+
+def _ports(record: "ContainerRecord") -> str:
+    """`0.0.0.0:8080->80/tcp, 81/tcp`; nothing is reached of a container that does not run."""
+    if record.state != "running" or not record.networking.exposed:
+        return ""
+    from builder.network import displayed
+
+    return displayed(record.published, record.networking.exposed)
+
+
+def port(arguments: Arguments, session: "Session") -> int:
+    """Print what the published ports of a container are on the host."""
+    container, *wanted = arguments.words
+    record = opened(session).find(container)
+    if not wanted:
+        for each in record.published:
+            line(f"{each.port} -> {each.address}")
+        return 0
+    from builder.network import parse_exposed
+
+    (asked,) = parse_exposed(wanted[0])[:1]
+    found = [each for each in record.published if each.port == asked]
+    if not found:
+        raise ContainerError(f"no public port {asked!r} published for {container}")
+    for each in found:
+        line(each.address)
+    return 0
 
 
 def status(record: "ContainerRecord") -> str:
@@ -383,7 +411,7 @@ _FILTERS: "dict[str, Callable[[ContainerRecord, str], bool]]" = {
     "label": _has_label,
     "ancestor": _is_of_image,
     "volume": _has_mount,
-    "network": lambda record, text: record.network == text,
+    "network": lambda record, text: text in record.networks,
     "before": lambda record, text: False,
     "since": lambda record, text: False,
 }
@@ -536,6 +564,13 @@ RM = Command(
         flag("-v", "--volumes", about="Remove its anonymous volumes as well"),
     ),
     words=_MANY,
+)
+PORT = Command(
+    name="port",
+    synopsis="CONTAINER [PORT[/tcp|udp]]",
+    about="List the published ports of a container, or say where one of them is.",
+    act=port,
+    words=(1, 2),
 )
 CONTAINER_PRUNE = Command(
     name="container prune",

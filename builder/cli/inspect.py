@@ -224,8 +224,9 @@ def container_document(
         Mounts=[_mount(mount, session) for mount in record.mounts],
         Config=Document(
             Hostname=record.hostname,
-            Domainname="",
+            Domainname=record.networking.domainname,
             User=record.user,
+            ExposedPorts=_set(record.networking.exposed),
             Tty=record.terminal,
             OpenStdin=record.interactive,
             Env=list(record.env),
@@ -239,16 +240,63 @@ def container_document(
             StopSignal=signal_name(record.stop_signal),
             StopTimeout=record.stop_timeout_s,
         ),
-        NetworkSettings=Document(
-            Ports={},
-            IPAddress="",
-            Networks={record.network: Document(IPAddress="", Gateway="", MacAddress="")},
-        ),
+        NetworkSettings=_network_settings(record),
         ImageManifestDescriptor=Document(digest=record.manifest_digest),
     )
     if with_size:
         document["SizeRw"] = disk_usage(containers, record)
     return document
+
+
+def _network_settings(record: "ContainerRecord") -> Document:
+    """Where it is reached; the fields of one network stand outside too, as docker has it."""
+    ports: dict[str, Value] = dict.fromkeys(record.networking.exposed)
+    for port in record.networking.exposed:
+        bindings: list[Value] = [
+            Document(HostIp=each.host_ip, HostPort=str(each.host_port))
+            for each in record.published
+            if each.port == port
+        ]
+        ports[port] = bindings or None
+    networks: dict[str, Value] = {
+        each.network: Document(
+            Aliases=NilList(),
+            MacAddress=each.mac,
+            Gateway=each.gateway,
+            IPAddress=each.address,
+            IPPrefixLen=each.prefix,
+            IPv6Gateway=each.gateway6,
+            GlobalIPv6Address=each.address6,
+            GlobalIPv6PrefixLen=each.prefix6,
+        )
+        for each in record.attached
+    }
+    if not networks:
+        for name in record.networks:
+            networks[name] = Document(MacAddress="", Gateway="", IPAddress="")
+    first = record.attached[0] if record.attached else None
+    return Document(
+        Ports=ports if record.state == "running" else {},
+        IPAddress=first.address if first else "",
+        IPPrefixLen=first.prefix if first else 0,
+        Gateway=first.gateway if first else "",
+        GlobalIPv6Address=first.address6 if first else "",
+        GlobalIPv6PrefixLen=first.prefix6 if first else 0,
+        IPv6Gateway=first.gateway6 if first else "",
+        MacAddress=first.mac if first else "",
+        Networks=networks,
+    )
+
+
+def _port_bindings(record: "ContainerRecord") -> dict[str, Value]:
+    """What was asked for."""
+    found: dict[str, list[Value]] = {}
+    for each in record.networking.ports:
+        wanted = str(each.host_port or "")
+        if each.host_port_last:
+            wanted = f"{each.host_port}-{each.host_port_last}"
+        found.setdefault(each.port, []).append(Document(HostIp=each.host_ip, HostPort=wanted))
+    return dict(found.items())
 
 
 def _host_config(record: "ContainerRecord") -> Document:
@@ -262,6 +310,13 @@ def _host_config(record: "ContainerRecord") -> Document:
     return Document(
         Binds=binds or NilList(),
         NetworkMode="bridge" if record.network == "default" else record.network,
+        PortBindings=_port_bindings(record),
+        PublishAllPorts=record.networking.publish_all,
+        ExtraHosts=[f"{name}:{address}" for name, address in record.networking.extra_hosts]
+        or NilList(),
+        Dns=list(record.networking.servers) or NilList(),
+        DnsSearch=list(record.networking.search) or NilList(),
+        DnsOptions=list(record.networking.options) or NilList(),
         RestartPolicy=Document(Name="no", MaximumRetryCount=0),
         AutoRemove=record.auto_remove,
         CapAdd=_list(profile.cap_add or None),

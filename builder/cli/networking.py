@@ -5,7 +5,8 @@ api/types/container/hostconfig.go, runconfig for what excludes what.
 """
 
 from builder import runner
-from builder.cli.arguments import Arguments, UsageError, many, value
+from builder.cli.arguments import Arguments, UsageError, flag, many, value
+from builder.network import parse_exposed, parse_publication
 
 NETWORK_OPTIONS = (
     value(
@@ -21,6 +22,9 @@ NETWORK_OPTIONS = (
     many("--dns-search", metavar="DOMAIN", about="Search this domain (`.`: none)"),
     many("--dns-option", metavar="OPTION", about="Set an option of resolv.conf"),
     many("--dns-opt", metavar="OPTION", about="The same as --dns-option"),
+    many("-p", "--publish", metavar="[[IP:]HOST:]PORT[/udp]", about="Publish a port on the host"),
+    flag("-P", "--publish-all", about="Publish all exposed ports on free ports of the host"),
+    many("--expose", metavar="PORT[/udp]", about="Expose a port, for -P and others to see"),
     value("--mac-address", metavar="ADDRESS", about="Hardware address of the network device"),
 )
 _HOST_GATEWAY = "host-gateway"
@@ -52,7 +56,17 @@ def networking_of(arguments: Arguments) -> "runner.Networking":
         options=(*arguments.values("dns-option"), *arguments.values("dns-opt")),
         extra_hosts=tuple(parse_host(each) for each in arguments.values("add-host")),
         domainname=arguments.value("domainname") or "",
+        publish_all=arguments.flag("publish-all"),
     )
+    if arguments.values("publish") or arguments.values("expose"):
+        asked = asked._replace(
+            ports=tuple(
+                port for each in arguments.values("publish") for port in parse_publication(each)
+            ),
+            exposed=tuple(
+                port for each in arguments.values("expose") for port in parse_exposed(each)
+            ),
+        )
     mac = _mac(arguments.value("mac-address"))
     if network.startswith(_OF_CONTAINER):
         _refuse_own(arguments)
@@ -115,9 +129,15 @@ def _is_hex(text: str) -> bool:
     return all(character in "0123456789abcdefABCDEF" for character in text)
 
 
+_OWN = (
+    *("hostname", "domainname", "add-host", "dns", "mac-address"),
+    *("publish", "publish-all", "expose"),
+)
+
+
 def _refuse_own(arguments: Arguments) -> None:
     """The other container has those settings: as docker refuses them."""
-    for key in ("hostname", "domainname", "add-host", "dns", "mac-address"):
+    for key in _OWN:
         if arguments.values(key):
             raise UsageError(
                 f"--{key} makes no sense with --network container:...",

@@ -73,7 +73,6 @@ _RUN_ONLY = (
 _NO_NETWORK = "with --network host the program's ports are the host's; private networks come later"
 _NO_LIMIT = "memory, processors and processes can be limited"
 REFUSED = {
-    **dict.fromkeys(("-p", "--publish", "-P", "--publish-all", "--expose"), _NO_NETWORK),
     **dict.fromkeys(("--ip", "--ip6", "--network-alias", "--link"), _NO_NETWORK),
     **dict.fromkeys(("--cpu-rt-period", "--cpu-rt-runtime", "--kernel-memory"), _NO_LIMIT),
     **dict.fromkeys(("--blkio-weight", "--blkio-weight-device", "--oom-kill-disable"), _NO_LIMIT),

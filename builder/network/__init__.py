@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         hosts,
         resolv_conf,
     )
+    from builder.network.ports import Publication, displayed, parse_exposed, parse_publication
+    from builder.network.proxy import forward
 
 _HOMES = {
     "Attachment": "attachments",
@@ -24,12 +26,17 @@ _HOMES = {
     "DEFAULT_PLAN": "attachments",
     "HOST_GATEWAY": "files",
     "Plan": "bridges",
+    "Publication": "ports",
     "Resolvers": "files",
     "Wish": "attachments",
     "attach": "attachments",
+    "displayed": "ports",
+    "forward": "proxy",
     "host_hosts": "files",
     "host_resolv_conf": "files",
     "hosts": "files",
+    "parse_exposed": "ports",
+    "parse_publication": "ports",
     "resolv_conf": "files",
 }
 
@@ -40,12 +47,17 @@ __all__ = [
     "Attachment",
     "Bridge",
     "Plan",
+    "Publication",
     "Resolvers",
     "Wish",
     "attach",
+    "displayed",
+    "forward",
     "host_hosts",
     "host_resolv_conf",
     "hosts",
+    "parse_exposed",
+    "parse_publication",
     "resolv_conf",
 ]
 

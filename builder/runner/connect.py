@@ -17,6 +17,7 @@ from builder.network import (
     DEFAULT_NETWORK,
     HOST_GATEWAY,
     Attachment,
+    Publication,
     Resolvers,
     Wish,
     attach,
@@ -40,6 +41,7 @@ class Connection(NamedTuple):
     network: Network
     files: tuple[Mount, ...]
     attached: tuple[Attached, ...] = ()
+    published: tuple[Publication, ...] = ()
 
 
 def connect(
@@ -59,6 +61,9 @@ def connect(
             run.
     """
     network = record.network
+    ports = _ports(record)
+    if ports and network in (HOST, NONE):
+        warn(f"ports are not published: the network is --network {network}")
     if network == HOST:
         return Connection(HOST, _files(record, "", start=host_hosts(), is_host=True))
     if network == NONE:
@@ -75,7 +80,28 @@ def connect(
     cleanup.callback(attachment.lease.release)
     attached = _attached(DEFAULT_NETWORK, attachment)
     files = _files(record, attached.gateway, names=_own_names(record, attached))
-    return Connection((attachment.link,), files, (attached,))
+    published: tuple[Publication, ...] = ()
+    if ports:
+        from builder.network import forward
+
+        forwarding = forward(ports, attached.address)
+        cleanup.callback(forwarding.close)
+        published = forwarding.published
+    return Connection((attachment.link,), files, (attached,), published)
+
+
+def _ports(record: ContainerRecord) -> tuple[Publication, ...]:
+    """What is to be published: with -P every exposed port that -p does not name."""
+    asked = record.networking
+    if not asked.publish_all:
+        return asked.ports
+    named = {each.port for each in asked.ports}
+    found = list(asked.ports)
+    for port in asked.exposed:
+        number, _, protocol = port.partition("/")
+        if port not in named:
+            found.append(Publication(int(number), protocol))
+    return tuple(found)
 
 
 def _wish(record: ContainerRecord) -> Wish:

@@ -21,6 +21,7 @@ Pure: values, and their form in `container.json`.
 
 from typing import Any, Literal, NamedTuple
 
+from builder.network import Publication
 from builder.runner import networking as networks
 from builder.runner.networking import Attached, Networking
 from builder.runner.profile import NO_PROFILE, Profile
@@ -99,11 +100,19 @@ class ContainerRecord(NamedTuple):
     pid_started: int = 0
     networking: Networking = Networking()
     attached: tuple[Attached, ...] = ()  # while it runs
+    published: tuple[Publication, ...] = ()  # likewise
 
     def turned(self, state: State, **more: Any) -> "ContainerRecord":
         """The same container in another state."""
         assert state in FOLLOWS[self.state], f"{self.state} -> {state}"
         return self._replace(state=state, **more)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The names of the networks it is on, or will be."""
+        if self.attached:
+            return tuple(each.network for each in self.attached)
+        return ("bridge" if self.network == networks.DEFAULT else self.network,)
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -125,6 +134,7 @@ def dump(record: ContainerRecord) -> bytes:
     fields["profile"] = record.profile._asdict()
     fields["networking"] = networks.dump(record.networking)
     fields["attached"] = [attached._asdict() for attached in record.attached]
+    fields["published"] = [port._asdict() for port in record.published]
     return json.dumps(fields | {"checksum": _checksum(json.dumps(fields))}).encode()
 
 
@@ -142,6 +152,7 @@ def load(data: bytes) -> ContainerRecord | None:
         fields["profile"] = Profile(**{k: _fixed(v) for k, v in fields["profile"].items()})
         fields["networking"] = networks.load(fields["networking"])
         fields["attached"] = networks.load_attached(fields["attached"])
+        fields["published"] = networks.load_ports(fields["published"])
         fields["labels"] = tuple((key, value) for key, value in fields["labels"])
         record = ContainerRecord(**fields)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from builder.network import Publication
+
 # Words of --network that name no network. `default` is what nobody asked for: the default network
 # where there can be one.
 HOST: Final = "host"
@@ -34,6 +36,9 @@ class Networking(NamedTuple):
     options: tuple[str, ...] = ()
     extra_hosts: tuple[tuple[str, str], ...] = ()
     domainname: str = ""
+    ports: tuple[Publication, ...] = ()
+    publish_all: bool = False
+    exposed: tuple[str, ...] = ()  # 80/tcp, those of the image too
 
 
 class Attached(NamedTuple):
@@ -53,7 +58,8 @@ class Attached(NamedTuple):
 def dump(networking: Networking) -> dict[str, Any]:
     """The form in `container.json`."""
     return networking._asdict() | {
-        "endpoints": [endpoint._asdict() for endpoint in networking.endpoints]
+        "endpoints": [endpoint._asdict() for endpoint in networking.endpoints],
+        "ports": [port._asdict() for port in networking.ports],
     }
 
 
@@ -68,12 +74,20 @@ def load(fields: Mapping[str, Any]) -> Networking:
         options=tuple(fields["options"]),
         extra_hosts=tuple((name, address) for name, address in fields["extra_hosts"]),
         domainname=fields["domainname"],
+        ports=load_ports(fields["ports"]),
+        publish_all=fields["publish_all"],
+        exposed=tuple(fields["exposed"]),
     )
 
 
 def load_attached(fields: Iterable[Mapping[str, Any]]) -> tuple[Attached, ...]:
     """The networks of a record."""
     return tuple(Attached(**each) for each in fields)
+
+
+def load_ports(fields: Iterable[Mapping[str, Any]]) -> tuple[Publication, ...]:
+    """The ports of a record."""
+    return tuple(Publication(**each) for each in fields)
 
 
 def is_private(network: str) -> bool:

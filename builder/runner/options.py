@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from builder.errors import ContainerError
+from builder.network import Publication, parse_exposed
 from builder.runner.container import ContainerRecord, MountPoint
 from builder.runner.networking import DEFAULT, Networking
 from builder.runner.profile import NO_PROFILE, Profile
@@ -92,7 +93,11 @@ def record_of(
         interactive=options.interactive,
         hostname=hostname,
         network=options.network,
-        networking=options.networking,
+        networking=options.networking._replace(
+            exposed=_exposed(
+                (*image.exposed, *options.networking.exposed), options.networking.ports
+            )
+        ),
         mounts=mounts,
         labels=tuple(sorted({**dict(image.labels), **dict(options.labels)}.items())),
         auto_remove=options.auto_remove,
@@ -105,6 +110,12 @@ def record_of(
         runtime=options.runtime,
         profile=options.profile,
     )
+
+
+def _exposed(written: Iterable[str], ports: Iterable[Publication]) -> tuple[str, ...]:
+    """What is exposed: by the image, by --expose, and what is published."""
+    found = {port: None for each in written for port in parse_exposed(each)}
+    return tuple(found | {port.port: None for port in ports})
 
 
 def _program(image: RunnableImage, options: RunOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_VERSION = 2
+_VERSION = 3
 _NAME_MAX = 200
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -44,6 +44,7 @@ class RunnableImage(NamedTuple):
     volumes: tuple[str, ...]
     labels: tuple[tuple[str, str], ...]
     stop_signal: str
+    exposed: tuple[str, ...]  # 80/tcp
 
 
 def remembered(root: Path, name: str) -> RunnableImage | None:
@@ -113,6 +114,7 @@ def _runnable(store: "Store", name: str, image: "Image") -> RunnableImage:
         volumes=config.volumes,
         labels=config.labels,
         stop_signal=config.stop_signal,
+        exposed=config.exposed_ports,
     )
 
 

@@ -210,6 +210,7 @@ class _Minder:
             pid=running.init_pid,
             pid_started=start_time(running.init_pid),
             attached=connection.attached,
+            published=connection.published,
         )
         self._containers.write(self.record)
         return running

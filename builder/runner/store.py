@@ -268,6 +268,7 @@ def ended(
         finished=time.time(),
         pid=0,
         attached=(),
+        published=(),
     )
 
 

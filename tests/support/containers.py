@@ -22,6 +22,7 @@ IMAGE = RunnableImage(
     volumes=(),
     labels=(),
     stop_signal="",
+    exposed=(),
 )
 
 

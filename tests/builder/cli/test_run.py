@@ -1,3 +1,5 @@
+import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,6 @@ def test_a_kept_container_prints_the_same(box: Commands) -> None:
         (("box", "nope"), 127, "'nope'"),
         (("box", "/etc/not-a-program"), 126, "'/etc/not-a-program'"),
         (("--network", "nowhere", "box"), 125, "there is no such network"),
-        (("-p", "80:80", "box"), 125, "-p is not supported"),
         (("--gpus", "all", "box"), 125, "--gpus is not supported"),
         (("--nope", "box"), 125, "unknown flag: --nope"),
         (("-w", "tmp", "box"), 125, "'tmp' is invalid"),
@@ -151,6 +152,38 @@ class TestNetworks:
         assert box("run", "--rm", *options, "box", "sh", "-c", script).out == (
             "192.0.2.7\tdb\nnameserver 192.0.2.53\nsearch lan\n"
         )
+
+    def test_ports_are_published_and_said(self, box: Commands) -> None:
+        options = ("-p", "127.0.0.1:8080:80", "-p", "80/udp", "--expose", "81", "--name", "web")
+        serve = "nc -ll -p 80 -e /bin/echo hello"
+        box("run", "-d", *options, "box", "sh", "-c", serve)
+        box("exec", "web", "sh", "-c", UNTIL_SERVED)
+        with socket.create_connection(("127.0.0.1", 8080), timeout=10) as connection:
+            assert connection.recv(100) == b"hello\n"
+        shown = box("ps", "--format", "{{.Ports}}").out
+        assert "127.0.0.1:8080->80/tcp" in shown
+        assert shown.endswith(", 81/tcp\n")
+        assert box("port", "web", "80").out == "127.0.0.1:8080\n"
+        lines = box("port", "web").lines
+        assert lines[0] == "80/tcp -> 127.0.0.1:8080"
+        assert [row.partition(":")[0] for row in lines[1:]] == ["80/udp -> 0.0.0.0", "80/udp -> ["]
+        ports = box("inspect", "-f", "{{json .NetworkSettings.Ports}}", "web").out
+        assert json.loads(ports)["80/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": "8080"}]
+        assert json.loads(ports)["81/tcp"] is None
+        assert "no public port '81/tcp'" in box("port", "web", "81", code=1).err
+        taken = box("run", "--rm", "-p", "127.0.0.1:8080:80", "box", "true", code=125)
+        assert "127.0.0.1:8080/tcp cannot be published" in taken.err
+        box("rm", "-f", "web")
+        socket.create_server(("127.0.0.1", 8080)).close()
+
+    def test_all_exposed_ports_are_published_with_a_flag(self, box: Commands) -> None:
+        options = ("-P", "--expose", "80-81", "-p", "81", "--name", "web")
+        box("run", "-d", *options, "box", "sleep", "60")
+        lines = box("port", "web").lines
+        assert [row.partition(" ")[0] for row in lines] == [*("81/tcp",) * 2, *("80/tcp",) * 2]
+        box("rm", "-f", "web")
+        done = box("run", "--rm", "--network", "none", "-p", "80", "box", "true")
+        assert done.err == "lamina: ports are not published: the network is --network none\n"
 
     def test_another_container_s_network_is_shared(self, box: Commands) -> None:
         serve = "nc -ll -p 80 -e /bin/echo hello"

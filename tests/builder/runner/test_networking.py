@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from builder.network import Publication
 from builder.runner import networking
 from builder.runner.container import dump, load
 from builder.runner.networking import Attached, Endpoint, Networking, is_private, load_attached
@@ -14,6 +15,9 @@ FULL = Networking(
     options=("ndots:2",),
     extra_hosts=(("a", "10.0.0.1"), ("b", "host-gateway")),
     domainname="example",
+    ports=(Publication(80, "udp", "::1", 8080),),
+    publish_all=True,
+    exposed=("80/udp",),
 )
 ATTACHED = Attached("back", "10.0.0.9", 24, "10.0.0.1", "fd::9", 64, "", "02::1", "eth0")
 
