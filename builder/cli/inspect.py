@@ -1,6 +1,6 @@
 """`lamina inspect`: everything about images and containers, in docker's words, as a JSON array."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, value
@@ -74,14 +74,25 @@ def _inspect(arguments: Arguments, session: "Session", kind: str) -> int:
                 found.append(_find(store, session, word, kind, with_size=_wants_size(arguments)))
             except (StoreError, BuilderError) as error:
                 code = report(error, command="", debug=False)
+    _show(found, style, template)
+    return code
+
+
+def show_documents(documents: Sequence[Value], style: str | None) -> None:
+    """As `--format` says: by a template, in one line, or readable."""
+    _show(documents, style, None if style == "json" else _template(style))
+
+
+def _show(
+    documents: Sequence[Value], style: str | None, template: Callable[[Value], str] | None
+) -> None:
     if template is not None:
-        for each in found:
+        for each in documents:
             line(template(each))
     elif style == "json":
-        json_line([plain(each) for each in found])
+        json_line([plain(each) for each in documents])
     else:
-        json_pretty([plain(each) for each in found])
-    return code
+        json_pretty([plain(each) for each in documents])
 
 
 def _template(text: str | None) -> Callable[[Value], str] | None:

@@ -9,12 +9,16 @@ from builder.cli.arguments import Arguments, UsageError, flag, many, value
 from builder.network import parse_exposed, parse_publication
 
 NETWORK_OPTIONS = (
-    value(
+    many(
         "--network",
-        metavar="bridge|host|none|container:NAME",
-        about="A private network (the default), the host's, none, or another container's",
+        metavar="bridge|host|none|container:NAME|NETWORK",
+        about="A private network (the default), the host's, none, another container's, or one that "
+        "`network create` made; several of these",
     ),
-    value("--net", metavar="NETWORK", about="The same as --network"),
+    many("--net", metavar="NETWORK", about="The same as --network"),
+    value("--ip", metavar="ADDRESS", about="Its IPv4 address on the network"),
+    value("--ip6", metavar="ADDRESS", about="Its IPv6 address on the network"),
+    many("--network-alias", metavar="NAME", about="Another name on the network"),
     value("-h", "--hostname", about="Host name in the container"),
     value("--domainname", about="Domain name in the container"),
     many("--add-host", metavar="NAME:ADDRESS", about="Add a line to /etc/hosts; host-gateway: us"),
@@ -37,10 +41,19 @@ def network_of(arguments: Arguments) -> str:
     Raises:
         UsageError: it is no word.
     """
-    network = arguments.value("network") or arguments.value("net") or "default"
-    if network == _OF_CONTAINER:
+    return _networks_of(arguments)[0]
+
+
+def _networks_of(arguments: Arguments) -> tuple[str, ...]:
+    words = (*arguments.values("network"), *arguments.values("net"))
+    names = tuple(dict.fromkeys(word for word in words if word)) or ("default",)
+    if _OF_CONTAINER in names:
         raise UsageError("--network container: names no container")
-    return network
+    if len(names) > 1:
+        for name in names:
+            if not runner.is_private(name):
+                raise UsageError(f"--network {name} cannot be one of several networks")
+    return names
 
 
 def networking_of(arguments: Arguments) -> "runner.Networking":
@@ -67,14 +80,41 @@ def networking_of(arguments: Arguments) -> "runner.Networking":
                 port for each in arguments.values("expose") for port in parse_exposed(each)
             ),
         )
-    mac = _mac(arguments.value("mac-address"))
     if network.startswith(_OF_CONTAINER):
         _refuse_own(arguments)
-    if mac:
-        if network in ("host", "none"):
-            raise UsageError(f"--mac-address makes no sense with --network {network}")
-        asked = asked._replace(endpoints=(runner.Endpoint(network=network, mac=mac),))
-    return asked
+    return asked._replace(endpoints=_endpoints(arguments))
+
+
+def _endpoints(arguments: Arguments) -> "tuple[runner.Endpoint, ...]":
+    """What it wants to be on each network; what is said about one is about the first."""
+    names = _networks_of(arguments)
+    aliases = arguments.values("network-alias")
+    first = runner.Endpoint(
+        network=names[0],
+        aliases=aliases,
+        address=_own_address(arguments, "ip", is_wide=False),
+        address6=_own_address(arguments, "ip6", is_wide=True),
+        mac=_mac(arguments.value("mac-address")),
+    )
+    is_named = names[0] not in ("default", "bridge") and runner.is_private(names[0])
+    for key, given in (("ip", first.address), ("ip6", first.address6), ("network-alias", aliases)):
+        if given and not is_named:
+            raise UsageError(
+                f"--{key} needs a network with a name of its own",
+                hint="`lamina network create NAME`, and --network NAME",
+            )
+    if first.mac and not runner.is_private(names[0]):
+        raise UsageError(f"--mac-address makes no sense with --network {names[0]}")
+    if first == runner.Endpoint(network=names[0]) and not is_named and len(names) == 1:
+        return ()
+    return (first, *(runner.Endpoint(network=name, aliases=aliases) for name in names[1:]))
+
+
+def _own_address(arguments: Arguments, option: str, *, is_wide: bool) -> str:
+    text = arguments.value(option) or ""
+    if text and (not is_address(text) or (":" in text) != is_wide):
+        raise _bad(option, text, f"it is no IPv{6 if is_wide else 4} address")
+    return text
 
 
 def parse_host(text: str) -> tuple[str, str]:

@@ -70,10 +70,10 @@ _RUN_ONLY = (
     flag("-d", "--detach", about="Run in the background and print the container's id"),
     flag("--sig-proxy", about="Pass signals on to the program (default: true)"),
 )
-_NO_NETWORK = "with --network host the program's ports are the host's; private networks come later"
+_NO_LINK = "containers of a network that `network create` made know each other by name"
 _NO_LIMIT = "memory, processors and processes can be limited"
 REFUSED = {
-    **dict.fromkeys(("--ip", "--ip6", "--network-alias", "--link"), _NO_NETWORK),
+    **dict.fromkeys(("--link", "--link-local-ip"), _NO_LINK),
     **dict.fromkeys(("--cpu-rt-period", "--cpu-rt-runtime", "--kernel-memory"), _NO_LIMIT),
     **dict.fromkeys(("--blkio-weight", "--blkio-weight-device", "--oom-kill-disable"), _NO_LIMIT),
     **dict.fromkeys(("--device-read-bps", "--device-write-bps"), _NO_LIMIT),
@@ -190,8 +190,6 @@ def options_of(arguments: Arguments) -> "RunOptions":
     """What the options of `SHARED` and the words after the image ask for."""
     command = arguments.words[1:]
     network = network_of(arguments)
-    if runner.is_private(network) and network not in ("default", "bridge"):
-        raise UsageError(f"--network {network}: there is no such network")
     pids = arguments.number("pids-limit", least=-1) or 0
     memory_bytes = limits.memory(arguments.value("memory"))
     return runner.RunOptions(

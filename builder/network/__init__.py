@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from builder.network.attachments import DEFAULT_NETWORK, DEFAULT_PLAN, Attachment, Wish, attach
-    from builder.network.bridges import Bridge, Plan
+    from builder.network.bridges import Bridge, Plan, check_is_free, taken_subnets
+    from builder.network.bridges import known as known_bridge
+    from builder.network.bridges import remove as remove_bridge
     from builder.network.files import (
         HOST_GATEWAY,
         Resolvers,
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
     )
     from builder.network.ports import Publication, displayed, parse_exposed, parse_publication
     from builder.network.proxy import forward
+    from builder.network.subnets import (
+        Subnet,
+        first_choice,
+        free_subnet,
+        parse_subnet,
+        unique_local_subnet,
+    )
 
 _HOMES = {
     "Attachment": "attachments",
@@ -28,16 +37,25 @@ _HOMES = {
     "Plan": "bridges",
     "Publication": "ports",
     "Resolvers": "files",
+    "Subnet": "subnets",
     "Wish": "attachments",
     "attach": "attachments",
+    "check_is_free": "bridges",
     "displayed": "ports",
+    "first_choice": "subnets",
     "forward": "proxy",
+    "free_subnet": "subnets",
     "host_hosts": "files",
     "host_resolv_conf": "files",
     "hosts": "files",
+    "known_bridge": "bridges:known",
     "parse_exposed": "ports",
     "parse_publication": "ports",
+    "parse_subnet": "subnets",
+    "remove_bridge": "bridges:remove",
     "resolv_conf": "files",
+    "taken_subnets": "bridges",
+    "unique_local_subnet": "subnets",
 }
 
 __all__ = [
@@ -49,16 +67,25 @@ __all__ = [
     "Plan",
     "Publication",
     "Resolvers",
+    "Subnet",
     "Wish",
     "attach",
+    "check_is_free",
     "displayed",
+    "first_choice",
     "forward",
+    "free_subnet",
     "host_hosts",
     "host_resolv_conf",
     "hosts",
+    "known_bridge",
     "parse_exposed",
     "parse_publication",
+    "parse_subnet",
+    "remove_bridge",
     "resolv_conf",
+    "taken_subnets",
+    "unique_local_subnet",
 ]
 
 
@@ -66,7 +93,8 @@ def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = __import__(f"{__name__}.{home}", fromlist=[name])  # importlib is not yet imported
-    value: object = getattr(module, name)
+    file, _, own_name = home.partition(":")
+    module = __import__(f"{__name__}.{file}", fromlist=[name])  # importlib is not yet imported
+    value: object = getattr(module, own_name or name)
     globals()[name] = value
     return value

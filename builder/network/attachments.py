@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from builder.network.bridges import Bridge, Plan, ensure, mac_of
+from builder.network.bridges import Bridge, Plan, Reserved, ensure, mac_of
 from builder.network.leases import Lease, take, take_this
 from builder.network.subnets import parse_subnet
 from builder.sandbox import Link
@@ -34,19 +34,26 @@ class Attachment(NamedTuple):
     lease: Lease
 
 
-def attach(plan: Plan = DEFAULT_PLAN, wish: Wish = NO_WISH, *, is_first: bool = True) -> Attachment:
+def attach(
+    plan: Plan = DEFAULT_PLAN,
+    wish: Wish = NO_WISH,
+    *,
+    is_first: bool = True,
+    reserved: Reserved = tuple,
+) -> Attachment:
     """Take an address of a network, whose bridge is made where it is not there.
 
     Args:
         plan: the network.
         wish: what the caller asks for.
         is_first: whether the default route is this network's.
+        reserved: gives subnets that are not to be chosen.
 
     Raises:
         NetworkUnavailableError: this host cannot have private networks.
         NetworkError: the address cannot be had.
     """
-    bridge = ensure(plan)
+    bridge = ensure(plan, reserved=reserved)
     subnet = parse_subnet(bridge.subnet)
     if wish.address:
         lease = take_this(bridge.leases, subnet, gateway=bridge.gateway, address=wish.address)

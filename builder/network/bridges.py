@@ -20,7 +20,7 @@ import _socket
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,7 @@ HOST_STATE = Path("/run/lamina")
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 _SETTINGS6 = Path("/proc/sys/net/ipv6/conf")
 _MTU = 1500
+Reserved = Callable[[], Iterable[Subnet]]
 _MAC_PREFIX = b"\x02\x4c"  # locally administered
 
 
@@ -82,12 +83,12 @@ def known(bridge: str) -> Bridge | None:
     return None if found is None else found[0]
 
 
-def ensure(plan: Plan, *, reserved: tuple[Subnet, ...] = ()) -> Bridge:
+def ensure(plan: Plan, *, reserved: Reserved = tuple) -> Bridge:
     """The bridge of a plan, made where it is not there.
 
     Args:
         plan: what it is to be.
-        reserved: subnets that are not to be chosen.
+        reserved: gives subnets that are not to be chosen.
 
     Raises:
         NetworkUnavailableError: this host, or this user, cannot have one.
@@ -189,9 +190,7 @@ def _filter_channel() -> Channel:
     return Channel(netlink.NETFILTER)
 
 
-def _make_bridge(
-    plan: Plan, before: Bridge | None, routing: Channel, reserved: tuple[Subnet, ...]
-) -> Bridge:
+def _make_bridge(plan: Plan, before: Bridge | None, routing: Channel, reserved: Reserved) -> Bridge:
     routes = [netlink.route_of(answer) for answer in routing.dump(netlink.all_routes())]
     has_ipv6 = _has_ipv6()
     default = {
@@ -205,11 +204,11 @@ def _make_bridge(
     if plan.subnet:
         subnet, gateway = plan.subnet, plan.gateway
         subnet6, gateway6 = (plan.subnet6, plan.gateway6) if has_ipv6 else ("", "")
-    elif before is not None and (_index_of(plan.bridge) or _is_free(before, routes, reserved)):
+    elif before is not None and (_index_of(plan.bridge) or _is_free(before, routes, reserved())):
         subnet, gateway = before.subnet, before.gateway
         subnet6, gateway6 = before.subnet6, before.gateway6
     else:
-        chosen = free_subnet([*_taken(routes), *reserved])
+        chosen = free_subnet([*_taken(routes), *reserved()])
         subnet, gateway = str(chosen), chosen.address(1)
         chosen6 = unique_local_subnet(os.urandom(7)) if has_ipv6 else None
         subnet6, gateway6 = (str(chosen6), chosen6.address(1)) if chosen6 else ("", "")
@@ -266,7 +265,7 @@ def _taken(routes: list[netlink.Route]) -> list[Subnet]:
     return found
 
 
-def _is_free(bridge: Bridge, routes: list[netlink.Route], reserved: tuple[Subnet, ...]) -> bool:
+def _is_free(bridge: Bridge, routes: list[netlink.Route], reserved: Iterable[Subnet]) -> bool:
     subnet = parse_subnet(bridge.subnet)
     return not any(subnet.overlaps(other) for other in (*_taken(routes), *reserved))
 

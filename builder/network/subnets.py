@@ -101,6 +101,11 @@ def free_subnet(taken: Iterable[Subnet]) -> Subnet:
     raise NetworkError("there is no free range of private addresses", hint="choose one by --subnet")
 
 
+def first_choice() -> Subnet:
+    """What the default network has, unless the host uses it: others should not."""
+    return next(_candidates())
+
+
 def unique_local_subnet(random: bytes) -> Subnet:
     """An IPv6 subnet out of 7 random bytes, RFC 4193: 40 bits of global and 16 of subnet ID."""
     assert len(random) == 7, "the prefix is one byte, and it makes 64 bits"

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from builder.runner.lookup import running
     from builder.runner.monitor import DetachedError, exec_detached, run_detached
     from builder.runner.networking import Endpoint, Networking, is_private
+    from builder.runner.networks import PREDEFINED as PREDEFINED_NETWORKS
+    from builder.runner.networks import (
+        NetworkRecord,
+        NetworkRequest,
+        NetworkStore,
+        default_subnets,
+    )
     from builder.runner.options import (
         RunOptions,
         from_caller,
@@ -50,11 +57,16 @@ _HOMES = {
     "LogWriter": "logs",
     "MountPoint": "container",
     "NO_PROFILE": "profile",
+    "NetworkRecord": "networks",
+    "NetworkRequest": "networks",
+    "NetworkStore": "networks",
     "Networking": "networking",
+    "PREDEFINED_NETWORKS": "networks:PREDEFINED",
     "Profile": "profile",
     "RunOptions": "options",
     "Streams": "attend",
     "create": "start",
+    "default_subnets": "networks",
     "disk_usage": "verbs",
     "exec_detached": "monitor",
     "execute": "verbs",
@@ -84,6 +96,7 @@ _HOMES = {
 
 __all__ = [
     "NO_PROFILE",
+    "PREDEFINED_NETWORKS",
     "ContainerRecord",
     "ContainerStore",
     "DetachedError",
@@ -93,11 +106,15 @@ __all__ = [
     "Hold",
     "LogWriter",
     "MountPoint",
+    "NetworkRecord",
+    "NetworkRequest",
+    "NetworkStore",
     "Networking",
     "Profile",
     "RunOptions",
     "Streams",
     "create",
+    "default_subnets",
     "disk_usage",
     "exec_detached",
     "execute",

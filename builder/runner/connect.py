@@ -15,10 +15,11 @@ from typing import NamedTuple
 from builder.errors import NetworkUnavailableError, WrongStateError
 from builder.network import (
     DEFAULT_NETWORK,
-    HOST_GATEWAY,
+    DEFAULT_PLAN,
     Attachment,
     Publication,
     Resolvers,
+    Subnet,
     Wish,
     attach,
     host_hosts,
@@ -26,11 +27,12 @@ from builder.network import (
     hosts,
     resolv_conf,
 )
+from builder.runner import hostfiles
 from builder.runner.container import ContainerRecord
 from builder.runner.lookup import start_time
-from builder.runner.networking import DEFAULT, HOST, NONE, OF_CONTAINER, Attached
+from builder.runner.networking import DEFAULT, HOST, NONE, OF_CONTAINER, UNNAMED, Attached, Endpoint
 from builder.runner.store import ContainerStore
-from builder.sandbox import FileMount, Mount, Network
+from builder.sandbox import BindMount, FileMount, Mount, Network
 
 Warn = Callable[[str], None]
 
@@ -71,23 +73,66 @@ def connect(
     if network.startswith(OF_CONTAINER):
         return _shared(record, containers, cleanup)
     try:
-        attachment = attach(wish=_wish(record))
+        attachments = _attach_all(record, containers, cleanup)
     except NetworkUnavailableError as error:
         if network != DEFAULT:
             raise
         warn(f"no network: {error} (--network none says so without a warning)")
         return _alone(record)
-    cleanup.callback(attachment.lease.release)
-    attached = _attached(DEFAULT_NETWORK, attachment)
-    files = _files(record, attached.gateway, names=_own_names(record, attached))
+    attached = tuple(_attached(name, attachment) for name, attachment in attachments.items())
+    links = tuple(attachment.link for attachment in attachments.values())
+    files: tuple[Mount, ...]
+    if hostfiles.named_networks(attached):
+        hostfiles.write(containers, record, attached)
+        hosts_file = containers.directory(record.id) / "hosts"
+        files = (
+            BindMount(source=hosts_file, target="/etc/hosts"),
+            *_files(record, attached[0].gateway)[1:],
+        )
+    else:
+        names = hostfiles.own_names(record, attached[0])
+        files = _files(record, attached[0].gateway, names=names)
     published: tuple[Publication, ...] = ()
     if ports:
         from builder.network import forward
 
-        forwarding = forward(ports, attached.address)
+        forwarding = forward(ports, attached[0].address)
         cleanup.callback(forwarding.close)
         published = forwarding.published
-    return Connection((attachment.link,), files, (attached,), published)
+    return Connection(links, files, attached, published)
+
+
+def _attach_all(
+    record: ContainerRecord, containers: ContainerStore, cleanup: ExitStack
+) -> dict[str, Attachment]:
+    """An attachment to each network, by its name. The first that leads anywhere is the way out."""
+    found: dict[str, Attachment] = {}
+    leads_out = False
+    for endpoint in record.networking.endpoints or (Endpoint(network=record.network),):
+        plan, name = DEFAULT_PLAN, endpoint.network
+        if name in UNNAMED:
+            name = DEFAULT_NETWORK
+        else:
+            from builder.runner.networks import NetworkStore
+
+            plan = NetworkStore(containers.private).find(name).plan
+        wish = Wish(endpoint.address, endpoint.address6, endpoint.mac, f"eth{len(found)}")
+        attachment = attach(plan, wish, is_first=not leads_out, reserved=_reserved(containers))
+        cleanup.callback(attachment.lease.release)
+        leads_out = leads_out or not plan.internal
+        found[name] = attachment
+    return found
+
+
+def _reserved(containers: ContainerStore) -> Callable[[], list[Subnet]]:
+    """What the default network must not choose; asked where it has to."""
+
+    def subnets() -> list[Subnet]:
+        from builder.runner.networks import NetworkStore
+
+        return NetworkStore(containers.private).reserved()
+
+    return subnets
 
 
 def _ports(record: ContainerRecord) -> tuple[Publication, ...]:
@@ -102,13 +147,6 @@ def _ports(record: ContainerRecord) -> tuple[Publication, ...]:
         if port not in named:
             found.append(Publication(int(number), protocol))
     return tuple(found)
-
-
-def _wish(record: ContainerRecord) -> Wish:
-    for endpoint in record.networking.endpoints:
-        if endpoint.network == record.network:
-            return Wish(endpoint.address, endpoint.address6, endpoint.mac)
-    return Wish()
 
 
 def _alone(record: ContainerRecord) -> Connection:
@@ -131,16 +169,9 @@ def _shared(record: ContainerRecord, containers: ContainerStore, cleanup: ExitSt
         start = host_hosts() if other.network == HOST else ""
         files = _files(record, "127.0.0.1", start=start, is_host=other.network == HOST)
         return Connection(Path(f"/proc/self/fd/{fd}"), files)
-    names = tuple(name for each in other.attached for name in _own_names(other, each))
+    names = tuple(name for each in other.attached for name in hostfiles.own_names(other, each))
     files = _files(record, other.attached[0].gateway, names=names)
     return Connection(Path(f"/proc/self/fd/{fd}"), files)
-
-
-def _own_names(record: ContainerRecord, attached: Attached) -> tuple[tuple[str, str], ...]:
-    domain = record.networking.domainname
-    known_as = f"{record.hostname}.{domain} {record.hostname}" if domain else record.hostname
-    addresses = (attached.address, attached.address6)
-    return tuple((address, known_as) for address in addresses if address)
 
 
 def _files(
@@ -154,10 +185,7 @@ def _files(
     """/etc/hosts, /etc/resolv.conf and /etc/hostname; `gateway` is what host-gateway stands for."""
     asked = record.networking
     resolvers = Resolvers(asked.servers, asked.search, asked.options)
-    extra = [
-        (name, (gateway or "127.0.0.1") if address == HOST_GATEWAY else address)
-        for name, address in asked.extra_hosts
-    ]
+    extra = hostfiles.extra_hosts(record, gateway)
     if is_host:
         resolv = host_resolv_conf(resolvers)
     elif record.network == NONE and resolvers == Resolvers():

@@ -112,7 +112,8 @@ class ContainerRecord(NamedTuple):
         """The names of the networks it is on, or will be."""
         if self.attached:
             return tuple(each.network for each in self.attached)
-        return ("bridge" if self.network == networks.DEFAULT else self.network,)
+        wanted = [each.network for each in self.networking.endpoints] or [self.network]
+        return tuple("bridge" if name == networks.DEFAULT else name for name in wanted)
 
     @property
     def command(self) -> tuple[str, ...]:

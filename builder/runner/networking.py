@@ -11,6 +11,7 @@ HOST: Final = "host"
 NONE: Final = "none"
 DEFAULT: Final = "default"
 OF_CONTAINER = "container:"
+UNNAMED = (DEFAULT, "bridge")  # the default network, with and without being asked for
 
 
 class Endpoint(NamedTuple):

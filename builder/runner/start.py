@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import ContainerError
-from builder.runner import liveness, volumes
+from builder.runner import hostfiles, liveness, volumes
 from builder.runner.attend import SignalProxy, Streams, pump_terminal
 from builder.runner.connect import Connection, connect
 from builder.runner.container import ContainerRecord, MountPoint
 from builder.runner.lookup import running, start_time
-from builder.runner.networking import HOST, OF_CONTAINER
+from builder.runner.networking import HOST, OF_CONTAINER, UNNAMED, Attached
 from builder.runner.options import RunOptions, record_of
 from builder.runner.profile import (
     CONTAINER,
@@ -96,6 +96,7 @@ def create(
         options = options._replace(network=OF_CONTAINER + other.id)
         if not options.profile.uts:
             options = options._replace(hostname=other.hostname)
+    options = _with_networks_found(root, options)
     container_id = os.urandom(32).hex()
     hold = liveness.take(containers.live_path(container_id))
     assert hold is not None, "nobody else knows the id"
@@ -110,6 +111,24 @@ def create(
         hold.release()
         raise
     return record, hold
+
+
+def _with_networks_found(root: Path, options: RunOptions) -> RunOptions:
+    """Networks may be named by their ids; raises NetworkError for what is none."""
+    endpoints = options.networking.endpoints
+    if all(endpoint.network in UNNAMED for endpoint in endpoints):
+        return options
+    from builder.runner.networks import NetworkStore
+
+    networks = NetworkStore(root / "lamina")
+    found = [
+        endpoint
+        if endpoint.network in UNNAMED
+        else endpoint._replace(network=networks.find(endpoint.network).name)
+        for endpoint in endpoints
+    ]
+    asked = options.networking._replace(endpoints=tuple(found))
+    return options._replace(network=found[0].network, networking=asked)
 
 
 def run(
@@ -137,6 +156,7 @@ def run(
     """
     containers = ContainerStore(root / "lamina")
     status = ExitStatus(signal=9)
+    attached: tuple[Attached, ...] = ()
     try:
         with ExitStack() as cleanup:
             # A terminal is resized by the proxy, which therefore must know it first.
@@ -144,6 +164,7 @@ def run(
             cleanup.enter_context(minder.proxy)
             running = minder.start(cleanup)
             record = minder.record
+            attached = record.attached
             if started is not None:
                 started(record)
             status = minder.attend(running)
@@ -162,6 +183,7 @@ def run(
         else:
             containers.write(record)
             hold.release(str(record.exit_code))
+        hostfiles.refresh_others(containers, attached)
     return status
 
 
@@ -213,6 +235,7 @@ class _Minder:
             published=connection.published,
         )
         self._containers.write(self.record)
+        hostfiles.refresh_others(self._containers, self.record.attached)
         return running
 
     def attend(self, running: Running) -> ExitStatus:

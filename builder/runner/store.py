@@ -221,11 +221,14 @@ class ContainerStore:
 
     def sweep(self) -> None:
         """Put in order what commands that were killed left: see the rules above."""
+        left: set[str] = set()  # networks
         for container_id in _names_in(self._live):
             hold = liveness.seize(self.live_path(container_id))
             if hold is None:
                 continue
             record = self.read(container_id)
+            if record is not None and record.attached:
+                left.update(record.networks)
             if record is None:
                 self._discard_without_record(container_id)
             elif record.auto_remove or record.state == "dead":
@@ -234,6 +237,10 @@ class ContainerStore:
             elif record.state == "running":
                 self.write(ended(record, code=KILLED_CODE, error="its minder was killed"))
             hold.release()
+        if left:
+            from builder.runner import hostfiles
+
+            hostfiles.refresh(self, left)
 
     def _discard_without_record(self, container_id: str) -> None:
         """Killed before there was a record: only the directory and the name can be there."""
@@ -287,6 +294,7 @@ def _remove_untouched(path: Path) -> bool:
         (path / "upper").rmdir()
         (path / "work/work").rmdir()  # the kernel's
         (path / "work").rmdir()
+        (path / "hosts").unlink(missing_ok=True)
         (path / "container.json").unlink()
         path.rmdir()
     except OSError:

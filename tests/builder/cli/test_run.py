@@ -40,7 +40,6 @@ def test_a_kept_container_prints_the_same(box: Commands) -> None:
         (("nope",), 125, "no such image: nope"),
         (("box", "nope"), 127, "'nope'"),
         (("box", "/etc/not-a-program"), 126, "'/etc/not-a-program'"),
-        (("--network", "nowhere", "box"), 125, "there is no such network"),
         (("--gpus", "all", "box"), 125, "--gpus is not supported"),
         (("--nope", "box"), 125, "unknown flag: --nope"),
         (("-w", "tmp", "box"), 125, "'tmp' is invalid"),
@@ -146,6 +145,12 @@ class TestNetworks:
             "me.example\nexample\n"
         )
 
+    def test_a_network_that_is_not_there_is_an_error(self, box: Commands) -> None:
+        done = box("run", "--rm", "--network", "nowhere", "box", "true", code=125)
+        assert done.err == "lamina: no such network: nowhere (`lamina network ls` lists them)\n"
+        both = ("--network", "nowhere", "--network", "host")
+        assert "cannot be one of several" in box("run", *both, "box", "true", code=125).err
+
     def test_names_and_resolvers_are_as_asked_for(self, box: Commands) -> None:
         options = ("--add-host", "db:192.0.2.7", "--dns", "192.0.2.53", "--dns-search", "lan")
         script = "grep db /etc/hosts; cat /etc/resolv.conf"
@@ -201,7 +206,7 @@ class TestNetworks:
         from builder.errors import NetworkUnavailableError
         from builder.runner import connect
 
-        def refuse(**_: object) -> None:
+        def refuse(*_: object, **__: object) -> None:
             raise NetworkUnavailableError("not on this host")
 
         monkeypatch.setattr(connect, "attach", refuse)

@@ -104,7 +104,7 @@ class TestEnsure:
 
         (tmp_path / "resolv.conf").write_text("nameserver 10.117.5.5\n")
         monkeypatch.setattr(files, "_RESOLV_CONF", tmp_path / "resolv.conf")
-        bridge = ensure(DEFAULT, reserved=(parse_subnet("10.117.0.0/22"),))
+        bridge = ensure(DEFAULT, reserved=lambda: [parse_subnet("10.117.0.0/22")])
         assert bridge.subnet == "10.117.8.0/22"
 
     def test_the_size_of_packets_is_that_of_the_way_out(self) -> None:

@@ -113,7 +113,7 @@ def test_what_is_asked_for_is_in_the_files(way: Way) -> None:
 def test_what_nobody_asked_for_is_a_warning_where_it_cannot_be(
     way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(**_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise NetworkUnavailableError("not here", hint="somewhere else")
 
     monkeypatch.setattr(subject, "attach", refuse)

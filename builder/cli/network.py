@@ -1,0 +1,393 @@
+"""`lamina network`: create, ls, inspect, rm, prune.
+
+Source: docker/cli cli/command/network.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from builder import runner
+from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
+from builder.cli.govalues import Struct, Value
+from builder.cli.inspect import show_documents
+from builder.cli.output import Listing, line, show_rows, write
+from builder.cli.units import local_time, rfc3339
+from builder.errors import BuilderError, NetworkError, UnsupportedFeatureError
+
+if TYPE_CHECKING:
+    from builder.cli.session import Session
+    from builder.runner import ContainerRecord, NetworkRecord, NetworkStore
+
+_LISTING = Listing(
+    headings={
+        "ID": "NETWORK ID",
+        "Name": "NAME",
+        "Driver": "DRIVER",
+        "Scope": "SCOPE",
+        "IPv6": "IPV6",
+        "Internal": "INTERNAL",
+        "Labels": "LABELS",
+        "CreatedAt": "CREATED AT",
+    },
+    columns=("ID", "Name", "Driver", "Scope"),
+)
+_DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
+
+
+def create(arguments: Arguments, session: "Session") -> int:
+    """Create a network."""
+    driver = arguments.value("driver") or "bridge"
+    if driver != "bridge":
+        raise UnsupportedFeatureError(feature=f"--driver {driver}", hint="there is bridge")
+    session.enter()
+    record = _networks(session).create(
+        runner.NetworkRequest(
+            name=arguments.words[0],
+            subnets=arguments.values("subnet"),
+            gateways=arguments.values("gateway"),
+            ipv6=arguments.flag("ipv6"),
+            internal=arguments.flag("internal"),
+            labels=tuple(_label(text) for text in arguments.values("label")),
+        )
+    )
+    line(record.id)
+    return 0
+
+
+def ls(arguments: Arguments, session: "Session") -> int:
+    """List networks."""
+    keep = [_filter(text) for text in arguments.values("filter")]
+    found = _rows(session, whole=arguments.flag("no-trunc"))
+    rows = [row for row in found if all(test(row) for test in keep)]
+    if arguments.flag("quiet"):
+        for row in rows:
+            line(row["ID"])
+        return 0
+    show_rows(_LISTING, rows, arguments.value("format"))
+    return 0
+
+
+def inspect(arguments: Arguments, session: "Session") -> int:
+    """Describe networks, in JSON or by a template."""
+    users = list(_containers(session).all())
+    found: list[Value] = []
+    problems: list[str] = []
+    for word in arguments.words:
+        try:
+            found.append(_document(session, word, users))
+        except NetworkError as error:
+            problems.append(error.message)
+    show_documents(found, arguments.value("format"))
+    if problems:
+        raise BuilderError("; ".join(problems), hint="`lamina network ls` lists them")
+    return 0
+
+
+def rm(arguments: Arguments, session: "Session") -> int:
+    """Remove networks."""
+    session.enter()
+    networks = _networks(session)
+    users = list(_containers(session).all())
+    for word in arguments.words:
+        if word in runner.PREDEFINED_NETWORKS:
+            raise NetworkError(f"{word} is a pre-defined network and cannot be removed")
+        try:
+            record = networks.find(word)
+        except NetworkError:
+            if arguments.flag("force"):
+                continue
+            raise
+        networks.remove(record, users)
+        line(word)
+    return 0
+
+
+def prune(arguments: Arguments, session: "Session") -> int:
+    """Remove all networks that no container is to be on."""
+    from builder.cli.confirm import confirmed
+    from builder.cli.images import chooser
+
+    choose = chooser(arguments.values("filter"))
+    warning = "This will remove all custom networks not used by at least one container."
+    if not arguments.flag("force") and not confirmed(warning):
+        return 0
+    networks = _networks(session)
+    users = list(_containers(session).all())
+    used = {name for user in users for name in user.networks}
+    removed = []
+    for record in list(networks.all()):
+        if record.name not in used and choose(record.labels, record.created):
+            networks.remove(record, users)
+            removed.append(record.name)
+    if removed:
+        write("Deleted Networks:\n" + "".join(f"{name}\n" for name in removed) + "\n")
+    return 0
+
+
+def connect(arguments: Arguments, session: "Session") -> int:
+    """Say that a container is to be on another network."""
+    network, name = arguments.words
+    endpoint = runner.Endpoint(
+        network=_networks(session).find(network).name if network != "bridge" else network,
+        aliases=arguments.values("alias"),
+        address=arguments.value("ip") or "",
+        address6=arguments.value("ip6") or "",
+    )
+
+    def with_it(record: "ContainerRecord") -> "ContainerRecord":
+        if not runner.is_private(record.network):
+            raise NetworkError(f"container {name} has --network {record.network}, and no other")
+        if endpoint.network in record.networks:
+            raise NetworkError(f"container {name} is on the network {endpoint.network} already")
+        before = record.networking.endpoints or (runner.Endpoint(network=record.network),)
+        return _on(record, (*before, endpoint))
+
+    _change(session, name, with_it)
+    return 0
+
+
+def disconnect(arguments: Arguments, session: "Session") -> int:
+    """Say that a container is not to be on a network any more."""
+    network, name = arguments.words
+    wanted = _networks(session).find(network).name if network != "bridge" else network
+
+    def without_it(record: "ContainerRecord") -> "ContainerRecord":
+        if wanted not in record.networks:
+            raise NetworkError(f"container {name} is not on the network {wanted}")
+        before = record.networking.endpoints or (runner.Endpoint(network=record.network),)
+        return _on(record, tuple(each for each in before if _named(each) != wanted))
+
+    _change(session, name, without_it)
+    return 0
+
+
+def _named(endpoint: "runner.Endpoint") -> str:
+    return "bridge" if endpoint.network == "default" else endpoint.network
+
+
+def _on(record: "ContainerRecord", endpoints: "tuple[runner.Endpoint, ...]") -> "ContainerRecord":
+    network = endpoints[0].network if endpoints else "none"
+    return record._replace(
+        network=network, networking=record.networking._replace(endpoints=endpoints)
+    )
+
+
+def _change(
+    session: "Session", name: str, change: "Callable[[ContainerRecord], ContainerRecord]"
+) -> None:
+    """Differs: a container that runs keeps the networks it was started with."""
+    containers = _containers(session)
+    record = containers.find(name)
+    if record.state == "running":
+        raise UnsupportedFeatureError(
+            feature="another network for a container that runs",
+            hint="stop it first, or name several networks by `run --network A --network B`",
+        )
+    hold, fresh = containers.own(record)
+    try:
+        containers.write(change(fresh))
+    finally:
+        hold.release()
+
+
+def _networks(session: "Session") -> "NetworkStore":
+    return runner.NetworkStore(session.private)
+
+
+def _containers(session: "Session") -> "runner.ContainerStore":
+    from builder.cli.containers import opened
+
+    return opened(session)
+
+
+def _rows(session: "Session", *, whole: bool) -> list[dict[str, str]]:
+    def row(name: str, network_id: str, driver: str) -> dict[str, str]:
+        return {
+            "ID": network_id if whole else network_id[:12],
+            "Name": name,
+            "Driver": driver,
+            "Scope": "local",
+            "IPv6": "false",
+            "Internal": "false",
+            "Labels": "",
+            "CreatedAt": "",
+        }
+
+    rows = [row(name, _predefined_id(name), driver) for name, driver in _DRIVERS.items()]
+    for record in _networks(session).all():
+        rows.append(
+            row(record.name, record.id, "bridge")
+            | {
+                "IPv6": str(bool(record.subnet6)).lower(),
+                "Internal": str(record.internal).lower(),
+                "Labels": ",".join(f"{name}={content}" for name, content in record.labels),
+                "CreatedAt": local_time(record.created),
+            }
+        )
+    return sorted(rows, key=lambda each: each["Name"])
+
+
+def _filter(text: str) -> Callable[[dict[str, str]], bool]:
+    key, equals, wanted = text.partition("=")
+    fields = {"name": "Name", "id": "ID", "driver": "Driver", "scope": "Scope", "label": "Labels"}
+    if not equals or key not in fields:
+        known = ", ".join(sorted(fields))
+        raise UsageError(f"invalid filter {text!r}", hint=f"KEY=VALUE; the keys are {known}")
+    if key == "label":
+        return lambda row: any(
+            label == wanted or label.partition("=")[0] == wanted
+            for label in row["Labels"].split(",")
+        )
+    if key in ("name", "id"):
+        return lambda row: wanted in row[fields[key]]
+    return lambda row: row[fields[key]] == wanted
+
+
+def _predefined_id(name: str) -> str:
+    """Always the same: these networks are not made."""
+    import hashlib
+
+    return hashlib.sha256(f"lamina {name}".encode()).hexdigest()
+
+
+def _document(session: "Session", word: str, users: "list[ContainerRecord]") -> Value:
+    ids = {name: _predefined_id(name) for name in _DRIVERS}
+    for name, network_id in ids.items():
+        if word == name or (len(word) > 3 and network_id.startswith(word)):
+            subnets = runner.default_subnets() if name == "bridge" else []
+            return _described(name, network_id, _DRIVERS[name], subnets, users)
+    record = _networks(session).find(word)
+    subnets = [(record.subnet, record.gateway)]
+    if record.subnet6:
+        subnets.append((record.subnet6, record.gateway6))
+    return _described(record.name, record.id, "bridge", subnets, users, record)
+
+
+def _described(
+    name: str,
+    network_id: str,
+    driver: str,
+    subnets: "list[tuple[str, str]]",
+    users: "list[ContainerRecord]",
+    record: "NetworkRecord | None" = None,
+) -> Value:
+    containers = {
+        user.id: Struct(
+            Name=user.name,
+            MacAddress=each.mac,
+            IPv4Address=f"{each.address}/{each.prefix}",
+            IPv6Address=f"{each.address6}/{each.prefix6}" if each.address6 else "",
+        )
+        for user in users
+        for each in user.attached
+        if each.network == name
+    }
+    return Struct(
+        Name=name,
+        Id=network_id,
+        Created=rfc3339(record.created) if record else "",
+        Scope="local",
+        Driver=driver,
+        EnableIPv6=any(":" in subnet for subnet, _ in subnets),
+        IPAM=Struct(
+            Driver="default",
+            Config=[Struct(Subnet=subnet, Gateway=gateway) for subnet, gateway in subnets],
+        ),
+        Internal=record.internal if record else False,
+        Containers=containers,
+        Options={},
+        Labels=dict(record.labels) if record else {},
+    )
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, _, content = text.partition("=")
+    if not name:
+        raise UsageError(f"invalid argument {text!r} for --label: it has no name")
+    return name, content
+
+
+CREATE = Command(
+    name="network create",
+    synopsis="NETWORK",
+    about="Create a network, whose containers reach each other by their names.",
+    act=create,
+    options=(
+        value("-d", "--driver", metavar="bridge", about="How it is made: as a bridge"),
+        many("--subnet", metavar="SUBNET", about="Its addresses, as 10.20.0.0/16 (default: free)"),
+        many("--gateway", metavar="ADDRESS", about="The host's address in it (default: the first)"),
+        flag("--internal", about="Lead nowhere else"),
+        flag("--ipv6", about="With IPv6 as well"),
+        many("--label", metavar="NAME=VALUE", about="Label the network"),
+    ),
+    words=(1, 1),
+    refused={
+        "--ip-range": "every address of the subnet is given out",
+        "--aux-address": "every address of the subnet is given out",
+        **dict.fromkeys(("-o", "--opt"), "the driver has no options"),
+        **dict.fromkeys(("--attachable", "--ingress", "--scope"), "these are for clusters"),
+        **dict.fromkeys(("--ipam-driver", "--ipam-opt"), "addresses are given out by lamina"),
+        **dict.fromkeys(("--config-from", "--config-only"), "these are for clusters"),
+    },
+)
+LS = Command(
+    name="network ls",
+    synopsis="",
+    about="List networks.",
+    act=ls,
+    options=(
+        flag("-q", "--quiet", about="Only ids"),
+        flag("--no-trunc", about="Whole ids"),
+        many("-f", "--filter", metavar="KEY=VALUE", about="name=, id=, driver=, scope=, label="),
+        value("--format", about="A Go template, `table ...` or json"),
+    ),
+    words=(0, 0),
+)
+INSPECT = Command(
+    name="network inspect",
+    synopsis="NETWORK...",
+    about="Describe networks in JSON.",
+    act=inspect,
+    options=(value("-f", "--format", about="A Go template, or json"),),
+    words=(1, None),
+)
+RM = Command(
+    name="network rm",
+    synopsis="NETWORK...",
+    about="Remove networks.",
+    act=rm,
+    options=(flag("-f", "--force", about="Do not mind if there is none"),),
+    words=(1, None),
+)
+CONNECT = Command(
+    name="network connect",
+    synopsis="NETWORK CONTAINER",
+    about="Put a container that does not run on another network.",
+    act=connect,
+    options=(
+        value("--ip", metavar="ADDRESS", about="Its IPv4 address there"),
+        value("--ip6", metavar="ADDRESS", about="Its IPv6 address there"),
+        many("--alias", metavar="NAME", about="Another name of it there"),
+    ),
+    words=(2, 2),
+    refused=dict.fromkeys(("--link", "--link-local-ip", "--driver-opt"), "give it an --alias"),
+)
+DISCONNECT = Command(
+    name="network disconnect",
+    synopsis="NETWORK CONTAINER",
+    about="Take a container that does not run off a network.",
+    act=disconnect,
+    options=(flag("-f", "--force", about="Accepted: nothing stands against it"),),
+    words=(2, 2),
+)
+PRUNE = Command(
+    name="network prune",
+    synopsis="",
+    about="Remove all networks that no container is to be on.",
+    act=prune,
+    options=(
+        flag("-f", "--force", about="Do not ask"),
+        many("--filter", metavar="KEY=VALUE", about="Only those that fit: until=, label="),
+    ),
+    words=(0, 0),
+)
