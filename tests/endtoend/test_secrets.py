@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.cli import Lamina
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
+pytestmark = [pytest.mark.needs_overlay]
 
 SECRET = "tr0ub4dor-and-3-horses"
 PROXY = f"http://ada:{SECRET}@127.0.0.1:1/"
