@@ -157,8 +157,8 @@ def parse(text: str) -> Answers:
 
 # ---- places
 
-_BUILD = ("build", "--no-cache", "--network=none", "-q", "-t", "probed")
-_RUN = ("run", "--rm", "--network=none", "escapes", "/probe")
+_BUILD = ("build", "--no-cache", "-q", "-t", "probed")
+_RUN = ("run", "--rm", "escapes", "/probe")
 
 
 def lamina_of(ground: Ground, name: str = "store", **env: str) -> Lamina:
@@ -170,7 +170,7 @@ def lamina_of(ground: Ground, name: str = "store", **env: str) -> Lamina:
 
 
 def in_build(ground: Ground, *, insecure: bool = False) -> Answers:
-    """In a RUN without a network."""
+    """In a RUN."""
     lamina = lamina_of(ground)
     folder = ground.work / ("insecure" if insecure else "build")
     folder.mkdir()
@@ -362,9 +362,10 @@ def page(found: Mapping[str, Answers], versions: str) -> str:
 _HEAD = """# Ways out, tried
 
 `tests/support/probe.c` tries {count} ways out of a container and up in it, here inside of a RUN, of
-`lamina run`, and of other tools on the same machine, all without a network. `open`: the way is
-there; `blocked`: it is not, with the error; `absent`: this machine has nothing of the kind. What
-docker or podman blocks is blocked (`tests/endtoend/test_escapes.py`).
+`lamina run`, and of other tools on the same machine. Ours have the network that they get when nobody
+says which, docker and podman have none. `open`: the way is there; `blocked`: it is not, with the
+error; `absent`: this machine has nothing of the kind. What docker or podman blocks is blocked
+(`tests/endtoend/test_escapes.py`).
 
 Made by `python -m tests.support.escapes > docs/escapes.md`, on {versions}.
 """
