@@ -438,16 +438,15 @@ class Repository:
                 raise self._problem(response, what)
             location = self.endpoint.location(response)
             response.finish()
+        cursor, at = _Cursor(open_blob), 0
         if descriptor.size_bytes > self._bounds.upload_piece_bytes:
-            location, at = self._send_pieces(descriptor, open_blob, location, sent)
-        else:
-            at = 0
-        self._commit(descriptor, open_blob, location, at, sent)
+            location, at = self._send_pieces(descriptor, cursor, location, sent)
+        self._commit(descriptor, cursor, location, at, sent)
 
     def _send_pieces(
         self,
         descriptor: Descriptor,
-        open_blob: OpenBlob,
+        cursor: "_Cursor",
         location: str,
         sent: Callable[[int], object],
     ) -> tuple[str, int]:
@@ -459,9 +458,7 @@ class Repository:
         step = self._bounds.upload_piece_bytes
         while descriptor.size_bytes - at > step:
             try:
-                with self._send(
-                    "PATCH", location, descriptor, open_blob, at, at + step, sent
-                ) as response:
+                with self._send("PATCH", location, cursor, at, at + step, sent) as response:
                     if response.status != 202:
                         if at or response.status < 400:
                             raise self._problem(response, f"cannot push to {self.name}")
@@ -498,16 +495,14 @@ class Repository:
     def _commit(
         self,
         descriptor: Descriptor,
-        open_blob: OpenBlob,
+        cursor: "_Cursor",
         location: str,
         at: int,
         sent: Callable[[int], object],
     ) -> None:
         where = location + ("&" if urlsplit(location).query else "?")
         where += urlencode({"digest": descriptor.digest})
-        with self._send(
-            "PUT", where, descriptor, open_blob, at, descriptor.size_bytes, sent
-        ) as response:
+        with self._send("PUT", where, cursor, at, descriptor.size_bytes, sent) as response:
             if response.status in (400, 404, 416) and self.endpoint.retries:
                 # what came there was cut or changed on its way
                 why = self._problem(response, f"cannot push to {self.name}")
@@ -520,8 +515,7 @@ class Repository:
         self,
         method: str,
         where: str,
-        descriptor: Descriptor,
-        open_blob: OpenBlob,
+        cursor: "_Cursor",
         start: int,
         end: int,
         sent: Callable[[int], object],
@@ -532,7 +526,7 @@ class Repository:
 
         def body() -> Iterator[bytes]:
             at = start
-            for piece in _part(open_blob(), start, end):
+            for piece in cursor.part(start, end):
                 self.endpoint.check_wanted()
                 yield piece
                 at += len(piece)
@@ -666,13 +660,28 @@ def _wrong_size(descriptor: Descriptor, size_bytes: int | None) -> CorruptBlobEr
     )
 
 
-def _part(pieces: Iterator[bytes], start: int, end: int) -> Iterator[bytes]:
-    """The bytes from `start` to `end`."""
-    at = 0
-    for piece in pieces:
-        first, last = max(start - at, 0), min(end - at, len(piece))
-        if first < last:
-            yield piece[first:last]
-        at += len(piece)
-        if at >= end:
-            return
+class _Cursor:
+    """Parts of a blob one after the other, from one reading of it; from another one after a step
+    back."""
+
+    def __init__(self, open_blob: OpenBlob) -> None:
+        self._open = open_blob
+        self._pieces: Iterator[bytes] = iter(())
+        self._rest = b""
+        self._at = -1
+
+    def part(self, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from `start` to `end`, fewer where the blob ends."""
+        if self._at != start:
+            self._pieces, self._rest, self._at = self._open(), b"", 0
+        while self._at < end and (self._rest or self._read()):
+            size = (start if self._at < start else end) - self._at
+            piece, self._rest = self._rest[:size], self._rest[size:]
+            is_wanted = self._at >= start
+            self._at += len(piece)
+            if is_wanted:
+                yield piece
+
+    def _read(self) -> bool:
+        self._rest = next(self._pieces, b"")
+        return bool(self._rest)

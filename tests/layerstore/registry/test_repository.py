@@ -498,6 +498,24 @@ def test_an_upload_survives_a_fault(
 
 
 @pytest.mark.needs_registry
+def test_a_blob_is_read_once_however_many_pieces_it_is_sent_in(
+    server: Registry, new_client: NewClient
+) -> None:
+    content = os.urandom(950_000)
+    readings: list[int] = []
+
+    def pieces() -> Iterator[bytes]:
+        readings.append(1)
+        for start in range(0, len(content), 70_000):
+            yield content[start : start + 70_000]
+
+    repository = at(new_client(bounds=PIECES), server)
+    assert repository.upload(blob(content), pieces) == ("pushed", "")
+    assert readings == [1]
+    assert server.blob_path(Digest.of(content)).read_bytes() == content
+
+
+@pytest.mark.needs_registry
 def test_an_upload_goes_on_where_it_was_cut(proxy: FaultProxy, new_client: NewClient) -> None:
     content = os.urandom(1_000_000)
     proxy.fail_next("500", "PATCH.*")
