@@ -29,6 +29,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from builder.errors import ChecksumError, FetchError
 from builder.urls import redacted
 from layerstore import CacheIndex, Digest
+from layerstore.registry import proxy_for
 
 if TYPE_CHECKING:
     import urllib3
@@ -247,24 +248,11 @@ def _manager(url: str, bounds: Bounds) -> "urllib3.PoolManager":
     import urllib3
 
     timeout = urllib3.Timeout(connect=bounds.connect_timeout_s, read=bounds.idle_timeout_s)
-    parts = urlsplit(url)
-    proxy = _environment(f"{parts.scheme}_proxy") or _environment("all_proxy")
-    if not proxy or _needs_no_proxy(parts.hostname or ""):
+    proxy = proxy_for(url, os.environ)
+    if not proxy:
         return urllib3.PoolManager(timeout=timeout)
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
     headers = urllib3.make_headers(proxy_basic_auth=_credentials(proxy) or None)
     return urllib3.ProxyManager(_without_credentials(proxy), proxy_headers=headers, timeout=timeout)
-
-
-def _environment(name: str) -> str:
-    if name == "http_proxy":  # in upper case it may be a request's header: CVE-2016-5385
-        return os.environ.get(name) or os.environ.get("HTTP_PROXY", "")
-    return os.environ.get(name) or os.environ.get(name.upper(), "")
-
-
-def _needs_no_proxy(host: str) -> bool:
-    names = [name.strip().lstrip(".") for name in _environment("no_proxy").split(",")]
-    return any(name == "*" or f".{host}".endswith(f".{name}") for name in names if name)
 
 
 def _redirected(at: str, location: str | None) -> str:

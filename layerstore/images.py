@@ -37,8 +37,9 @@ from layerstore.locks import StoreLock
 from layerstore.reference import Reference
 
 GET_HINT = (
-    "`lamina images` lists what is here; get one by `lamina bootstrap busybox|debian:SUITE`, "
-    "`lamina import ROOTFS.tar NAME` or `lamina load -i ARCHIVE`"
+    "`lamina images` lists what is here; get one by `lamina pull NAME`, "
+    "`lamina bootstrap busybox|debian:SUITE`, `lamina import ROOTFS.tar NAME` or "
+    "`lamina load -i ARCHIVE`"
 )
 NESTING_MAX = 3  # of indexes in indexes
 _PREFIX_MIN = 2

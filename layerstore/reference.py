@@ -50,7 +50,7 @@ class Reference:
         head, colon, tag = rest.rpartition(":")
         if not colon or "/" in tag:
             head, tag = rest, ""
-        elif not re.fullmatch(_TAG, tag, re.ASCII):
+        elif not is_tag(tag):
             raise InvalidReferenceError(text=text, reason=f"{tag[:40]!r} is no tag")
         host, path = _split_host(head)
         _check_name(text, host, path)
@@ -84,6 +84,11 @@ class Reference:
 
     def __str__(self) -> str:
         return self.familiar
+
+
+def is_tag(text: str) -> bool:
+    """Whether `text` may stand for the tag in a name."""
+    return re.fullmatch(_TAG, text, re.ASCII) is not None
 
 
 def _parse_digest(text: str, digest: str) -> Digest:

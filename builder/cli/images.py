@@ -91,7 +91,7 @@ def image_row(record: "ImageRecord", name: str, *, whole: bool) -> dict[str, str
     return {
         "Repository": repository,
         "Tag": tag,
-        "Digest": record.manifest_digest,
+        "Digest": record.entry.digest,
         "ID": _short(record.id, whole=whole),
         "CreatedSince": "N/A" if created is None else since(created),
         "CreatedAt": "N/A" if created is None else local_time(created),

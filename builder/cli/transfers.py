@@ -169,8 +169,8 @@ class Bars:
         self._pushing = pushing
         self._tasks: dict[Digest, TaskID] = {}
         self._progress = Progress(
-            TextColumn("{task.fields[id]}"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.fields[id]}", markup=False),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             DownloadColumn(),
             console=Console(file=stream),

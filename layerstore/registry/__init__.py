@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UnreachableRegistryError,
         UntrustedRegistryError,
     )
+    from layerstore.registry.proxies import proxy_for
     from layerstore.registry.pull import (
         Pulled,
         documents_for,
@@ -66,6 +67,7 @@ _HOMES = {
     "is_whole": "push",
     "documents_for": "pull",
     "inline_image_exists": "build_cache",
+    "proxy_for": "proxies",
     "pull_image": "pull",
     "push_blobs": "push",
     "push_image": "push",
@@ -100,6 +102,7 @@ __all__ = [
     "inline_image_exists",
     "is_current",
     "is_whole",
+    "proxy_for",
     "pull_image",
     "push_blobs",
     "push_image",

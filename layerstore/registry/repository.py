@@ -30,6 +30,7 @@ from layerstore.errors import (
     MalformedDocumentError,
     UnsupportedMediaTypeError,
 )
+from layerstore.reference import is_tag
 from layerstore.registry.answers import problem_of
 from layerstore.registry.connection import Response, TransientError
 from layerstore.registry.endpoint import Endpoint
@@ -551,6 +552,8 @@ class Repository:
             found += Reader.of(data, context=f"tags of {self.name}").texts("tags") or ()
             if len(found) > _TAG_COUNT_MAX:
                 raise UnexpectedAnswerError(host=self.endpoint.host, problem="too many tags")
+        if not all(map(is_tag, found)):
+            raise UnexpectedAnswerError(host=self.endpoint.host, problem="a tag that is none")
         return found
 
     def referrers(self, digest: Digest, artifact_type: str = "") -> list[Referrer]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from layerstore.digest import Digest
 from layerstore.errors import InvalidReferenceError
-from layerstore.reference import Reference
+from layerstore.reference import Reference, is_tag
 
 DIGEST = Digest.of(b"x")
 
@@ -150,3 +150,8 @@ def test_anything_is_a_name_that_stays_itself_or_a_typed_error(text: str) -> Non
     assert not set(reference.full) - set(
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/:@[]"
     )
+
+
+def test_a_tag_is_one_word() -> None:
+    assert all(map(is_tag, ("1", "latest", "v1.2-rc_3", "_", "x" * 128)))
+    assert not any(map(is_tag, ("", ".1", "-", "a/b", "a:b", "a b", "x" * 129, "a\n")))

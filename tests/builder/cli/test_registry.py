@@ -96,6 +96,37 @@ def test_by_digest(server: Registry, bare: Commands, tmp_path: Path) -> None:
     assert bare("inspect", f"{server.address}/a@{digest}").code == 0
 
 
+def test_what_was_pulled_by_digest_is_listed_as_docker_lists_it(
+    server: Registry, bare: Commands, tmp_path: Path
+) -> None:
+    digest = fill(server, tmp_path, "1").descriptor.digest
+    repository = f"{server.address}/a"
+    name = f"{repository}@{digest}"
+    bare("pull", "-q", name)
+    rows = bare("images", "--digests", "--format", "{{.Repository}} {{.Tag}} {{.Digest}}").lines
+    assert rows == [f"{repository} <none> {digest}"]
+    found = json.loads(bare("inspect", name).out)[0]
+    assert (found["RepoTags"], found["RepoDigests"]) == ([], [name])
+    bare("image", "prune", "-f")
+    assert bare("images", "-q").lines != []
+    assert f"Untagged: {name}" in bare("rmi", name).lines
+    assert bare("images", "-q").lines == []
+
+
+def test_the_digest_of_an_index_is_the_one_that_is_listed(
+    server: Registry, bare: Commands, tmp_path: Path
+) -> None:
+    stock(bare, "one")
+    name = f"{server.address}/multi:1"
+    bare("manifest", "create", name, "one")
+    digest = bare("push", name).lines[-1].split()[2]
+    other = Commands(tmp_path / "elsewhere", bare.capture)
+    assert f"Digest: {digest}" in other("pull", name).lines
+    assert other("images", "--digests", "--format", "{{.Digest}}").lines == [digest]
+    found = json.loads(other("inspect", name).out)[0]
+    assert found["RepoDigests"] == [f"{server.address}/multi@{digest}"]
+
+
 def test_all_tags(server: Registry, bare: Commands, tmp_path: Path) -> None:
     fill(server, tmp_path, "1", "2")
     done = bare("pull", "-a", f"{server.address}/a")

@@ -397,6 +397,13 @@ def test_the_next_page_is_on_the_same_server(
         repository.tags()
 
 
+@pytest.mark.parametrize("tag", ["", "../x", "a b", "\\u001b[2J", "a/b", "x" * 129])
+def test_a_tag_that_is_none_is_refused(odd: OddRegistry, repository: Repository, tag: str) -> None:
+    odd.replies["GET /v2/a/tags/list"] = Reply(f'{{"tags": ["1", "{tag}"]}}'.encode())
+    with pytest.raises(UnexpectedAnswerError, match="a tag that is none"):
+        repository.tags()
+
+
 def test_a_repository_without_tags_has_none(odd: OddRegistry, repository: Repository) -> None:
     odd.replies["GET /v2/a/tags/list"] = Reply(b'{"tags": null}')
     assert repository.tags() == []
