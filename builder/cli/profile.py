@@ -75,7 +75,7 @@ def profile_of(arguments: Arguments, *, memory_bytes: int) -> Profile:
         sysctls=tuple(dict(map(_sysctl, arguments.values("sysctl"))).items()),
         devices=tuple(map(_device, arguments.values("device"))),
         oom_score_adj=_oom_score_adj(arguments),
-        userns=_mode(arguments, "userns", "USER", ("", "host")),
+        userns=_userns(arguments),
         pid=_mode(arguments, "pid", "PID", ("", "host"), of_container=True),
         ipc=_mode(arguments, "ipc", "IPC", _IPC_MODES, of_container=True),
         uts=_mode(arguments, "uts", "UTS", ("", "host"), of_container=True),
@@ -199,6 +199,16 @@ def _oom_score_adj(arguments: Arguments) -> int | None:
     if number is not None and not -1000 <= number <= 1000:
         raise UsageError(f"invalid value {number}, range for oom score adj is [-1000, 1000]")
     return number
+
+
+def _userns(arguments: Arguments) -> str:
+    text = arguments.value("userns") or ""
+    if text.startswith(("keep-id", "auto", "nomap", "private", "ns:", "container:")):  # podman's
+        raise UnsupportedFeatureError(
+            feature=f"--userns {text}",
+            hint="an ordinary user is root in the container, and files of theirs belong to root",
+        )
+    return _mode(arguments, "userns", "USER", ("", "host"))
 
 
 def _mode(

@@ -33,7 +33,7 @@ SHARED = (
         about="Mount a host directory (SOURCE is a path) or a volume (SOURCE is a name)",
     ),
     many("--mount", metavar="type=...,...", about="The same in words: bind, volume or tmpfs"),
-    many("--tmpfs", metavar="TARGET[:size=...]", about="Mount an empty directory in memory"),
+    many("--tmpfs", metavar="TARGET[:size=...,exec]", about="Mount an empty directory in memory"),
     value("--entrypoint", metavar="PROGRAM", about="Replace the image's ENTRYPOINT"),
     value("--name", about="Name of the container (default: a made-up one)"),
     *NETWORK_OPTIONS,

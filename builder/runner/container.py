@@ -54,6 +54,9 @@ class MountPoint(NamedTuple):
     copy_up: bool = True  # fill an empty volume with what the image has at `target`
     size_bytes: int = 0  # of a tmpfs; 0: no limit
     mode: int = 0o1777  # of a tmpfs
+    no_exec: bool = False  # of a tmpfs
+    uid: int = 0  # of a tmpfs
+    gid: int = 0
 
 
 class ContainerRecord(NamedTuple):

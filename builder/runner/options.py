@@ -293,9 +293,12 @@ def parse_mount(text: str) -> MountPoint:
             raise ContainerError(f"invalid mount {text!r}: {source!r} is no name of a volume")
         return _mount(source, target, read_only=read_only, copy_up=copy_up, text=text)
     if kind == "tmpfs":
-        size = fields.get("tmpfs-size", "0")
-        mode = fields.get("tmpfs-mode", "1777")
-        return _tmpfs(target, size, mode, text)
+        wanted = {
+            key.removeprefix("tmpfs-"): content
+            for key, content in fields.items()
+            if key.startswith("tmpfs-")
+        }
+        return _tmpfs(target, wanted | ({"ro": ""} if read_only else {}), text)
     raise ContainerError(
         f"invalid mount {text!r}: unknown type {kind!r}", hint="there are bind, volume and tmpfs"
     )
@@ -317,30 +320,51 @@ _MOUNT_KEYS = {
 
 
 def parse_tmpfs(text: str) -> MountPoint:
-    """`--tmpfs TARGET[:size=64m,mode=1777]`; other options of mount(8) say what is so anyway.
+    """`--tmpfs TARGET[:size=64m,mode=1777,uid=0,gid=0,ro,exec]`; noexec without a word, as docker.
 
     Raises:
         ContainerError: it makes no sense.
     """
     target, _, options = text.partition(":")
     fields = dict(item.partition("=")[::2] for item in options.split(",") if item)
-    unknown = set(fields) - {"size", "mode", "rw", "noexec", "nosuid", "nodev", "exec", "suid"}
-    if unknown:
-        raise ContainerError(f"invalid tmpfs {text!r}: unknown option {sorted(unknown)[0]!r}")
-    return _tmpfs(
-        check_target(target, text), fields.get("size", "0"), fields.get("mode", "1777"), text
-    )
+    for word in fields:
+        if word in ("suid", "dev"):
+            raise ContainerError(f"invalid tmpfs {text!r}: it is nosuid and nodev here")
+        if word not in _TMPFS_OPTIONS:
+            raise ContainerError(f"invalid tmpfs {text!r}: unknown option {word!r}")
+    return _tmpfs(check_target(target, text), fields, text)
 
 
-def _tmpfs(target: str, size: str, mode: str, text: str) -> MountPoint:
+_TMPFS_OPTIONS = {
+    *("size", "mode", "uid", "gid"),
+    *("ro", "rw", "exec", "noexec", "nosuid", "nodev"),
+}
+_ID_MAX = (1 << 31) - 1
+
+
+def _tmpfs(target: str, fields: Mapping[str, str], text: str) -> MountPoint:
     try:
         return MountPoint(
-            kind="tmpfs", target=target, size_bytes=parse_size(size), mode=int(mode, 8) & 0o7777
+            kind="tmpfs",
+            target=target,
+            size_bytes=parse_size(fields.get("size", "0")),
+            mode=int(fields.get("mode", "1777"), 8) & 0o7777,
+            read_only="ro" in fields,
+            no_exec="exec" not in fields,
+            uid=_id(fields.get("uid", "0")),
+            gid=_id(fields.get("gid", "0")),
         )
     except ValueError:
         raise ContainerError(
-            f"invalid tmpfs {text!r}", hint="size=64m and an octal mode=1777"
+            f"invalid tmpfs {text!r}", hint="size=64m, an octal mode=1777, uid=0, gid=0"
         ) from None
+
+
+def _id(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= _ID_MAX:
+        raise ValueError(f"{text} is no id")
+    return number
 
 
 def _stop_signal(word: str) -> int:

@@ -436,5 +436,11 @@ def _mount(mount: MountPoint, private: Path) -> Mount:
             return BindMount(source=path, target=mount.target, read_only=mount.read_only)
         case "tmpfs":
             return TmpfsMount(
-                target=mount.target, size_bytes=mount.size_bytes or None, mode=mount.mode
+                target=mount.target,
+                size_bytes=mount.size_bytes or None,
+                mode=mount.mode,
+                read_only=mount.read_only,
+                no_exec=mount.no_exec,
+                uid=mount.uid,
+                gid=mount.gid,
             )

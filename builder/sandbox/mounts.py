@@ -770,12 +770,10 @@ class Stage:
         mount = operation.mount
         match mount:
             case TmpfsMount():
-                options = f"mode={mount.mode:o}"
-                if mount.size_bytes is not None:
-                    options += f",size={mount.size_bytes}"
                 flags = _NO_DEVICES | (syscalls.MS_RDONLY if mount.read_only else 0)
+                flags |= syscalls.MS_NOEXEC if mount.no_exec else 0
                 fd = self._open_target(mount.target, is_directory=True)
-                mount_fd = _new_filesystem("tmpfs", flags, options)
+                mount_fd = _new_filesystem("tmpfs", flags, mount.options)
                 syscalls.move_mount(mount_fd, fd)
                 os.close(mount_fd)
             case FileMount():

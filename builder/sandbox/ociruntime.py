@@ -375,11 +375,11 @@ class _Shim:
         match mount:
             case TmpfsMount():
                 source.mkdir()
-                size = "" if mount.size_bytes is None else f",size={mount.size_bytes}"
-                options = f"mode={mount.mode:o}{size}".encode()
                 flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+                options = mount.options.encode()
                 syscalls.mount(b"tmpfs", os.fsencode(source), b"tmpfs", flags, options)
-                return Shown(target, source, read_only=mount.read_only, options=("nosuid",))
+                words = ("nosuid", "noexec") if mount.no_exec else ("nosuid",)
+                return Shown(target, source, read_only=mount.read_only, options=words)
             case FileMount():
                 source.write_bytes(mount.content)
                 os.chown(source, mount.uid, mount.gid)

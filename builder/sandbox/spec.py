@@ -76,10 +76,22 @@ class OverlayMount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TmpfsMount:
+    """An empty file system in memory at `target`, always nosuid and nodev."""
+
     target: str
     size_bytes: int | None = None
     mode: int = 0o1777
     read_only: bool = False
+    no_exec: bool = False
+    uid: int = 0
+    gid: int = 0
+
+    @property
+    def options(self) -> str:
+        """In the words of mount(8), but for its flags."""
+        size = "" if self.size_bytes is None else f",size={self.size_bytes}"
+        owner = f",uid={self.uid},gid={self.gid}" if self.uid or self.gid else ""
+        return f"mode={self.mode:o}{size}{owner}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

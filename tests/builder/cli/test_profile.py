@@ -151,7 +151,8 @@ class TestDevices:
         (("--sysctl", "vm.swappiness=1"), "is not allowed"),
         (("--oom-score-adj", "1001"), "range for oom score adj is [-1000, 1000]"),
         (("--oom-score-adj", "x"), "'x' for --oom-score-adj"),
-        (("--userns", "keep-id"), "--userns: invalid USER mode 'keep-id' (host)"),
+        (("--userns", "x"), "--userns: invalid USER mode 'x' (host)"),
+        (("--userns", "keep-id"), "--userns keep-id is not supported"),
         (("--pid", "private"), "--pid: invalid PID mode"),
         (("--pid", "container:"), "--pid: invalid PID mode"),
         (("--ipc", "x"), "--ipc: invalid IPC mode"),
@@ -291,3 +292,19 @@ class TestContainers:
             '[{"PathOnHost":"/dev/zero","PathInContainer":"/dev/zero","CgroupPermissions":"rwm"}] '
             '{"kernel.shmmni":"8"} 134217728'
         )
+
+    def test_a_root_that_cannot_be_written_with_a_place_that_can(self, box: Commands) -> None:
+        script = (
+            "touch /x 2>&1; touch /scratch/x && echo written; stat -c %u:%a /scratch;"
+            " grep -o ' /scratch [a-z,]*' /proc/self/mountinfo"
+        )
+        words = ("--read-only", "--tmpfs=/scratch:uid=7,mode=700")
+        refused, written, owner, flags = self.sh(box, *words, script)
+        assert "Read-only file system" in refused
+        assert (written, owner) == ("written", "7:700")
+        assert {"rw", "nosuid", "nodev", "noexec"} <= set(flags.split()[1].split(","))
+
+    def test_a_program_in_memory_needs_a_word(self, box: Commands) -> None:
+        script = "cp /bin/busybox /m/true; /m/true 2>&1"
+        assert "Permission denied" in self.sh(box, "--tmpfs=/m", script, code=126)[0]
+        assert self.sh(box, "--tmpfs=/m:exec", script) == []

@@ -198,7 +198,7 @@ def test_volumes_that_make_no_sense(text: str) -> None:
         ),
         (
             "type=tmpfs,target=/t,tmpfs-size=1k,tmpfs-mode=700",
-            MountPoint("tmpfs", "/t", size_bytes=1024, mode=0o700),
+            MountPoint("tmpfs", "/t", size_bytes=1024, mode=0o700, no_exec=True),
         ),
     ],
 )
@@ -226,11 +226,16 @@ def test_mounts_that_make_no_sense(text: str) -> None:
 
 
 def test_tmpfs() -> None:
-    assert parse_tmpfs("/t") == MountPoint("tmpfs", "/t")
-    assert parse_tmpfs("/t:size=64m,mode=755,noexec") == MountPoint(
-        "tmpfs", "/t", size_bytes=64 << 20, mode=0o755
+    assert parse_tmpfs("/t") == MountPoint("tmpfs", "/t", no_exec=True)
+    assert parse_tmpfs("/t:size=64m,mode=755,noexec,nosuid,nodev,rw") == MountPoint(
+        "tmpfs", "/t", size_bytes=64 << 20, mode=0o755, no_exec=True
     )
-    for text in ("t", "/t:size=big", "/t:colour=red", "/", "/t:mode=rwx"):
+    assert parse_tmpfs("/t:exec,ro,uid=7,gid=8") == MountPoint(
+        "tmpfs", "/t", read_only=True, uid=7, gid=8
+    )
+    assert parse_mount("type=tmpfs,target=/t,readonly").read_only
+    wrong = ("t", "/t:size=big", "/t:colour=red", "/", "/t:mode=rwx", "/t:uid=-1", "/t:uid=x")
+    for text in (*wrong, "/t:suid", "/t:dev", "/t:gid=4294967295"):
         with pytest.raises(ContainerError, match="invalid"):
             parse_tmpfs(text)
 
