@@ -17,6 +17,7 @@ from layerstore.digest import Digest
 from layerstore.documents import Index, Pairs
 from layerstore.errors import NotFoundError, StoreError
 from layerstore.reference import Reference
+from layerstore.transports.exports import blobs_of
 
 if TYPE_CHECKING:
     from layerstore.store import Store
@@ -64,7 +65,14 @@ def find_index(store: "Store", name: str) -> tuple[Descriptor, Index]:
 
 
 def name_index(store: "Store", name: Reference, index: Index) -> Descriptor:
-    """Give `index` the name, which an older one loses; that goes if it has no other."""
+    """Give `index` the name, which an older one loses; that goes if it has no other.
+
+    What is here of the images that it lists is held until the store is closed.
+
+    Raises:
+        NotFoundError: an image went meanwhile.
+    """
+    _hold(store, index)
     data = index.encode()
     descriptor = Descriptor(
         media_type=index.media_type,
@@ -79,6 +87,16 @@ def name_index(store: "Store", name: Reference, index: Index) -> Descriptor:
     if old is not None and old.digest != descriptor.digest and not store.images.names_of(old):
         store.images.remove_entry(old)
     return descriptor
+
+
+def _hold(store: "Store", index: Index) -> None:
+    here = [entry for entry in index.manifests if store.blobs.has(entry.digest)]
+    for entry in here:
+        blobs = [blob.digest for blob in blobs_of(store, entry.plain)]
+        store.lease().hold(blobs)
+        missing = next((digest for digest in blobs if not store.blobs.has(digest)), None)
+        if missing is not None and entry.media_type in media.MANIFEST_TYPES:
+            raise NotFoundError(kind="blob", key=missing)
 
 
 def index_with(index: Index, entries: Sequence[Descriptor]) -> Index:

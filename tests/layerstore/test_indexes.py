@@ -19,9 +19,11 @@ from layerstore import (
     index_with,
     index_without,
     name_index,
+    prune,
 )
 from layerstore import descriptor as media
 from layerstore.errors import NotFoundError, StoreError
+from layerstore.locks import read_uses
 from tests.support.schemas import SCHEMAS, needs_schemas, schema_error
 from tests.support.stores import make_image, problems
 
@@ -42,6 +44,27 @@ def entry(text: bytes, platform: Platform | None = None) -> Descriptor:
 @pytest.fixture
 def image(store: Store) -> Image:
     return make_image(store, "app:1", {"a": b"a"})
+
+
+def test_what_it_lists_is_held_until_it_is_named(store: Store, image: Image) -> None:
+    index = index_with(Index(), index_entries(store, image.descriptor, whole=False))
+    with Store.open(store.root) as other:
+        name_index(other, ref("list"), index)
+        held = read_uses(other.lease().path)
+        parts = {image.descriptor, image.manifest.config, *image.manifest.layers}
+        assert {part.digest for part in parts} <= held
+        store.images.remove(image)
+        store.flush()
+        prune(store)
+    assert store.images.resolve("list") == image
+    assert problems(store.root) == []
+
+
+def test_an_image_that_went_meanwhile_is_not_listed(store: Store, image: Image) -> None:
+    index = index_with(Index(), index_entries(store, image.descriptor, whole=False))
+    store.blobs.remove(image.manifest.layers[0].digest)
+    with pytest.raises(NotFoundError, match="no such blob"):
+        name_index(store, ref("list"), index)
 
 
 def test_an_index_is_named_and_found(store: Store, image: Image) -> None:
