@@ -313,15 +313,12 @@ class ImageStore:
         self._edits.append(lambda entries: _without_name(entries, reference))
 
     def remove(self, image: Image) -> None:
-        """Remove `image` with all its names. Its bytes stay until they are collected."""
-        digests = {image.descriptor.digest, image.entry.digest}
-        digests |= {
-            entry.digest
-            for entry in self.entries()
-            if entry.media_type in media.INDEX_TYPES and self._stands_for(entry, image)
-        }
-        self._remove(digests)
-        self._removed.add(image.id)
+        """Remove what `image` was found as (with its index, if any), and all names of that.
+
+        Its bytes stay until they are collected.
+        """
+        self._remove({image.entry.digest})
+        self._removed |= {image.descriptor.digest, image.id}
 
     def remove_entry(self, entry: Descriptor) -> None:
         """Remove a manifest or an index with all its names, and nothing that is listed in it."""
@@ -330,12 +327,6 @@ class ImageStore:
     def _remove(self, gone: set[Digest]) -> None:
         self._edits.append(lambda entries: [entry for entry in entries if entry.digest not in gone])
         self._removed |= gone
-
-    def _stands_for(self, entry: Descriptor, image: Image) -> bool:
-        try:
-            return self.manifest_of(entry).digest == image.descriptor.digest
-        except StoreError:  # for other platforms, or damaged
-            return False
 
     def note_untagged(self, image: Image) -> None:
         """List `image` although it has no name."""
@@ -401,15 +392,17 @@ class ImageStore:
         self, name: str, prefix: str, entries: Sequence[Descriptor]
     ) -> Descriptor | None:
         found: dict[Digest, Descriptor] = {}
-        for entry in entries:
+        # manifests first: one that an index lists as well is that image, and not two
+        for entry in sorted(entries, key=lambda entry: entry.media_type in media.INDEX_TYPES):
             for digest in self._digests_of(entry):
                 if digest.hex.startswith(prefix):
-                    found.setdefault(entry.digest, entry)
-        if len(found) > 1:
+                    found.setdefault(digest, entry)
+        meant = {entry.digest: entry for entry in found.values()}
+        if len(meant) > 1:
             raise StoreError(
-                f"{name!r} is the beginning of {len(found)} image ids", hint="write more of it"
+                f"{name!r} is the beginning of {len(meant)} image ids", hint="write more of it"
             )
-        return next(iter(found.values()), None)
+        return next(iter(meant.values()), None)
 
     def _digests_of(self, entry: Descriptor) -> Iterator[Digest]:
         """The digests by which the image of `entry` may be called; those that can be read."""

@@ -164,7 +164,7 @@ def _remove(store: "Store", session: "Session", word: str, *, force: bool) -> bo
         image = store.images.resolve(word)
     except NoPlatformError:
         return remove_index(store, word)
-    names = store.images.names(image)
+    names = store.images.names_of(image.entry)
     name = _name_meant(word, names)
     if name is not None and (len(names) > 1 or (force and _runs(session, image))):
         store.images.untag(name)
@@ -179,7 +179,7 @@ def _remove(store: "Store", session: "Session", word: str, *, force: bool) -> bo
     store.images.remove(image)
     for each in names:
         line(f"Untagged: {each}")
-    line(f"Deleted: {image.id}")
+    line(f"Deleted: {image.id if image.index is None else image.index.digest}")
     return True
 
 

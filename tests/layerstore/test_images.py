@@ -509,7 +509,7 @@ def test_of_several_platforms_the_hosts_is_taken(store: Store) -> None:
     assert store.images.resolve(entry.digest) == ours
     (record,) = store.images.list()
     assert record.manifest_digest == ours.descriptor.digest
-    store.images.remove(ours)
+    store.images.remove(store.images.resolve("multi"))
     store.flush()
     assert index_of(store) == []
 
@@ -672,7 +672,22 @@ def test_an_index_is_found_named_and_removed_whole(store: Store) -> None:
     assert store.images.names_of(entry) == ("again:latest", "multi:latest")
     store.images.remove(image)
     store.flush()
-    assert names_in(store) == ["theirs:latest"]
+    assert names_in(store) == ["ours:latest", "theirs:latest"]
+
+
+def test_an_image_that_an_index_lists_too_is_one_by_its_id(store: Store) -> None:
+    ours = make_image(store, "ours", {"a": b"a"})
+    entry = multi(store, (ours, host_platform()))
+    store.images.tag_entry(entry, ref("multi"))
+    store.flush()
+    for digest in (ours.id, ours.descriptor.digest):
+        for text in (digest, digest.hex, digest.hex[:12]):
+            assert store.images.find(text) == ours.descriptor
+    assert store.images.find(entry.digest.hex[:12]) == entry
+    store.images.untag(ref("ours"))
+    store.images.remove_entry(ours.descriptor)
+    store.flush()
+    assert store.images.find(ours.id.hex[:12]) == entry
 
 
 def test_the_family_of_an_index_is_what_is_here_of_it(store: Store) -> None:

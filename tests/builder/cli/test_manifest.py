@@ -178,6 +178,23 @@ def test_what_is_removed_leaves_images_with_names(shop: Commands) -> None:
     assert problems(shop.root) == []
 
 
+def test_a_name_of_an_index_goes_without_the_image_of_the_same_id(shop: Commands) -> None:
+    make(shop)
+    shop("tag", "many", "again")
+    assert shop("rmi", "many").lines == ["Untagged: many:latest"]
+    index = image(shop, "again").entry.digest
+    assert shop("rmi", "again").lines == ["Untagged: again:latest", f"Deleted: {index}"]
+    assert sorted(shop("images", "--format", "{{.Repository}}").lines) == ["one", "two"]
+    assert problems(shop.root) == []
+
+
+def test_the_digest_of_an_index_is_shown(shop: Commands) -> None:
+    make(shop)
+    shown = shop("images", "--digests", "--format", "{{.Repository}} {{.Digest}}", "many")
+    with Store.open(shop.root) as store:
+        assert shown.lines == [f"many {store.images.find('many').digest}"]
+
+
 def test_an_image_stays_while_an_index_lists_it(shop: Commands) -> None:
     make(shop)
     shop("rmi", "two:1")
