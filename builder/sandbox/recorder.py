@@ -49,6 +49,7 @@ from builder.sandbox.credentials import (
     set_two,
 )
 from builder.sandbox.errors import encode
+from builder.sandbox.limits import RESOURCES
 from builder.sandbox.notification import Call
 from builder.sandbox.spec import OWNER_XATTR
 from builder.sandbox.statbuf import Owned
@@ -57,8 +58,8 @@ ARGV0 = b"lamina-recorder"
 
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW = 0x100
-_AT_SYMLINK_FOLLOW = 0x400
 _AT_EMPTY_PATH = 0x1000
+_AT_KNOWN = _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH | 0x800  # AT_NO_AUTOMOUNT
 _AT_STATX = 0x6000  # AT_STATX_FORCE_SYNC | AT_STATX_DONT_SYNC
 _PATH_MAX = 4096
 _USUAL_PATH_BYTES = 256
@@ -134,6 +135,8 @@ def be_recorder(sock: _socket.socket, command_line: tuple[int, int]) -> NoReturn
         syscalls.overwrite_command_line(command_line, ARGV0)
         syscalls.set_process_name(ARGV0)
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+        _, most = syscalls.prlimit(RESOURCES["nofile"])
+        syscalls.prlimit(RESOURCES["nofile"], (most, most))  # one for each process it knows
         os.umask(0)
         received = _receive(sock)
         if received is not None:
@@ -384,9 +387,9 @@ class _Recorder:
     def _file_name(self, call: Call, dir_fd: int, path_at: int, flags: int) -> tuple[bytes, bool]:
         """A name for `*stat`, and whether a link at its end is followed."""
         path = self._read_path(call, path_at) if path_at else b""
-        if path:
+        if path and not flags & ~_AT_KNOWN:
             return self._name(call, dir_fd, path), not flags & _AT_SYMLINK_NOFOLLOW
-        if not flags & _AT_EMPTY_PATH:
+        if not flags & _AT_EMPTY_PATH or flags & ~_AT_KNOWN:
             raise _Unclear
         if dir_fd == _AT_FDCWD:
             return b"%d/cwd" % call.pid, True
@@ -394,7 +397,7 @@ class _Recorder:
 
     def _chown(self, call: Call, dir_fd: int, path_at: int, uid: int, gid: int, flags: int) -> int:
         path = self._read_path(call, path_at) if path_at else b""
-        if not path and not flags & _AT_EMPTY_PATH:
+        if (not path and not flags & _AT_EMPTY_PATH) or flags & ~_AT_KNOWN:
             raise _Unclear
         wanted = (uid & KEEP, gid & KEEP)
         if not self._known and self._first.owner == (0, 0) and not set(wanted) - {0, KEEP}:
@@ -597,7 +600,7 @@ class _Recorder:
         pidfd = os.pidfd_open(process)
         try:
             self._confirm(call)
-        except _Unclear:
+        except BaseException:
             os.close(pidfd)
             raise
         self._known[process] = (credentials, pidfd)
@@ -660,7 +663,10 @@ class _Recorder:
             raise _Failed(errno.EPERM)
         if count > _GROUPS_MAX:
             raise _Failed(errno.EINVAL)
-        data = syscalls.read_memory(call.pid, call.a[1], 4 * count) if count else b""
+        try:
+            data = syscalls.read_memory(call.pid, call.a[1], 4 * count) if count else b""
+        except (OSError, OverflowError) as error:  # the kernel would have another reason
+            raise _Failed(errno.EFAULT) from error
         if len(data) != 4 * count:
             raise _Failed(errno.EFAULT)
         groups = tuple(sorted(struct.unpack(f"={count}I", data)))  # as the kernel keeps them

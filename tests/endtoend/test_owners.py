@@ -21,7 +21,7 @@ class Project:
 
     def build(self, text: str, *options: str, tag: str = "it") -> str:
         (self.context / "Dockerfile").write_text(text)
-        words = ("build", "--progress", "plain", "-t", tag, *options)
+        words = ("build", "--progress", "plain", "--network", "none", "-t", tag, *options)
         return self.lamina(*words, self.context).stderr
 
     def said(self, text: str) -> list[str]:

@@ -325,6 +325,69 @@ class TestUsers:
         ordinary.act(play)
 
 
+HOSTILE = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static void try(const char *name, long result) {
+    printf("%s %d\\n", name, result < 0 ? errno : 0);
+}
+int main(void) {
+    static const unsigned long bad[] = {8, 1UL << 47, 1UL << 63, ~0UL - 7};
+    static const char long_path[9000] = {[0 ... 8998] = 'x'};
+    for (unsigned i = 0; i < 4; i++) {
+        void *at = (void *)bad[i];
+        try("chown", syscall(SYS_fchownat, AT_FDCWD, at, 33, 33, 0));
+        try("stat-path", syscall(SYS_newfstatat, AT_FDCWD, at, at, 0));
+        try("stat-buffer", syscall(SYS_newfstatat, AT_FDCWD, "/tmp/f", at, 0));
+        try("statx-buffer", syscall(SYS_statx, AT_FDCWD, "/tmp/f", 0, 0xfff, at));
+        try("getresuid", syscall(SYS_getresuid, at, at, at));
+        try("setgroups", syscall(SYS_setgroups, 4, at));
+        try("getgroups", syscall(SYS_getgroups, 100, at));
+        try("mknod", syscall(SYS_mknodat, AT_FDCWD, at, S_IFCHR, 0x103));
+    }
+    try("long", syscall(SYS_fchownat, AT_FDCWD, long_path, 33, 33, 0));
+    try("long-stat", syscall(SYS_statx, AT_FDCWD, long_path, 0, 0xfff, long_path));
+    try("no-descriptor", syscall(SYS_fchown, 77, 33, 33));
+    try("no-directory", syscall(SYS_fchownat, 77, "x", 33, 33, 0));
+    try("empty", syscall(SYS_fchownat, AT_FDCWD, "", 33, 33, 0));
+    try("many-groups", syscall(SYS_setgroups, 65537, 0));
+    try("no-id", syscall(SYS_setresuid, 0x80000000, 0, 0));
+    try("flags", syscall(SYS_newfstatat, AT_FDCWD, "/tmp/f", long_path, 0x10000));
+    try("by-descriptor", syscall(SYS_fchownat, open("/tmp/f", O_PATH), "", 5, 6, AT_EMPTY_PATH));
+    struct stat status;
+    stat("/tmp/f", &status);
+    return printf("owner %d %d\\n", status.st_uid, status.st_gid) < 0;
+}
+"""
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_userns
+@pytest.mark.needs_overlay
+def test_what_an_enemy_asks_gets_the_kernels_errors(
+    shell: Callable[..., str], ordinary: Ordinary
+) -> None:
+    source, target = ordinary.home / "hostile.c", ordinary.root / "bin/hostile"
+    source.write_text(HOSTILE)
+    subprocess.run(["gcc", "-static", "-w", "-o", target, source], check=True)
+    said = shell("touch /tmp/f && chown 33:33 /tmp/f && hostile && id -u")
+    rows = [line.split() for line in said.splitlines()]
+    for name in ("chown", "stat-path", "stat-buffer", "statx-buffer", "getresuid", "mknod"):
+        assert [row[1] for row in rows if row[0] == name] == ["14"] * 4, name
+    assert [row[1] for row in rows if row[0] in ("setgroups", "getgroups")] == ["14"] * 8
+    found = {row[0]: " ".join(row[1:]) for row in rows}
+    assert (found["long"], found["long-stat"]) == ("36", "36")
+    assert (found["no-descriptor"], found["no-directory"], found["empty"]) == ("9", "9", "2")
+    assert (found["many-groups"], found["no-id"], found["flags"]) == ("22", "22", "22")
+    assert (found["by-descriptor"], found["owner"]) == ("0", "5 6")
+    assert rows[-1] == ["0"]
+
+
 @pytest.mark.needs_root
 @pytest.mark.needs_userns
 @pytest.mark.needs_overlay
