@@ -15,14 +15,15 @@ from pathlib import Path
 from builder.errors import NetworkUnavailableError
 from builder.network import (
     HOST_GATEWAY,
-    Attachment,
+    Resolvers,
     attach,
     host_hosts,
     host_resolv_conf,
     hosts,
     resolv_conf,
+    without_network,
 )
-from builder.sandbox import FileMount, Network, Running, SandboxSpec
+from builder.sandbox import FileMount, Link, Network, Running, SandboxSpec, in_user_namespace
 from builder.steps import ExecStep
 
 Tell = Callable[[str], None]
@@ -32,19 +33,23 @@ Tell = Callable[[str], None]
 class _Place:
     """A private network. `namespace_fd` is its namespace once a program has run in it."""
 
-    attachment: Attachment
+    link: Link | None  # of a namespace that is still to be made
+    gateway: str
+    release: Callable[[], None]
+    resolvers: tuple[str, ...] = ()
     namespace_fd: int = -1
 
     @property
     def network(self) -> Network:
         if self.namespace_fd < 0:
-            return (self.attachment.link,)
+            assert self.link is not None, "there is a link or a namespace"
+            return (self.link,)
         return Path(f"/proc/self/fd/{self.namespace_fd}")
 
     def close(self) -> None:
         if self.namespace_fd >= 0:
             os.close(self.namespace_fd)
-        self.attachment.lease.release()
+        self.release()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,8 +90,7 @@ class RunNetworks:
             return
         is_clean = False
         try:
-            gateway = place.attachment.bridge.gateway
-            yield StepNetwork(network=place.network, gateway=gateway, place=place)
+            yield StepNetwork(network=place.network, gateway=place.gateway, place=place)
             is_clean = step.security == "sandbox" and place.namespace_fd >= 0
         finally:
             if is_clean:
@@ -104,12 +108,34 @@ class RunNetworks:
         if self._idle:
             return self._idle.pop()
         try:
-            return _Place(attachment=attach())
+            return _user_place() if in_user_namespace() else _bridge_place()
         except NetworkUnavailableError as error:
             if not self._unavailable:
-                tell(f"no network: {error} (--network none says so without a warning)")
+                tell(without_network(error))
             self._unavailable = str(error)
             return None
+
+
+def _bridge_place() -> _Place:
+    attachment = attach()
+    return _Place(
+        link=attachment.link,
+        gateway=attachment.bridge.gateway,
+        release=attachment.lease.release,
+    )
+
+
+def _user_place() -> _Place:
+    from builder.network import connect_user
+
+    network = connect_user()
+    return _Place(
+        link=None,
+        gateway=network.gateway,
+        release=network.close,
+        resolvers=network.resolvers,
+        namespace_fd=os.dup(network.namespace_fd),
+    )
 
 
 def network_files(step: ExecStep, hostname: str, network: StepNetwork) -> tuple[FileMount, ...]:
@@ -127,7 +153,8 @@ def network_files(step: ExecStep, hostname: str, network: StepNetwork) -> tuple[
     if step.network == "host":
         resolv = host_resolv_conf()
     elif network.network != "none":
-        resolv = resolv_conf().encode()
+        servers = () if network.place is None else network.place.resolvers
+        resolv = resolv_conf(Resolvers(servers=servers)).encode()
     text = hosts(names, extra, start=start)
     return (
         FileMount(target="/etc/hosts", content=text.encode("utf-8", "surrogateescape")),

@@ -6,7 +6,14 @@ Names are loaded when they are first asked for: a container without a network pa
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from builder.network.attachments import DEFAULT_NETWORK, DEFAULT_PLAN, Attachment, Wish, attach
+    from builder.network.attachments import (
+        DEFAULT_NETWORK,
+        DEFAULT_PLAN,
+        Attachment,
+        Wish,
+        attach,
+        without_network,
+    )
     from builder.network.bridges import Bridge, Plan, check_is_free, taken_subnets
     from builder.network.bridges import known as known_bridge
     from builder.network.bridges import remove as remove_bridge
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
         parse_subnet,
         unique_local_subnet,
     )
+    from builder.network.usermode import UserNetwork
+    from builder.network.usermode import connect as connect_user
 
 _HOMES = {
     "Attachment": "attachments",
@@ -38,9 +47,11 @@ _HOMES = {
     "Publication": "ports",
     "Resolvers": "files",
     "Subnet": "subnets",
+    "UserNetwork": "usermode",
     "Wish": "attachments",
     "attach": "attachments",
     "check_is_free": "bridges",
+    "connect_user": "usermode:connect",
     "displayed": "ports",
     "first_choice": "subnets",
     "forward": "proxy",
@@ -56,6 +67,7 @@ _HOMES = {
     "resolv_conf": "files",
     "taken_subnets": "bridges",
     "unique_local_subnet": "subnets",
+    "without_network": "attachments",
 }
 
 __all__ = [
@@ -68,9 +80,11 @@ __all__ = [
     "Publication",
     "Resolvers",
     "Subnet",
+    "UserNetwork",
     "Wish",
     "attach",
     "check_is_free",
+    "connect_user",
     "displayed",
     "first_choice",
     "forward",
@@ -86,6 +100,7 @@ __all__ = [
     "resolv_conf",
     "taken_subnets",
     "unique_local_subnet",
+    "without_network",
 ]
 
 

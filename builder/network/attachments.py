@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from builder.errors import NetworkUnavailableError
 from builder.network.bridges import Bridge, Plan, Reserved, ensure, mac_of
 from builder.network.leases import Lease, take, take_this
 from builder.network.subnets import parse_subnet
@@ -32,6 +33,11 @@ class Attachment(NamedTuple):
     mac: str
     link: Link
     lease: Lease
+
+
+def without_network(error: NetworkUnavailableError) -> str:
+    """What is said where nobody asked for the network that cannot be had."""
+    return f"no network: {error}" + (f" ({error.hint})" if error.hint else "")
 
 
 def attach(

@@ -56,8 +56,15 @@ class Forwarding:
             os.waitpid(self._pid, 0)
 
 
-def forward(asked: Iterable[Publication], address: str) -> Forwarding:
+def forward(
+    asked: Iterable[Publication], address: str, *, namespace_fd: int | None = None
+) -> Forwarding:
     """Listen on ports of the host, and pass on what comes to a container's address.
+
+    Args:
+        asked: the ports.
+        address: the container's.
+        namespace_fd: a network that the address is only known in.
 
     Raises:
         NetworkError: a port is taken, or not ours to have.
@@ -66,7 +73,7 @@ def forward(asked: Iterable[Publication], address: str) -> Forwarding:
     try:
         for publication in asked:
             bound += _bind(publication)
-        return _spawn(bound, address)
+        return _spawn(bound, address, namespace_fd)
     finally:
         for sock, _ in bound:
             sock.close()
@@ -134,17 +141,24 @@ def _socket_at(address: str, port: int, protocol: str) -> socket.socket:
     return sock
 
 
-def _spawn(bound: list[tuple[socket.socket, Publication]], address: str) -> Forwarding:
+def _spawn(
+    bound: list[tuple[socket.socket, Publication]], address: str, namespace_fd: int | None
+) -> Forwarding:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    network = None if namespace_fd is None else os.dup(namespace_fd)
     try:
+        if network is not None:
+            os.set_inheritable(network, True)
         os.set_inheritable(reader, True)
         ports = []
         for sock, made in bound:
             sock.set_inheritable(True)
             ports.append([sock.fileno(), made.protocol, made.container_port])
         package = str(Path(__file__).parents[2])
-        words = json.dumps({"lifeline": reader, "address": address, "ports": ports})
+        words = json.dumps(
+            {"lifeline": reader, "network": network, "address": address, "ports": ports}
+        )
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-I", "-S", "-c", _FIRST_WORDS, package, words],
@@ -159,6 +173,8 @@ def _spawn(bound: list[tuple[socket.socket, Publication]], address: str) -> Forw
     finally:
         os.close(reader)
         os.close(null)
+        if network is not None:
+            os.close(network)
     return Forwarding(tuple(made for _, made in bound), pid, writer)
 
 
@@ -172,6 +188,10 @@ def main() -> Never:
     words = json.loads(sys.argv[1])
     os.chdir("/")
     try:
+        if words["network"] is not None:
+            from builder.sandbox import enter_network
+
+            enter_network(words["network"])  # what is bound stays where it is
         asyncio.run(_serve(words))
     finally:
         os._exit(0)

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from builder.errors import NetworkUnavailableError, WrongStateError
+from builder.errors import NetworkUnavailableError, UnsupportedFeatureError, WrongStateError
 from builder.network import (
     DEFAULT_NETWORK,
     DEFAULT_PLAN,
@@ -26,13 +26,14 @@ from builder.network import (
     host_resolv_conf,
     hosts,
     resolv_conf,
+    without_network,
 )
 from builder.runner import hostfiles
 from builder.runner.container import ContainerRecord
 from builder.runner.lookup import start_time
 from builder.runner.networking import DEFAULT, HOST, NONE, OF_CONTAINER, UNNAMED, Attached, Endpoint
 from builder.runner.store import ContainerStore
-from builder.sandbox import BindMount, FileMount, Mount, Network
+from builder.sandbox import BindMount, FileMount, Mount, Network, in_user_namespace
 
 Warn = Callable[[str], None]
 
@@ -73,11 +74,13 @@ def connect(
     if network.startswith(OF_CONTAINER):
         return _shared(record, containers, cleanup)
     try:
+        if in_user_namespace():
+            return _as_user(record, cleanup, ports)
         attachments = _attach_all(record, containers, cleanup)
     except NetworkUnavailableError as error:
         if network != DEFAULT:
             raise
-        warn(f"no network: {error} (--network none says so without a warning)")
+        warn(without_network(error))
         return _alone(record)
     attached = tuple(_attached(name, attachment) for name, attachment in attachments.items())
     links = tuple(attachment.link for attachment in attachments.values())
@@ -100,6 +103,40 @@ def connect(
         cleanup.callback(forwarding.close)
         published = forwarding.published
     return Connection(links, files, attached, published)
+
+
+def _as_user(
+    record: ContainerRecord, cleanup: ExitStack, ports: tuple[Publication, ...]
+) -> Connection:
+    """What an ordinary user can have: a network of one container, connected by a program."""
+    if record.network not in UNNAMED or len(record.networking.endpoints) > 1:
+        raise UnsupportedFeatureError(
+            feature=f"--network {record.network} for ordinary users",
+            hint="networks with names need root; there are bridge, host and none",
+        )
+    from builder.network import connect_user, forward
+
+    network = connect_user()
+    cleanup.callback(network.close)
+    attached = Attached(
+        network=DEFAULT_NETWORK,
+        address=network.address,
+        prefix=network.prefix,
+        gateway=network.gateway,
+        address6="",
+        prefix6=0,
+        gateway6="",
+        mac="",
+        interface="eth0",
+    )
+    published: tuple[Publication, ...] = ()
+    if ports:
+        forwarding = forward(ports, network.address, namespace_fd=network.namespace_fd)
+        cleanup.callback(forwarding.close)
+        published = forwarding.published
+    names = hostfiles.own_names(record, attached)
+    files = _files(record, network.gateway, names=names, resolvers=network.resolvers)
+    return Connection(network.path, files, (attached,), published)
 
 
 def _attach_all(
@@ -181,17 +218,18 @@ def _files(
     names: tuple[tuple[str, str], ...] = (),
     start: str = "",
     is_host: bool = False,
+    resolvers: tuple[str, ...] = (),
 ) -> tuple[FileMount, ...]:
     """/etc/hosts, /etc/resolv.conf and /etc/hostname; `gateway` is what host-gateway stands for."""
     asked = record.networking
-    resolvers = Resolvers(asked.servers, asked.search, asked.options)
+    wanted = Resolvers(asked.servers or resolvers, asked.search, asked.options)
     extra = hostfiles.extra_hosts(record, gateway)
     if is_host:
-        resolv = host_resolv_conf(resolvers)
-    elif record.network == NONE and resolvers == Resolvers():
+        resolv = host_resolv_conf(wanted)
+    elif record.network == NONE and wanted == Resolvers():
         resolv = b""
     else:
-        resolv = resolv_conf(resolvers).encode()
+        resolv = resolv_conf(wanted).encode()
     contents = {
         "/etc/hosts": hosts(names, extra, start=start).encode("utf-8", "surrogateescape"),
         "/etc/resolv.conf": resolv,

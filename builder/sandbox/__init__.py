@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from builder.sandbox.hostreport import Feature, HostReport, probe
     from builder.sandbox.idmap import in_user_namespace
     from builder.sandbox.limits import RESOURCES, Limits, ResourceLimit
-    from builder.sandbox.namespaces import enter_user_namespace, recording_child
+    from builder.sandbox.namespaces import enter_user_namespace, make_network, recording_child
+    from builder.sandbox.network import enter_network
     from builder.sandbox.ociruntime import RuntimeExecutor, find_runtime
     from builder.sandbox.seccompprofile import parse as parse_seccomp_profile
     from builder.sandbox.server import ForkServer
@@ -97,10 +98,12 @@ _HOMES = {
     "TmpfsMount": "spec",
     "UnknownUserError": "errors",
     "UnsupportedHostError": "errors",
+    "enter_network": "network",
     "enter_user_namespace": "namespaces",
     "find_runtime": "ociruntime",
     "find_user": "users",
     "in_user_namespace": "idmap",
+    "make_network": "namespaces",
     "open_timer": "syscalls",
     "parse_seccomp_profile": "seccompprofile:parse",
     "probe": "hostreport",
@@ -150,10 +153,12 @@ __all__ = [
     "TmpfsMount",
     "UnknownUserError",
     "UnsupportedHostError",
+    "enter_network",
     "enter_user_namespace",
     "find_runtime",
     "find_user",
     "in_user_namespace",
+    "make_network",
     "netlink",
     "open_timer",
     "parse_seccomp_profile",

@@ -52,7 +52,7 @@ from builder.sandbox.idmap import (
 )
 from builder.sandbox.limits import RESOURCES, ResourceLimit
 from builder.sandbox.mounts import Host, Stage, describe, plan
-from builder.sandbox.network import Way
+from builder.sandbox.network import Way, bring_loopback_up
 from builder.sandbox.resolve import make_directories, open_beneath, open_in_root
 from builder.sandbox.spec import Namespaces, Program, SandboxSpec
 from builder.sandbox.trampoline import ERRORS_FD, open_trampoline
@@ -420,6 +420,29 @@ def _unshare_user() -> None:
             errno=error.errno or 0,
             hint="see `lamina info`, or run as root",
         ) from error
+
+
+def make_network() -> int:
+    """A descriptor of a new network namespace, with loopback up. Forks: for one with one thread."""
+    mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    pid = fork_process()
+    if pid == 0:
+        code = 1
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNET)
+            bring_loopback_up()
+            fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            send(theirs.fileno(), b"made", [fd])
+            code = 0
+        finally:
+            os._exit(code)
+    theirs.close()
+    data, ancillary, _, _ = mine.recvmsg(16, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+    mine.close()
+    os.waitpid(pid, 0)
+    if not data:
+        raise UnsupportedHostError(feature="network namespaces", hint="see `lamina info`")
+    return int.from_bytes(ancillary[0][2][:4], "little")
 
 
 def attempt(play: Callable[[], None]) -> int:

@@ -88,7 +88,7 @@ class Way(NamedTuple):
         if isinstance(self.network, Path):
             syscalls.setns(self.namespace_fd, syscalls.CLONE_NEWNET)
             return None
-        _bring_loopback_up()
+        bring_loopback_up()
         if not isinstance(self.network, tuple):
             return None
         namespace_fd = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -118,6 +118,11 @@ class Way(NamedTuple):
                 )
 
 
+def enter_network(namespace_fd: int) -> None:
+    """This thread is in that network from now on; what it has opened stays where it is."""
+    syscalls.setns(namespace_fd, syscalls.CLONE_NEWNET)
+
+
 def _find_bridge(link: Link) -> int:
     try:
         return _socket.if_nametoindex(link.bridge)
@@ -127,7 +132,8 @@ def _find_bridge(link: Link) -> int:
         ) from error
 
 
-def _bring_loopback_up() -> None:
+def bring_loopback_up() -> None:
+    """In the network this thread is in."""
     sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
     # struct ifreq: name, flags
     request = b"lo".ljust(16, b"\0") + _IFF_UP.to_bytes(2, "little")

@@ -131,7 +131,7 @@ def test_where_there_can_be_none_there_is_loopback_and_one_warning(
     for _ in range(3):
         with networks.lend(step(), told.append) as lent:
             assert lent.network == "none"
-    assert told == ["no network: not here (--network none says so without a warning)"]
+    assert told == ["no network: not here"]
 
 
 class TestFiles:

@@ -212,7 +212,7 @@ class TestNetworks:
         monkeypatch.setattr(connect, "attach", refuse)
         done = box("run", "--rm", "box", "ls", "/sys/class/net")
         assert done.out == "lo\n"
-        assert done.err.startswith("lamina: no network: not on this host (")
+        assert done.err.startswith("lamina: no network: not on this host")
         assert done.err.count("\n") == 1
         refused = box("run", "--rm", "--network", "bridge", "box", "true", code=125)
         assert refused.err == "lamina: not on this host\n"
