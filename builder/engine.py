@@ -37,7 +37,6 @@ from builder.epoch import NAME as EPOCH_ARG
 from builder.epoch import written_epoch
 from builder.errors import (
     NotReproducibleError,
-    PlanError,
     UnsupportedFeatureError,
 )
 from builder.events import (
@@ -65,10 +64,11 @@ from builder.plan import (
 from builder.platforms import check_runnable, name_of
 from builder.provide import Provider
 from builder.request import BuildRequest, BuildResult
-from builder.schedule import PAUSE, Later, Needs, Work, run_all
+from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.sealing import Sealer
 from builder.sources import Selection, SourceTree, select
 from builder.state import StageState, empty_state, state_of_image
+from builder.stepcache import StepCache, check_forced
 from builder.steps import (
     CacheMount,
     CopyFiles,
@@ -102,9 +102,6 @@ if TYPE_CHECKING:
     from builder.sandbox import Executor, ExitStatus
     from builder.trial import Trial
 
-_FLUSH_AFTER_S = 0.5
-_UNFLUSHED_MAX = 12  # steps; each holds its claim, an open descriptor, until it is flushed
-_ASK_AGAIN_S = 0.05
 _WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
 
 
@@ -254,8 +251,7 @@ class _Engine:
         self._epoch = request.source_date_epoch
         self._sealer = Sealer(request, store, self._epoch)
         self._args = dict(request.build_args)
-        self._last_flush = time.monotonic()
-        self._finished: list[Digest] = []  # keys of steps whose results are not flushed
+        self._steps = StepCache(request, store)
 
     # ---- the fold
 
@@ -285,7 +281,7 @@ class _Engine:
             )
             if self._epoch is None:
                 self._find_epoch(self._plan)
-            _check_filters(self._request, self._plan)
+            check_forced(self._request, self._plan)
         self._report_checks(self._plan)
         stages = self._plan.stages
         for index in sorted(self._plan.needed):
@@ -300,7 +296,7 @@ class _Engine:
             {index: stages[index].needs for index in sorted(self._plan.needed)},
             lambda index: self._build_stage(stages[index]),
             jobs=self._request.jobs or len(os.sched_getaffinity(0)),
-            idle=self._while_waiting,
+            idle=self._steps.while_waiting,
         )
         return self._states[self._plan.target]
 
@@ -464,7 +460,9 @@ class _Engine:
         if self._predictor is not None and not self._is_knowable(instruction, stage):
             noted = replace(
                 record_of(redacted(unparse(instruction)), span, stage),
-                outcome="miss" if (forced := self._forced(stage, span.start_line)) else "depends",
+                outcome="miss"
+                if (forced := self._steps.forced(stage, span.start_line))
+                else "depends",
                 reason=forced or "what it copies from is not built yet",
             )
             return self._imagine(stage, noted, state, "")
@@ -506,10 +504,10 @@ class _Engine:
             epoch=self._epoch,
         )
         key = Digest.of(document)
-        forced = self._forced(stage, line)
-        result = None if forced else self._look_up(key)
+        forced = self._steps.forced(stage, line)
+        result = None if forced else self._steps.look_up(key)
         if result is None and not forced and self._predictor is None:
-            result = yield from self._claim(key, vertex)
+            result = yield from self._steps.claim(key, tell=partial(self._tell_waiting, vertex))
         if result is not None:
             cached, layer = result
             self.journal.report(VertexCached(vertex=vertex, layer=layer.diff_id))
@@ -525,7 +523,7 @@ class _Engine:
             self.journal.note(stage, found)
         else:
             expired = None if forced else self._store.cache.get(key)
-            is_expired = expired is not None and self._is_expired(expired)
+            is_expired = expired is not None and self._steps.is_expired(expired)
             missed = self._missed(lowered, document, state, stage, instructions, forced, is_expired)
             explained = self._explain(missed)
             noted = replace(
@@ -542,47 +540,6 @@ class _Engine:
         return lowered.state.with_layer(
             layer, created=cached.created, created_by=cached.created_by, line=line
         )
-
-    def _forced(self, stage: PlannedStage, line: int) -> str:
-        """The option by which a step is carried out whatever is in the cache; empty for none."""
-        request = self._request
-        if request.no_cache:
-            return "--no-cache"
-        if stage.is_one_of(request.no_cache_stages):
-            return f"--no-cache-filter={stage.title}"
-        if request.no_cache_from is not None and line >= request.no_cache_from:
-            return f"--no-cache-from={request.no_cache_from}"
-        return ""
-
-    def _look_up(self, key: Digest) -> tuple[CachedStep, Layer] | None:
-        """The step in the cache, unless it is too old or its layer cannot be used."""
-        cached = self._store.cache.get(key)
-        if cached is None or self._is_expired(cached):
-            return None
-        layer = self._store.layers.find(cached.diff_id)
-        return None if layer is None else (cached, layer)
-
-    def _claim(self, key: Digest, vertex: int) -> Work[tuple[CachedStep, Layer] | None]:
-        """Begin a step that is not in the cache; its result, if another has carried it out."""
-        claims = self._store.claims
-        waiting = None
-        while not (is_ours := claims.take(key)):
-            self._flush()  # others may wait for what is finished here
-            if waiting is None:
-                waiting = claims.waiting(key)
-                text = b"waiting for another build or stage that carries out this step\n"
-                self.journal.report(VertexOutput(vertex=vertex, stream="stderr", data=text))
-            if waiting.is_in_vain():
-                break
-            yield Later(_ASK_AGAIN_S)
-        result = self._look_up(key)  # once more: whoever had the claim has given it up
-        if is_ours and result is not None:
-            claims.release((key,))
-        return result
-
-    def _is_expired(self, cached: CachedStep) -> bool:
-        ttl_s = self._request.cache_ttl_s
-        return ttl_s is not None and cached.put_s + ttl_s < time.time()
 
     def _missed(
         self,
@@ -758,8 +715,7 @@ class _Engine:
             )
         )
         note("reused" if is_reused else "executed", seconds, layer)
-        self._finished.append(missed.key)
-        self._flush_when_due()
+        self._steps.finished(missed.key)
         return made, layer
 
     def _verify(
@@ -849,36 +805,11 @@ class _Engine:
             )
         )
 
-    # ---- the result
-
-    def _flush_when_due(self) -> None:
-        """Make finished steps durable now and then: a killed build loses little, cheaply.
-
-        Nobody waits here for a layer that is still being written: its turn comes.
-        """
-        is_due = (
-            time.monotonic() - self._last_flush > _FLUSH_AFTER_S
-            or len(self._finished) >= _UNFLUSHED_MAX
-        )
-        if is_due and not self._store.layers.is_writing:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._finished:
-            self._store.flush()
-            self._store.claims.release(self._finished)
-            self._finished = []
-        self._last_flush = time.monotonic()
-
-    def _while_waiting(self) -> float | None:
-        """Let others see what is finished, and that the rest goes on."""
-        if not self._store.claims.held():
-            return None
-        self._store.claims.show_life()
-        self._flush_when_due()
-        return _FLUSH_AFTER_S
-
     # ---- telling
+
+    def _tell_waiting(self, vertex: int) -> None:
+        text = b"waiting for another build or stage that carries out this step\n"
+        self.journal.report(VertexOutput(vertex=vertex, stream="stderr", data=text))
 
     def _note_moment(self, stage: PlannedStage, span: Span, state: StageState) -> None:
         """The moments of a stage are those of the stage it stands on, and its own."""
@@ -895,22 +826,3 @@ def _arguments(state: StageState) -> frozenset[str]:
     """The variables that a RUN sees because of ARG."""
     env = {pair.partition("=")[0] for pair in state.config.env} - set(state.args_over_env)
     return frozenset(name for name, _ in state.args) - env
-
-
-def _check_filters(request: BuildRequest, plan: BuildPlan) -> None:
-    for name in request.no_cache_stages:
-        if not any(stage.is_one_of((name,)) for stage in plan.stages):
-            known = ", ".join(stage.name for stage in plan.stages if stage.name)
-            raise PlanError(
-                f"--no-cache-filter={name}: no such stage",
-                hint=f"stages with a name: {known}" if known else "number them from 0",
-            )
-    first = request.no_cache_from
-    needed = [plan.stages[index] for index in plan.needed]
-    spans = [each.span for stage in needed for each in (stage.from_node, *stage.instructions)]
-    last = max(span.end_line for span in spans)
-    if first is not None and first > last:
-        raise PlanError(
-            f"--no-cache-from={first}: there is no instruction from that line on",
-            hint=f"the last one that the target needs ends in line {last}",
-        )
