@@ -363,8 +363,8 @@ _HEAD = """# Ways out, tried
 
 `tests/support/probe.c` tries {count} ways out of a container and up in it, here inside of a RUN, of
 `lamina run`, and of other tools on the same machine. Ours have the network that they get when
-nobody says which, docker and podman have none. `open`: the way is there; `blocked`: it is not, with the
-error; `absent`: this machine has nothing of the kind. What docker or podman blocks is blocked
+nobody says which, docker and podman have none. `open`: the way is there; `blocked`: it is not, with
+the error; `absent`: this machine has nothing of the kind. What docker or podman blocks is blocked
 (`tests/endtoend/test_escapes.py`).
 
 Made by `python -m tests.support.escapes > docs/escapes.md`, on {versions}.
