@@ -831,3 +831,18 @@ def test_an_export_that_fails_ends_the_build_unless_told_otherwise(
         send(store, built, cache)
     (notice,) = notices_of(send(store, built, cache, ignore_error=True))
     assert notice.startswith("cache not exported to 127.0.0.1:1/a:1: cannot reach")
+
+
+@pytest.mark.needs_registry
+def test_one_export_that_fails_does_not_spoil_the_next(
+    store: Store, other: Store, server: Registry, client: RegistryClient
+) -> None:
+    built = run_build(store, TEXT, executor=FakeExecutor())
+    with fault_proxy(server.port) as proxy:
+        proxy.fail_next("500", "(POST|PATCH|PUT) .*/blobs/", times=100)
+        bad = remote(proxy, client)
+        assert len(notices_of(send(store, built, bad, "max", ignore_error=True))) == 1
+        good = remote(server, client)
+        assert notices_of(send(store, built, good, "max")) == []
+        again = run_build(other, TEXT, executor=no_executor, cache_from=(good,))
+        assert again.digest == built.digest
