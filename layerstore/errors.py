@@ -34,8 +34,12 @@ class NotFoundError(StoreError):
 
 
 class NoPlatformError(NotFoundError):
-    def __init__(self, *, wanted: str, offered: str, hint: str = "") -> None:
-        super().__init__(kind=f"image for {wanted}", key=f"the index offers {offered}", hint=hint)
+    def __init__(self, *, wanted: str, offered: str) -> None:
+        super().__init__(
+            kind=f"image for {wanted}",
+            key=f"the index offers {offered}",
+            hint="--platform of build, pull, load, save and copy takes another one",
+        )
         self.wanted = wanted
         self.offered = offered
 
