@@ -316,5 +316,64 @@ def test_a_group_that_only_ends_things_is_left_out_where_there_can_be_none(
         cgroups.make_group(Limits(pids_max=9), has_own_pids=False)
 
 
+class TestReadings:
+    """What a group says, in the files of both versions."""
+
+    def group(self, folder: Path, **files: str) -> cgroups.Group:
+        for name, text in files.items():
+            (folder / name.replace("__", ".")).write_text(text)
+        return cgroups.Group(directories=(str(folder),))
+
+    @pytest.mark.parametrize(
+        ("name", "text", "expected"),
+        [
+            ("memory__events", "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n", True),
+            ("memory__events", "low 0\nhigh 0\nmax 3\noom 0\noom_kill 0\n", False),
+            ("memory__oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", True),
+            ("memory__oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n", False),
+            ("memory__stat", "oom_kill 1\n", False),
+        ],
+    )
+    def test_whether_somebody_was_killed_for_memory(
+        self, tmp_path: Path, name: str, text: str, expected: bool
+    ) -> None:
+        assert self.group(tmp_path, **{name: text}).was_oom_killed() is expected
+
+    @pytest.mark.parametrize(
+        ("files", "expected"),
+        [
+            ({}, None),
+            ({"pids__max": "max\n", "pids__current": "7\n"}, None),
+            ({"pids__max": "8\n", "pids__current": "7\n"}, False),
+            ({"pids__max": "8\n", "pids__current": "8\n"}, True),
+        ],
+    )
+    def test_whether_one_more_process_is_one_too_many(
+        self, tmp_path: Path, files: dict[str, str], expected: bool | None
+    ) -> None:
+        assert self.group(tmp_path, **files).is_full() is expected
+
+
+@needs_root
+def test_a_group_of_the_second_version_is_killed_at_once() -> None:
+    """Every one can be, whatever controllers it has; a hybrid host has the hierarchy as well."""
+    tops = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
+    top = next((top for top in tops if (top / "cgroup.controllers").exists()), None)
+    if top is None:
+        pytest.skip("there is no second version of control groups to be seen here")
+    directory = top / cgroups.group_name()
+    directory.mkdir()
+    if not (directory / "cgroup.kill").exists():
+        directory.rmdir()
+        pytest.skip("cgroup.kill came with Linux 5.14")
+    group = cgroups.Group(directories=(str(directory),))
+    with subprocess.Popen(["sh", "-c", "sleep 79 & sleep 79"], start_new_session=True) as child:
+        (directory / "cgroup.procs").write_text(str(child.pid))
+        group.kill()
+        assert child.wait() == -9
+    group.remove()
+    assert not directory.exists()
+
+
 def test_nothing_is_left() -> None:
     assert [path for path in ours() if f"-{os.getpid()}-" in path.name] == []
