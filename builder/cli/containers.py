@@ -116,7 +116,7 @@ def row_of(
         "CreatedAt": local_time(record.created),
         "RunningFor": since(record.created),
         "Status": status(record),
-        "State": record.state,
+        "State": "paused" if runner.is_paused(record) else record.state,
         "Ports": _ports(record),
         "Names": record.name,
         "Labels": ",".join(f"{name}={content}" for name, content in record.labels),
@@ -159,7 +159,8 @@ def status(record: "ContainerRecord") -> str:
     """`Up 2 minutes`, `Exited (0) 3 seconds ago`, `Created`."""
     match record.state:
         case "running":
-            return "Up " + human_duration(max(0.0, time.time() - record.started))
+            up = "Up " + human_duration(max(0.0, time.time() - record.started))
+            return f"{up} (Paused)" if runner.is_paused(record) else up
         case "exited":
             told = f"Exited ({record.exit_code}) {since(record.finished)}"
             return f"{told} (out of memory)" if record.oom_killed else told
@@ -254,6 +255,18 @@ def kill(arguments: Arguments, session: "Session") -> int:
     )
 
 
+def pause(arguments: Arguments, session: "Session") -> int:
+    """Stop all processes of containers where they are."""
+    containers = opened(session)
+    return _each(arguments.words, lambda word: runner.pause(containers, containers.find(word)))
+
+
+def unpause(arguments: Arguments, session: "Session") -> int:
+    """Let paused containers go on."""
+    containers = opened(session)
+    return _each(arguments.words, lambda word: runner.unpause(containers, containers.find(word)))
+
+
 def wait(arguments: Arguments, session: "Session") -> int:
     """Wait for the end of containers, and print their exit codes."""
     containers = opened(session)
@@ -338,12 +351,13 @@ def exists(arguments: Arguments, session: "Session") -> int:
 def _each(words: list[str], act: Callable[[str], None]) -> int:
     """Do one thing to many; what fails is told, the rest is done nevertheless."""
     from builder.cli.failures import report
+    from builder.sandbox import SandboxError
 
     code = 0
     for word in dict.fromkeys(words):
         try:
             act(word)
-        except (ContainerError, OSError) as error:
+        except (ContainerError, SandboxError, OSError) as error:
             code = report(error, command="", debug=False)
         else:
             line(word)
@@ -406,7 +420,7 @@ def _is_of_image(record: "ContainerRecord", text: str) -> bool:
 _FILTERS: "dict[str, Callable[[ContainerRecord, str], bool]]" = {
     "id": lambda record, text: record.id.startswith(text),
     "name": lambda record, text: text in record.name,
-    "status": lambda record, text: record.state == text,
+    "status": lambda record, text: text == ("paused" if runner.is_paused(record) else record.state),
     "exited": lambda record, text: record.state == "exited" and str(record.exit_code) == text,
     "label": _has_label,
     "ancestor": _is_of_image,
@@ -529,6 +543,20 @@ STOP = Command(
     about="Ask programs to end, and kill those that have not after ten seconds.",
     act=stop,
     options=_TIMEOUT,
+    words=_MANY,
+)
+PAUSE = Command(
+    name="pause",
+    synopsis="CONTAINER...",
+    about="Stop all processes of containers where they are, until `unpause`.",
+    act=pause,
+    words=_MANY,
+)
+UNPAUSE = Command(
+    name="unpause",
+    synopsis="CONTAINER...",
+    about="Let paused containers go on.",
+    act=unpause,
     words=_MANY,
 )
 RESTART = Command(

@@ -200,7 +200,7 @@ def container_document(
     record: "ContainerRecord", session: "Session", *, with_size: bool
 ) -> Document:
     """A container as `docker container inspect` describes it."""
-    from builder.runner import ContainerStore, disk_usage, signal_name
+    from builder.runner import ContainerStore, disk_usage, is_paused, signal_name
 
     containers = ContainerStore(session.private)
     document = Document(
@@ -209,9 +209,9 @@ def container_document(
         Path=record.argv[0],
         Args=list(record.argv[1:]),
         State=Document(
-            Status=record.state,
+            Status="paused" if is_paused(record) else record.state,
             Running=record.state == "running",
-            Paused=False,
+            Paused=is_paused(record),
             Restarting=False,
             OOMKilled=record.oom_killed,
             Dead=record.state == "dead",

@@ -37,10 +37,13 @@ if TYPE_CHECKING:
         ExecOptions,
         disk_usage,
         execute,
+        is_paused,
         kill,
+        pause,
         remove,
         restored,
         stop,
+        unpause,
         wait,
     )
     from builder.runner.volumes import names as volume_names
@@ -73,8 +76,10 @@ _HOMES = {
     "follow_log": "logs",
     "from_caller": "options",
     "is_private": "networking",
+    "is_paused": "verbs",
     "kill": "verbs",
     "last_entries": "logs",
+    "pause": "verbs",
     "parse_env_file": "options",
     "pump_terminal": "attend",
     "parse_mount": "options",
@@ -91,6 +96,7 @@ _HOMES = {
     "signal_number": "options",
     "stop": "verbs",
     "volume_names": "volumes:names",
+    "unpause": "verbs",
     "wait": "verbs",
 }
 
@@ -120,6 +126,7 @@ __all__ = [
     "execute",
     "follow_log",
     "from_caller",
+    "is_paused",
     "is_private",
     "kill",
     "last_entries",
@@ -127,6 +134,7 @@ __all__ = [
     "parse_mount",
     "parse_tmpfs",
     "parse_volume",
+    "pause",
     "pump_terminal",
     "read_log",
     "remove",
@@ -138,6 +146,7 @@ __all__ = [
     "signal_name",
     "signal_number",
     "stop",
+    "unpause",
     "volume_names",
     "wait",
 ]

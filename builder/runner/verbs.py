@@ -21,7 +21,7 @@ from builder.runner.profile import program_fields
 from builder.runner.start import OpenStore
 from builder.runner.store import ContainerStore
 from builder.runner.wiring import Wiring
-from builder.sandbox import ExitStatus, LocalExecutor, Program, Stdio
+from builder.sandbox import ExitStatus, LocalExecutor, Program, Stdio, freeze, is_frozen, thaw
 
 _KILL_WAIT_S = 10.0
 _NO_TIMEOUT = -1
@@ -46,6 +46,38 @@ def kill(containers: ContainerStore, record: ContainerRecord, number: int) -> No
     """
     if not _signal(containers, record, number):
         raise WrongStateError(name=record.name, state=record.state, wanted="running")
+
+
+def pause(containers: ContainerStore, record: ContainerRecord) -> None:
+    """Stop all processes of a running container where they are.
+
+    Raises:
+        ContainerError: it is paused already.
+        WrongStateError: it does not run.
+        UnsupportedHostError: this host cannot do that.
+    """
+    now = running(containers, record.id)
+    if is_paused(now):
+        raise ContainerError(f"container {now.name} is already paused")
+    freeze(now.pid)
+
+
+def unpause(containers: ContainerStore, record: ContainerRecord) -> None:
+    """Let a paused container go on.
+
+    Raises:
+        ContainerError: it is not paused.
+        WrongStateError: it does not run.
+    """
+    now = running(containers, record.id)
+    if not is_paused(now):
+        raise ContainerError(f"container {now.name} is not paused")
+    thaw(now.pid)
+
+
+def is_paused(record: ContainerRecord) -> bool:
+    """Whether a container runs, and has been stopped where it is."""
+    return record.state == "running" and record.pid > 0 and is_frozen(record.pid)
 
 
 def stop(
@@ -121,6 +153,8 @@ def execute(
     """
     containers = ContainerStore(root / "lamina")
     record = running(containers, container)
+    if is_paused(record):
+        raise WrongStateError(name=record.name, state="paused", wanted="running")
     master: int | None = None
     with ExitStack() as cleanup:
         executor = LocalExecutor()
@@ -218,6 +252,8 @@ def _signal(containers: ContainerStore, record: ContainerRecord, number: int) ->
         if start_time(now.pid) != now.pid_started:  # asked with the pidfd in hand: it cannot change
             return False
         signal.pidfd_send_signal(fd, number)
+        if is_paused(now):  # what has stopped cannot end
+            thaw(now.pid)
     except ProcessLookupError:
         return False
     finally:

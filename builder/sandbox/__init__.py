@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from builder.sandbox.executor import LocalExecutor
     from builder.sandbox.filesystems import why_no_overlay
+    from builder.sandbox.freezer import freeze, is_frozen, thaw
     from builder.sandbox.hostreport import Feature, HostReport, probe
     from builder.sandbox.idmap import in_user_namespace
     from builder.sandbox.limits import RESOURCES, Limits, ResourceLimit
@@ -102,13 +103,16 @@ _HOMES = {
     "enter_user_namespace": "namespaces",
     "find_runtime": "ociruntime",
     "find_user": "users",
+    "freeze": "freezer",
     "in_user_namespace": "idmap",
     "make_network": "namespaces",
+    "is_frozen": "freezer",
     "open_timer": "syscalls",
     "parse_seccomp_profile": "seccompprofile:parse",
     "probe": "hostreport",
     "recording_child": "namespaces",
     "set_terminal_size": "terminal",
+    "thaw": "freezer",
     "why_no_overlay": "filesystems",
 }
 
@@ -157,7 +161,9 @@ __all__ = [
     "enter_user_namespace",
     "find_runtime",
     "find_user",
+    "freeze",
     "in_user_namespace",
+    "is_frozen",
     "make_network",
     "netlink",
     "open_timer",
@@ -165,6 +171,7 @@ __all__ = [
     "probe",
     "recording_child",
     "set_terminal_size",
+    "thaw",
     "why_no_overlay",
 ]
 

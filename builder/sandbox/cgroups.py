@@ -339,9 +339,16 @@ def _make_directory(base: str) -> str:
     return directory
 
 
-def group_name() -> str:
-    """The name of a new group of this process."""
+def group_name(pid: int | None = None, purpose: str = "") -> str:
+    """The name of a new group of this process, or of one for a purpose of another process's."""
+    if pid is not None:
+        return f"{PREFIX}{_pid_namespace()}-{pid}-{purpose}"
     return f"{PREFIX}{_pid_namespace()}-{os.getpid()}-{next(_numbers)}"
+
+
+def hierarchy(controller: str) -> str:
+    """The top of the hierarchy that has a controller."""
+    return _TOP if is_unified() else f"{_TOP}/{controller}"
 
 
 def _pid_namespace() -> int:

@@ -290,3 +290,33 @@ def test_no_descriptor_of_ours_reaches_the_program(box: Commands) -> None:
     os.close(reader)
     os.close(writer)
     assert done.out.strip() == "4"  # three, and the directory itself
+
+
+class TestPause:
+    def test_a_paused_container_stands_still_until_it_goes_on(self, box: Commands) -> None:
+        script = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.01; done"
+        box("run", "-d", "--name=it", "--network=none", "box", "sh", "-c", script)
+        assert box("pause", "it").lines == ["it"]
+        assert box("ps", "--format", "{{.Status}} {{.State}}").out.endswith("(Paused) paused\n")
+        assert box("ps", "-q", "--filter", "status=paused").out
+        form = "{{.State.Status}} {{.State.Running}} {{.State.Paused}}"
+        assert box("inspect", "-f", form, "it").lines == ["paused true true"]
+        assert "already paused" in box("pause", "it", code=1).err
+        assert "it is paused, not running" in box("exec", "it", "true", code=1).err
+        assert box("unpause", "it").lines == ["it"]
+        assert "is not paused" in box("unpause", "it", code=1).err
+        assert box("exec", "it", "true").out == ""
+        box("rm", "-f", "it")
+
+    @pytest.mark.parametrize("words", [("stop", "-t", "5"), ("kill",), ("rm", "-f")])
+    def test_it_can_be_ended_all_the_same(self, box: Commands, words: tuple[str, ...]) -> None:
+        script = "trap 'exit 3' TERM; while :; do sleep 0.05; done"
+        box("run", "-d", "--rm", "--name=it", "--network=none", "box", "sh", "-c", script)
+        box("pause", "it")
+        box(*words, "it")
+        wait_until(lambda: box("ps", "-aq").out == "")
+
+    def test_what_does_not_run_cannot_be_paused(self, box: Commands) -> None:
+        box("create", "--name=it", "box")
+        assert "not running" in box("pause", "it", code=1).err
+        assert "no such container" in box("unpause", "nobody", code=1).err

@@ -1,0 +1,97 @@
+"""Sandboxes that are stopped where they are, by a control group of either version."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from builder.sandbox import (
+    Limits,
+    Namespaces,
+    UnsupportedHostError,
+    cgroups,
+    freeze,
+    freezer,
+    is_frozen,
+    namespaces,
+    thaw,
+)
+from tests.support.sandboxes import Bench
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
+
+COUNTING = "echo ready; i=0; while :; do i=$((i+1)); echo $i > /count; (sleep 0.01); done"
+
+
+def count(bench: Bench) -> str:
+    return (bench.upper / "count").read_text()
+
+
+def stands_still(bench: Bench) -> bool:
+    before = count(bench)
+    time.sleep(0.15)
+    return count(bench) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{}, {"limits": Limits(pids_max=50)}, {"namespaces": Namespaces(pid="host")}],
+    ids=["alone", "limited", "of the host's processes"],
+)
+def test_all_of_it_stops_and_goes_on(bench: Bench, words: dict[str, object]) -> None:
+    with bench.background("/bin/sh", "-c", COUNTING, **words) as running:
+        while not (bench.upper / "count").exists() or not count(bench):
+            time.sleep(0.01)
+        for _ in range(2):
+            assert not is_frozen(running.init_pid)
+            freeze(running.init_pid)
+            assert is_frozen(running.init_pid)
+            assert stands_still(bench)
+            thaw(running.init_pid)
+            assert not is_frozen(running.init_pid)
+            assert not stands_still(bench)
+        freeze(running.init_pid)
+        running.kill()
+        thaw(running.init_pid)
+
+
+def test_only_that_one(bench: Bench) -> None:
+    with (
+        bench.background("/bin/sh", "-c", "echo ready; sleep 60") as other,
+        bench.background("/bin/sh", "-c", COUNTING),
+    ):
+        freeze(other.init_pid)
+        assert not stands_still(bench)
+        thaw(other.init_pid)
+
+
+def test_its_group_goes_with_the_next_one_that_is_made(bench: Bench) -> None:
+    with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
+        freeze(running.init_pid)
+        place = freezer._place(running.init_pid)
+        thaw(running.init_pid)
+    group = cgroups.make_group(Limits(), has_own_pids=False)
+    assert group is not None
+    group.remove()
+    assert not place.exists()
+
+
+def test_thawing_what_is_not_frozen_changes_nothing(bench: Bench) -> None:
+    with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
+        thaw(running.init_pid)
+        assert not is_frozen(running.init_pid)
+
+
+def test_without_rights_it_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def play() -> None:
+        monkeypatch.setattr(freezer, "_place", lambda pid: Path("/proc/no/such/place"))
+        try:
+            freeze(running.init_pid)
+        except UnsupportedHostError as error:
+            assert "pausing" in str(error)
+            assert error.hint
+        else:
+            raise OSError(1, "it was frozen")
+
+    with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
+        assert namespaces.attempt(play) == 0
