@@ -85,6 +85,9 @@ def _pull_one(
     pulling = Pulling(policy=POLICIES[policy], client=lambda: client)
     image = pulling.image(store, reference.full, platform, lambda _: _Reporting(view))
     store.flush()
+    found = (image.config.os, image.config.architecture)
+    if platform is not None and found != (platform.os, platform.architecture):
+        warn(f"{reference.familiar} is for {'/'.join(found)}, and not for {platform}")
     if not quiet:
         line(f"Digest: {image.entry.digest}")
     return before is None or before.digest != image.entry.digest

@@ -20,12 +20,15 @@ _TEXT_LENGTH_MAX = 300
 _LOGIN = "log in first: lamina login"
 
 
-def problem_of(response: Response, *, what: str, secrets: Secrets) -> RegistryError:
+def problem_of(
+    response: Response, *, what: str, secrets: Secrets, missing: str = "manifest unknown"
+) -> RegistryError:
     """The error for an answer; reads what is left of it.
 
     Args:
         what: what was asked for, as the message begins.
         secrets: is taken out of what the registry says.
+        missing: what a 404 means that says nothing.
     """
     status = response.status
     detail = secrets.hide(_detail(response.excerpt(_BODY_BYTES_MAX)))
@@ -35,7 +38,7 @@ def problem_of(response: Response, *, what: str, secrets: Secrets) -> RegistryEr
         case 403:
             return DeniedError(what=what, detail=detail)
         case 404:
-            return UnknownManifestError(what=what, detail=detail)
+            return UnknownManifestError(what=what, detail=detail or missing)
         case _:
             problem = f"{what}: it answers {status}" + (f": {detail}" if detail else "")
             return UnexpectedAnswerError(host=response.host, problem=problem)

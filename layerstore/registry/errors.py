@@ -5,7 +5,7 @@ RegistryError(message, hint)                    is a StoreError
   UntrustedRegistryError(host, problem)         TLS, or a redirect that would give something away
   UnauthorizedError(what, detail)               401, or credentials that are not accepted
   DeniedError(what, detail)                     403
-  UnknownManifestError(what, detail)            there is no such image
+  UnknownManifestError(what, detail)            there is no such image, or a part of it is not there
   BlockedRegistryError(name)                    registries.conf says so
   CredentialsError                              a file or program with credentials is of no use
   UnexpectedAnswerError(host, problem)          a registry does not keep to the specification
@@ -46,8 +46,8 @@ class DeniedError(RegistryError):
 
 
 class UnknownManifestError(RegistryError):
-    def __init__(self, *, what: str, detail: str = "", hint: str = "") -> None:
-        super().__init__(f"{what} not found: {detail or 'manifest unknown'}", hint=hint)
+    def __init__(self, *, what: str, detail: str, hint: str = "") -> None:
+        super().__init__(f"{what} not found: {detail}", hint=hint)
 
 
 class BlockedRegistryError(RegistryError):

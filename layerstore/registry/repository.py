@@ -16,6 +16,7 @@ from typing import Literal
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from layerstore import descriptor as media
+from layerstore.compression import FOREIGN_TYPES
 from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import (
@@ -28,6 +29,7 @@ from layerstore.documents import (
 from layerstore.errors import (
     CorruptBlobError,
     MalformedDocumentError,
+    StoreError,
     UnsupportedMediaTypeError,
 )
 from layerstore.reference import is_tag
@@ -333,7 +335,7 @@ class Repository:
         )
         if response.status not in (200, 206):
             with response:
-                raise self._problem(response, f"blob {descriptor.digest} of {self.name}")
+                raise self._no_blob(response, descriptor)
         return response
 
     def _body(self, descriptor: Descriptor, response: Response, start: int) -> Iterator[bytes]:
@@ -617,6 +619,14 @@ class Repository:
 
     def _problem(self, response: Response, what: str) -> RegistryError:
         return problem_of(response, what=what, secrets=self.endpoint.secrets)
+
+    def _no_blob(self, response: Response, descriptor: Descriptor) -> StoreError:
+        if response.status == 404 and descriptor.media_type in FOREIGN_TYPES:
+            hint = "the layer's bytes are kept by somebody else, and not fetched from there"
+            return UnsupportedMediaTypeError(media_type=descriptor.media_type, hint=hint)
+        what = f"blob {descriptor.digest} of {self.name}"
+        secrets = self.endpoint.secrets
+        return problem_of(response, what=what, secrets=secrets, missing="blob unknown")
 
     def _no_manifest(self, response: Response, reference: str) -> RegistryError:
         if response.status in (401, 403):

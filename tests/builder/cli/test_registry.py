@@ -142,6 +142,15 @@ def test_all_tags(server: Registry, bare: Commands, tmp_path: Path) -> None:
     assert "tag can't be used" in bare("pull", "-a", f"{server.address}/a:1", code=125).err
 
 
+def test_an_image_for_another_platform_is_taken_with_a_warning(
+    server: Registry, bare: Commands, tmp_path: Path
+) -> None:
+    fill(server, tmp_path, "1")
+    done = bare("pull", "--platform", "linux/s390x", f"{server.address}/a:1")
+    assert f"{server.address}/a:1 is for linux/amd64, and not for linux/s390x" in done.err
+    assert "not for" not in bare("pull", "--platform", "linux/amd64", f"{server.address}/a:1").err
+
+
 def test_progress_in_json(server: Registry, bare: Commands, tmp_path: Path) -> None:
     fill(server, tmp_path, "1")
     done = bare("pull", "--progress", "json", f"{server.address}/a:1")

@@ -230,6 +230,27 @@ def test_a_layer_of_another_image_does_not_pass_for_one(
         pull_image(client, store, name(odd, "a:3"))
 
 
+def test_a_layer_that_is_not_there_is_named(
+    odd: OddRegistry, new_client: NewClient, store: Store
+) -> None:
+    odd.add_image("a", "1", [LAYER])
+    odd.replies[f"GET /v2/a/blobs/{Digest.of(TAR)}"] = Reply(status=404)
+    with pytest.raises(UnknownManifestError, match=f"blob {Digest.of(TAR)} .* blob unknown"):
+        pull_image(new_client(), store, name(odd))
+    assert is_clean(store)
+
+
+def test_a_layer_that_lies_with_somebody_else_is_not_fetched_from_there(
+    odd: OddRegistry, new_client: NewClient, store: Store
+) -> None:
+    foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+    odd.add_image("a", "1", [LAYER], layer_type=foreign)
+    odd.replies[f"GET /v2/a/blobs/{Digest.of(TAR)}"] = Reply(status=404)
+    with pytest.raises(UnsupportedMediaTypeError, match="nondistributable") as caught:
+        pull_image(new_client(), store, name(odd))
+    assert "somebody else" in caught.value.hint
+
+
 def test_a_hostile_tar_names_nothing(odd: OddRegistry, new_client: NewClient, store: Store) -> None:
     tar = make_tar({"../x": b""})
     odd.add_image("a", "1", [(tar, Digest.of(tar))])
