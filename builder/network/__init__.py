@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from builder.network.attachments import (
-        DEFAULT_NETWORK,
         DEFAULT_PLAN,
         Attachment,
         Wish,
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from builder.network.bridges import known as known_bridge
     from builder.network.bridges import remove as remove_bridge
     from builder.network.files import (
+        DEFAULT_NETWORK,
         HOST_GATEWAY,
         Resolvers,
         host_hosts,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Attachment": "attachments",
     "Bridge": "bridges",
-    "DEFAULT_NETWORK": "attachments",
+    "DEFAULT_NETWORK": "files",
     "DEFAULT_PLAN": "attachments",
     "HOST_GATEWAY": "files",
     "Plan": "bridges",

@@ -8,7 +8,6 @@ from builder.network.leases import Lease, take, take_this
 from builder.network.subnets import parse_subnet
 from builder.sandbox import Link
 
-DEFAULT_NETWORK = "bridge"
 DEFAULT_PLAN = Plan(bridge="lamina0")
 
 

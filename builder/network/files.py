@@ -22,6 +22,7 @@ _LOOPBACK_HOSTS = (
     "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
 )
 HOST_GATEWAY = "host-gateway"
+DEFAULT_NETWORK = "bridge"
 
 
 class Resolvers(NamedTuple):

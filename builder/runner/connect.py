@@ -10,23 +10,17 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from builder.errors import NetworkUnavailableError, UnsupportedFeatureError, WrongStateError
 from builder.network import (
     DEFAULT_NETWORK,
-    DEFAULT_PLAN,
-    Attachment,
     Publication,
     Resolvers,
-    Subnet,
-    Wish,
-    attach,
     host_hosts,
     host_resolv_conf,
     hosts,
     resolv_conf,
-    without_network,
 )
 from builder.runner import hostfiles
 from builder.runner.container import ContainerRecord
@@ -34,6 +28,9 @@ from builder.runner.lookup import start_time
 from builder.runner.networking import DEFAULT, HOST, NONE, OF_CONTAINER, UNNAMED, Attached, Endpoint
 from builder.runner.store import ContainerStore
 from builder.sandbox import BindMount, FileMount, Mount, Network, in_user_namespace
+
+if TYPE_CHECKING:
+    from builder.network import Attachment, Subnet
 
 Warn = Callable[[str], None]
 
@@ -80,6 +77,8 @@ def connect(
     except NetworkUnavailableError as error:
         if network != DEFAULT:
             raise
+        from builder.network import without_network
+
         warn(without_network(error))
         return _alone(record)
     attached = tuple(_attached(name, attachment) for name, attachment in attachments.items())
@@ -141,8 +140,10 @@ def _as_user(
 
 def _attach_all(
     record: ContainerRecord, containers: ContainerStore, cleanup: ExitStack
-) -> dict[str, Attachment]:
+) -> dict[str, "Attachment"]:
     """An attachment to each network, by its name. The first that leads anywhere is the way out."""
+    from builder.network import DEFAULT_PLAN, Wish, attach
+
     found: dict[str, Attachment] = {}
     leads_out = False
     for endpoint in record.networking.endpoints or (Endpoint(network=record.network),):
@@ -161,10 +162,10 @@ def _attach_all(
     return found
 
 
-def _reserved(containers: ContainerStore) -> Callable[[], list[Subnet]]:
+def _reserved(containers: ContainerStore) -> "Callable[[], list[Subnet]]":
     """What the default network must not choose; asked where it has to."""
 
-    def subnets() -> list[Subnet]:
+    def subnets() -> "list[Subnet]":
         from builder.runner.networks import NetworkStore
 
         return NetworkStore(containers.private).reserved()
@@ -238,7 +239,7 @@ def _files(
     return tuple(FileMount(target=target, content=data) for target, data in contents.items())
 
 
-def _attached(network: str, attachment: Attachment) -> Attached:
+def _attached(network: str, attachment: "Attachment") -> Attached:
     bridge, link = attachment.bridge, attachment.link
     return Attached(
         network=network,

@@ -203,13 +203,13 @@ class TestNetworks:
     def test_without_rights_there_is_loopback_and_a_warning(
         self, box: Commands, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        from builder import network
         from builder.errors import NetworkUnavailableError
-        from builder.runner import connect
 
         def refuse(*_: object, **__: object) -> None:
             raise NetworkUnavailableError("not on this host")
 
-        monkeypatch.setattr(connect, "attach", refuse)
+        monkeypatch.setattr(network, "attach", refuse)
         done = box("run", "--rm", "box", "ls", "/sys/class/net")
         assert done.out == "lo\n"
         assert done.err.startswith("lamina: no network: not on this host")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from builder import network
 from builder.errors import NetworkUnavailableError, NoSuchContainerError, WrongStateError
 from builder.network import bridges
-from builder.runner import connect as subject
 from builder.runner.connect import Connection, connect
 from builder.runner.lookup import start_time
 from builder.runner.networking import Attached, Endpoint, Networking
@@ -116,7 +116,7 @@ def test_what_nobody_asked_for_is_a_warning_where_it_cannot_be(
     def refuse(*_: object, **__: object) -> None:
         raise NetworkUnavailableError("not here", hint="somewhere else")
 
-    monkeypatch.setattr(subject, "attach", refuse)
+    monkeypatch.setattr(network, "attach", refuse)
     assert way("default").network == "none"
     assert way.warnings == ["no network: not here (somewhere else)"]
     with pytest.raises(NetworkUnavailableError):
