@@ -111,6 +111,14 @@ def prune(arguments: Arguments, session: "Session") -> int:
     warning = "This will remove all custom networks not used by at least one container."
     if not arguments.flag("force") and not confirmed(warning):
         return 0
+    prune_networks(session, choose)
+    return 0
+
+
+def prune_networks(
+    session: "Session", choose: "Callable[[tuple[tuple[str, str], ...], float], bool]"
+) -> None:
+    """Remove those that no container is to be on and that are chosen, and list them."""
     networks = _networks(session)
     users = list(_containers(session).all())
     used = {name for user in users for name in user.networks}
@@ -121,7 +129,6 @@ def prune(arguments: Arguments, session: "Session") -> int:
             removed.append(record.name)
     if removed:
         write("Deleted Networks:\n" + "".join(f"{name}\n" for name in removed) + "\n")
-    return 0
 
 
 def connect(arguments: Arguments, session: "Session") -> int:

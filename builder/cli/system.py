@@ -178,11 +178,12 @@ def _show_verbosely(
 
 
 def prune(arguments: Arguments, session: "Session") -> int:
-    """Remove stopped containers, images without a name, and unused build cache."""
+    """Remove stopped containers, unused networks, images without a name, and build cache."""
     from builder.cli.cache import cache_chooser, pruned_cache
     from builder.cli.confirm import confirmed
     from builder.cli.containers import container_chooser, opened, prune_containers
-    from builder.cli.images import image_chooser, show_pruned_images
+    from builder.cli.images import chooser, image_chooser, show_pruned_images
+    from builder.cli.network import prune_networks
     from layerstore import prune as prune_store
 
     everything = arguments.flag("all")
@@ -202,6 +203,7 @@ def prune(arguments: Arguments, session: "Session") -> int:
     freed = 0
     if not dry_run:
         freed += prune_containers(containers, choose_container)
+        prune_networks(session, chooser(filters))
     if with_volumes and not dry_run:
         freed += _prune_volumes(session)
     with session.open_store(with_reserve=True) as store:
@@ -225,7 +227,7 @@ def prune(arguments: Arguments, session: "Session") -> int:
 def _prune_warning(
     *, everything: bool, with_volumes: bool, filters: tuple[str, ...], has_labels: bool
 ) -> str:
-    goes = ["all stopped containers"]
+    goes = ["all stopped containers", "all networks not used by a container"]
     if with_volumes:
         goes.append("all anonymous volumes not used by a container")
     goes.append("all images no container uses" if everything else "all images without a name")

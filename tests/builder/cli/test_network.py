@@ -122,6 +122,10 @@ def test_unused_ones_are_pruned(box: Commands) -> None:
         box("network", "create", name)
     box("create", "--network", "used", "--name", "web", "box", "true")
     assert box("network", "prune", "-f").out == "Deleted Networks:\none\ntwo\n\n"
+    box("network", "create", "three")
+    assert "Deleted Networks:\nthree\n" in box("system", "prune", "-f").out
+    box("network", "create", "used")
+    box("create", "--network", "used", "--name", "app", "box", "true")
     assert box("network", "ls", "-f", "driver=bridge", "--format", "{{.Name}}").lines == [
         *("bridge", "used"),
     ]

@@ -218,6 +218,7 @@ class TestPrune:
         assert done.stdout == ""
         assert done.stderr == (
             "WARNING! This will remove:\n  - all stopped containers\n"
+            "  - all networks not used by a container\n"
             "  - all anonymous volumes not used by a container\n"
             "  - all images without a name\n  - unused build cache\n"
             "Are you sure you want to continue? [y/N] "
