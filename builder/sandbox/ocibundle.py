@@ -72,6 +72,9 @@ class Facts(NamedTuple):
     throttled_cpus: tuple[str, ...] = ()
     machine: str = "x86_64"
     has_swap_limit: bool = False
+    is_in_user_namespace: bool = False
+    has_tty_group: bool = True
+    may_set_groups: bool = True
 
 
 def check(spec: SandboxSpec) -> None:
@@ -97,15 +100,16 @@ def config(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
     check(spec)
     return {
         "ociVersion": VERSION,
-        "process": _process(spec.program, facts.ids),
+        "process": _process(spec.program, facts),
         "root": {"path": str(facts.root), "readonly": spec.read_only_root},
         "hostname": spec.hostname,
-        "mounts": [*_own_mounts(spec), *map(_mount, facts.shown)],
+        "mounts": [*_own_mounts(spec, facts), *map(_mount, facts.shown)],
         "linux": _linux(spec, facts),
     }
 
 
-def _process(program: Program, ids: Ids) -> dict[str, Any]:
+def _process(program: Program, facts: Facts) -> dict[str, Any]:
+    ids = facts.ids
     # As docker: who is not root has no capability, but may get those of set-uid files.
     names = program.capabilities
     kept = sorted(capabilities.DEFAULT if names is None else names)
@@ -119,7 +123,9 @@ def _process(program: Program, ids: Ids) -> dict[str, Any]:
             "uid": ids.uid,
             "gid": ids.gid,
             # the primary group too, as docker has it: `id` lists it
-            "additionalGids": list(dict.fromkeys((ids.gid, *ids.groups))),
+            "additionalGids": list(dict.fromkeys((ids.gid, *ids.groups)))
+            if facts.may_set_groups
+            else [],
             "umask": 0o022,
         },
         "args": list(program.argv),
@@ -150,19 +156,26 @@ def _process(program: Program, ids: Ids) -> dict[str, Any]:
     return process
 
 
-def _own_mounts(spec: SandboxSpec) -> list[dict[str, Any]]:
+def _own_mounts(spec: SandboxSpec, facts: Facts) -> list[dict[str, Any]]:
     taken = {mount.target for mount in spec.mounts}
     kernel = ["nosuid", "noexec", "nodev"]
-    pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+    pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    pts += ["gid=5"] if facts.has_tty_group else []
     shm = [*kernel, "mode=1777", f"size={spec.shm_size_bytes}"]
+    views = _filesystem("sysfs", "/sys", [*kernel, "ro"])
+    groups = _filesystem("cgroup", "/sys/fs/cgroup", [*kernel, "relatime", "ro"])
+    if facts.is_in_user_namespace:
+        if spec.network == "host":  # whose sysfs only its owner can mount
+            views = _filesystem("bind", "/sys", ["rbind", *kernel, "ro"], source="/sys")
+        groups = _filesystem("tmpfs", "/sys/fs/cgroup", [*kernel, "ro", "mode=755"])
     own = [
         _filesystem("proc", "/proc", kernel),
         _filesystem("tmpfs", "/dev", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         _filesystem("devpts", "/dev/pts", pts),
-        _filesystem("tmpfs", "/dev/shm", shm, source="shm"),
+        *([_filesystem("tmpfs", "/dev/shm", shm, source="shm")] if spec.shm_size_bytes else []),
         _filesystem("mqueue", "/dev/mqueue", kernel),
-        _filesystem("sysfs", "/sys", [*kernel, "ro"]),
-        _filesystem("cgroup", "/sys/fs/cgroup", [*kernel, "relatime", "ro"]),
+        views,
+        groups,
     ]
     return [mount for mount in own if mount["destination"] not in taken]
 
@@ -184,8 +197,6 @@ def _linux(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
     throttles = [f"/sys/devices/system/cpu/{cpu}/thermal_throttle" for cpu in facts.throttled_cpus]
     found: dict[str, Any] = {
         "namespaces": [{"type": name} for name in namespaces],
-        "cgroupsPath": facts.cgroups_path,
-        "resources": _resources(spec.limits, has_swap_limit=facts.has_swap_limit),
         "rootfsPropagation": "private",
         "maskedPaths": [*MASKED, *throttles] if spec.hide_system_paths else [],
         "readonlyPaths": list(READ_ONLY) if spec.hide_system_paths else [],
@@ -194,6 +205,9 @@ def _linux(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
             name: value for name, value in spec.sysctls if not name.startswith(NETWORK_SYSCTLS)
         },
     }
+    if not facts.is_in_user_namespace:  # where there are no groups, and no device can be opened
+        found["cgroupsPath"] = facts.cgroups_path
+        found["resources"] = _resources(spec.limits, has_swap_limit=facts.has_swap_limit)
     match spec.program.seccomp:
         case SeccompProfile() as profile:
             found["seccomp"] = _profile(profile)

@@ -42,7 +42,8 @@ from builder.sandbox.errors import (
     encode,
 )
 from builder.sandbox.executor import Handshake, LocalExecutor, SandboxRunning
-from builder.sandbox.idmap import in_user_namespace
+from builder.sandbox.idmap import in_user_namespace, may_set_groups
+from builder.sandbox.limits import Limits
 from builder.sandbox.mounts import (
     Detach,
     MountRoot,
@@ -117,16 +118,17 @@ def preflight(root_fd: int) -> None:
 
 @dataclass(slots=True)
 class RuntimeExecutor:
-    """Implements `Executor` with the runtime at `path`, as root."""
+    """Implements `Executor` with the runtime at `path`."""
 
     path: Path
     _local: LocalExecutor = field(default_factory=LocalExecutor)
 
     def start(self, spec: SandboxSpec, stdio: Stdio) -> SandboxRunning:
         """Implements `Executor`."""
-        if in_user_namespace() or os.geteuid():
+        if in_user_namespace() and spec.limits != Limits():
             raise UnsupportedHostError(
-                feature="other runtimes for ordinary users", hint="leave --runtime away"
+                feature="limits by another runtime for ordinary users",
+                hint="leave --runtime away, or the limits",
             )
         namespaces.check_program(spec.program)
         ocibundle.check(spec)
@@ -324,11 +326,12 @@ class _Shim:
             (bundle / name).mkdir()
         os.chdir(bundle)
         self.phase = "mount the root"
+        is_user = self.home.host.user_namespace
         mounts = sorted(spec.mounts, key=lambda mount: mount.target.count("/"))
         targets = [(mount.target, _is_directory(mount)) for mount in mounts]
         tops = [("/proc", True), ("/sys", True), ("/dev", True)]
         try:
-            stage.perform(MountRoot(root=root, targets=(*tops, *targets), userxattr=False))
+            stage.perform(MountRoot(root=root, targets=(*tops, *targets), userxattr=is_user))
         finally:
             self.made = tuple(stage.made)
         preflight(stage.root_fd)
@@ -345,6 +348,9 @@ class _Shim:
             throttled_cpus=self.home.host.throttled_cpus,
             machine=syscalls.MACHINE,
             has_swap_limit=cgroups.has_swap_limit(),
+            is_in_user_namespace=is_user,
+            has_tty_group=self.home.host.has_tty_group,
+            may_set_groups=may_set_groups(),
         )
         self.phase = "write config.json"
         try:

@@ -9,7 +9,7 @@ import pytest
 from tests.support.cli import Lamina
 from tests.support.terminals import Typist
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
+pytestmark = [pytest.mark.needs_overlay]
 
 RUNTIMES = [pytest.param(name, marks=pytest.mark.needs_peers(name)) for name in ("crun", "runc")]
 
@@ -20,8 +20,8 @@ class TestRuntimes:
         self, busybox: Lamina, runtime: str, clean_machine: None
     ) -> None:
         script = "cat; echo err >&2; exit 7"
-        words = ("run", "--rm", "-i", "--runtime", runtime, "busybox", "sh", "-c", script)
-        done = busybox(*words, stdin=b"in\n", check=False)
+        run = ("run", "--rm", "-i", "--network", "none", "--runtime", runtime)
+        done = busybox(*run, "busybox", "sh", "-c", script, stdin=b"in\n", check=False)
         assert (done.returncode, done.stdout, done.stderr) == (7, "in\n", "err\n")
         assert busybox("ps", "-aq").stdout == ""
 
@@ -37,14 +37,23 @@ class TestRuntimes:
         (tmp_path / "data").mkdir()
         done = busybox(
             *("run", "--rm", "--runtime", runtime, "--network", "none", "--read-only"),
-            *("-u", "7:8", "-w", "/w", "-e", "A=1", "-h", "ship", "--tmpfs", "/t:size=64k"),
-            *("-v", f"{tmp_path}/data:/data", "--pids-limit", "30", "--shm-size", "1m"),
-            *("busybox", "sh", "-c"),
-            "id -u; id -g; pwd; echo $A; hostname; touch /x || echo read-only; echo x > /t/x;"
+            *("-w", "/w", "-e", "A=1", "-h", "ship", "--tmpfs", "/t:size=64k"),
+            *("-v", f"{tmp_path}/data:/data", "--shm-size", "1m", "busybox", "sh", "-c"),
+            "pwd; echo $A; hostname; touch /x || echo read-only; echo x > /t/x;"
             " df /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; ls /sys/class/net",
         )
         lines = done.stdout.splitlines()
-        assert lines == ["7", "8", "/w", "1", "ship", "read-only", "1024", "lo"]
+        assert lines == ["/w", "1", "ship", "read-only", "1024", "lo"]
+
+    @pytest.mark.needs_root
+    def test_users_and_limits_are_carried_out(self, busybox: Lamina, runtime: str) -> None:
+        done = busybox(
+            *("run", "--rm", "--runtime", runtime, "-u", "7:8", "--pids-limit", "30", "-m", "64m"),
+            *("busybox", "sh", "-c", "id -u; id -g; for i in $(seq 60); do sleep 3 & done"),
+            check=False,
+        )
+        assert done.stdout.splitlines()[:2] == ["7", "8"]
+        assert "can't fork" in done.stderr
 
     def test_it_is_minded_as_others_are(
         self, busybox: Lamina, runtime: str, clean_machine: None

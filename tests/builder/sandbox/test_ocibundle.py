@@ -334,11 +334,42 @@ class TestMounts:
         assert found["/t"]["options"] == ["bind", "rprivate", "nodev", "rw", "nosuid"]
         assert found["/t"]["source"] == "/b/shown/0"
 
+    def test_no_shared_memory_at_all(self) -> None:
+        """A size of 0 would be one without a bound."""
+        assert "/dev/shm" not in self.mounts(replace(FULL, shm_size_bytes=0))
+
     def test_a_mount_of_the_callers_replaces_ours(self) -> None:
         asked = replace(FULL, mounts=(TmpfsMount(target="/dev/shm"),))
         facts = FULL_FACTS._replace(shown=(Shown("/dev/shm", Path("/b/shown/0")),))
         mounts = [m for m in config(asked, facts)["mounts"] if m["destination"] == "/dev/shm"]
         assert [mount["source"] for mount in mounts] == ["/b/shown/0"]
+
+
+class TestOrdinaryUsers:
+    FACTS = FULL_FACTS._replace(
+        is_in_user_namespace=True, has_tty_group=False, may_set_groups=False
+    )
+
+    def document(self, network: str) -> dict[str, Any]:
+        return config(replace(FULL, network=network, limits=Limits()), self.FACTS)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("network", ["host", "none"])
+    def test_the_document_is_valid(self, network: str) -> None:
+        assert complaints(self.document(network)) == []
+
+    def test_there_are_neither_groups_nor_limits(self) -> None:
+        document = self.document("none")
+        assert not {"cgroupsPath", "resources"} & set(document["linux"])
+        assert document["process"]["user"]["additionalGids"] == []
+
+    def test_what_they_cannot_mount_is_shown_otherwise(self) -> None:
+        own = {mount["destination"]: mount for mount in self.document("host")["mounts"]}
+        assert own["/sys"]["type"] == "bind"
+        assert "ro" in own["/sys"]["options"]
+        assert own["/sys/fs/cgroup"]["type"] == "tmpfs"
+        assert not [option for option in own["/dev/pts"]["options"] if option.startswith("gid")]
+        alone = {mount["destination"]: mount for mount in self.document("none")["mounts"]}
+        assert alone["/sys"]["type"] == "sysfs"
 
 
 class TestLinux:

@@ -223,10 +223,12 @@ class TestRefused:
         with pytest.raises(SandboxError, match="working directory"):
             bench.run("true", cwd=cwd)
 
-    def test_an_ordinary_user(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_limits_of_an_ordinary_user(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("builder.sandbox.ociruntime.in_user_namespace", lambda: True)
-        with pytest.raises(UnsupportedHostError, match="ordinary users"):
-            bench.run("true")
+        with pytest.raises(UnsupportedHostError, match="limits by another runtime"):
+            bench.run("true", limits=Limits(memory_bytes=64 << 20))
 
 
 class TestRuns:
