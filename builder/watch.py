@@ -8,8 +8,8 @@ import os
 
 from builder.sandbox import Running, open_timer
 
-INTERVAL_S = 1
-PATIENCE = 5  # so many times in a row
+INTERVAL_S = 2  # looking costs a fork
+PATIENCE = 3  # so many times in a row
 
 
 class ProcessWatch:

@@ -75,6 +75,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perform, "RUN_PIDS_MAX", LIMIT)
     monkeypatch.setattr(cgroups, "PIDS_MAX_DEFAULT", LIMIT)
     monkeypatch.setattr(watch, "PATIENCE", 2)
+    monkeypatch.setattr(watch, "INTERVAL_S", 1)
 
 
 @pytest.fixture
