@@ -254,7 +254,16 @@ class FromStore:
         return self._root
 
     def document(self, descriptor: Descriptor) -> bytes:
-        return get(self._store.blobs, descriptor.digest, size_bytes=descriptor.size_bytes)
+        try:
+            return get(self._store.blobs, descriptor.digest, size_bytes=descriptor.size_bytes)
+        except NotFoundError as error:
+            if descriptor.digest == self._root.digest:
+                raise
+            raise NotFoundError(
+                kind=f"image for {descriptor.platform or 'another platform'} in the store",
+                key=descriptor.digest,
+                hint="of its index only this machine's was pulled: copy from the registry itself",
+            ) from error
 
     def pieces(self, blob: Descriptor) -> Iterator[bytes]:
         return self._store.blobs.open(blob.digest, size_bytes=blob.size_bytes).pieces()

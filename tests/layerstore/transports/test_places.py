@@ -188,6 +188,19 @@ def test_an_index_without_this_host_is_kept_by_its_name(
     assert problems(tmp_path / "other") == []
 
 
+def test_of_an_index_that_is_not_here_whole_one_image_can_be_copied(
+    store: Store, multi: Descriptor, image: Image, tmp_path: Path
+) -> None:
+    theirs = store.images.resolve("theirs")
+    store.images.remove(theirs)
+    store.flush()
+    store.blobs.remove(theirs.descriptor.digest)
+    with pytest.raises(NotFoundError, match=r"linux/s390x in the store") as refused:
+        copy(store, "multi", f"oci:{tmp_path}/a:x", whole=True)
+    assert "from the registry itself" in refused.value.hint
+    assert copy(store, "multi", f"oci:{tmp_path}/a:x") == image.descriptor
+
+
 def test_a_docker_archive_holds_no_index(store: Store, multi: Descriptor, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="several platforms"):
         copy(store, "multi", f"docker-archive:{tmp_path}/a.tar:x", whole=True)
