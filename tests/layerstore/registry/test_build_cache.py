@@ -1,6 +1,7 @@
 """A build cache in a repository: what is written, what of it is read, and what is not believed."""
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from layerstore.registry import (
     push_image,
 )
 from layerstore.registry.build_cache import CACHE_TYPE
+from layerstore.transports.cached_steps import decode_step
 from tests.layerstore.registry.conftest import NewClient
 from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.peers import run
@@ -281,6 +283,45 @@ def test_a_malformed_step_is_a_miss_with_a_notice(
     assert here.cache.get(KEYS[0]) is None
     assert here.cache.get(KEYS[1]) is not None
     assert len(notices) == 1
+
+
+JUNK = (None, 0, -1, 1.5, "", [], {}, "x", True, 2**70, "sha256:", ["a"], {"a": 1})
+
+
+def mutated(value: object, chance: random.Random) -> object:
+    """The same JSON with some values replaced and some members left out."""
+    if chance.random() < 0.08:
+        return chance.choice(JUNK)
+    if isinstance(value, dict):
+        kept = ((key, item) for key, item in value.items() if chance.random() > 0.03)
+        return {key: mutated(item, chance) for key, item in kept}
+    if isinstance(value, list):
+        return [mutated(item, chance) for item in value]
+    return value
+
+
+def test_no_list_of_steps_makes_the_reader_stumble(
+    server: Registry, store: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    send(server, store, new_client)
+    config = json.loads(
+        server.ask("GET", f"/v2/cache/blobs/{manifest_of(server)['config']['digest']}").content
+    )
+    client = new_client()
+    repository = client.repository(name(server))
+    read = 0
+    for seed in range(2000):
+        data = json.dumps(mutated(config, random.Random(seed))).encode()
+        try:
+            place = RepositoryPlace(repository, "it", data)
+            for key in KEYS:
+                file = place.step(key)
+                if file is not None:
+                    decode_step(file, key)
+                    read += 1
+        except StoreError as error:
+            assert str(error)
+    assert read > 100
 
 
 def test_more_steps_than_a_document_can_name_are_refused(
