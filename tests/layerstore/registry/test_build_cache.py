@@ -285,7 +285,21 @@ def test_a_malformed_step_is_a_miss_with_a_notice(
     assert len(notices) == 1
 
 
-JUNK = (None, 0, -1, 1.5, "", [], {}, "x", True, 2**70, "sha256:", ["a"], {"a": 1})
+JUNK: tuple[object, ...] = (
+    None,
+    0,
+    -1,
+    1.5,
+    "",
+    [],
+    {},
+    "x",
+    True,
+    2**70,
+    "sha256:",
+    ["a"],
+    {"a": 1},
+)
 
 
 def mutated(value: object, chance: random.Random) -> object:
