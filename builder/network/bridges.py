@@ -198,6 +198,13 @@ def _make_bridge(plan: Plan, before: Bridge | None, routing: Channel, reserved: 
         for route in routes
         if not route.prefix and route.is_unicast and route.device
     }
+    if before is None and not plan.subnet and _index_of(plan.bridge):
+        # Nobody knows what it was to be: the note is damaged, or of another version.
+        routing.request(netlink.delete_link(plan.bridge))
+        with _filter_channel() as filtering:
+            if _has_table(plan.bridge, filtering):
+                _transact(filtering, [nftables.delete_table(plan.bridge)])
+        return _make_bridge(plan, None, routing, reserved)
     mtu = _MTU
     for way_out in default.values():
         mtu = min(mtu, netlink.mtu_of(routing.ask(netlink.get_link(way_out))))

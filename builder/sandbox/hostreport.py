@@ -15,6 +15,7 @@ from builder.sandbox.errors import SandboxError
 from builder.sandbox.limits import Limits
 
 _MACHINES = ("x86_64", "aarch64")
+_NFT_GET_GENERATION = 10 << 8 | 16  # linux/netfilter/nf_tables.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ def probe() -> HostReport:
             _machine(),
             _try("namespaces", _make_namespaces, "every sandbox needs them; run as root"),
             _try("network namespaces", _make_network, "only host networking is possible"),
+            _private_networks(),
             _user_namespaces(),
             _subordinate_ids(),
             _recorded_owners(),
@@ -98,6 +100,31 @@ def _make_namespaces() -> None:
 def _make_network() -> None:
     _become_root()
     syscalls.unshare(syscalls.CLONE_NEWNET)
+
+
+def _private_networks() -> Feature:
+    """A bridge and rules for root; for others a program, and what that needs."""
+    name, without = "private networks", "there are none and host alone"
+    if os.geteuid() == 0 and not idmap.in_user_namespace():
+        return _try(name, _make_bridge, without)
+    found = idmap.find_program("pasta") or idmap.find_program("slirp4netns")
+    if found is None:
+        reason = f"neither pasta (package passt) nor slirp4netns is installed: {without}"
+        return Feature(name=name, is_available=False, reason=reason)
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        reason = f"{found} needs /dev/net/tun, which this user cannot open: {without}"
+        return Feature(name=name, is_available=False, reason=reason)
+    return Feature(name=name, is_available=True, reason=f"by {found}")
+
+
+def _make_bridge() -> None:
+    from builder.sandbox import netlink
+
+    syscalls.unshare(syscalls.CLONE_NEWNET)
+    with netlink.Channel() as channel:
+        channel.request(netlink.new_bridge("probe0", "02:00:00:00:00:01", 1500))
+    with netlink.Channel(netlink.NETFILTER) as channel:
+        channel.ask(netlink.Message(_NFT_GET_GENERATION, bytes(4)))
 
 
 def _mount_overlay() -> None:

@@ -1,5 +1,7 @@
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -287,6 +289,22 @@ def test_create_makes_a_container_that_start_runs(box: Commands) -> None:
     assert box("ps", "-a", "--format", "{{.State}}").out == "created\n"
     assert box("start", "-a", "later", code=3).out == "started\n"
     assert box("logs", "later").out == "started\n"
+
+
+def test_what_makes_networks_is_imported_by_who_has_one(box: Commands) -> None:
+    program = (
+        "import sys; from builder import cli\n"
+        "cli._import_inspect_late()\n"
+        "words = ['run', '--rm', '--network', 'none', 'box', 'true']\n"
+        f"code = cli.carry_out(['--root', {str(box.root)!r}, *words])\n"
+        "print(' '.join(sys.modules)); sys.exit(code)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    makers = {"bridges", "attachments", "nftables", "proxy", "usermode", "leases"}
+    assert {f"builder.network.{name}" for name in makers}.isdisjoint(loaded)
+    assert "builder.sandbox.netlink" not in loaded
 
 
 def test_nothing_is_imported_that_a_run_does_not_need(box: Commands) -> None:

@@ -145,6 +145,15 @@ class TestEnsure:
         assert ensure(NAMED)._replace(device=0) == bridge._replace(device=0)
         assert json.loads(path.read_text())[0][0] == "lm-test"
 
+    def test_a_default_bridge_that_nobody_knows_is_made_anew(self) -> None:
+        ensure(DEFAULT)
+        (bridges.state_directory() / "lamina0.json").write_text("[[1], 2]")
+        bridge = ensure(DEFAULT)
+        assert bridge.gateway in addresses()
+        assert len([each for each in addresses() if each.startswith("10.117.")]) == 1
+        assert has_table("lamina0")
+        assert ensure(DEFAULT) == bridge
+
     def test_a_named_network_is_what_was_planned(self) -> None:
         plan = NAMED._replace(subnet6="fd12::/64", gateway6="fd12::1")
         bridge = ensure(plan)

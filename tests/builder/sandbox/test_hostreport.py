@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from builder.sandbox import Feature, HostReport, probe, recorder
-from tests.support import host, traces
+from tests.support import host, networks, traces
 from tests.support.ordinary import Ordinary
 
 
@@ -24,12 +24,16 @@ def test_every_no_has_its_sentence(report: HostReport) -> None:
 
 def test_names_are_unique_and_steady(report: HostReport) -> None:
     assert [each.name for each in report.features] == [
-        *("machine", "namespaces", "network namespaces", "user namespaces", "subordinate ids"),
+        *("machine", "namespaces", "network namespaces", "private networks"),
+        *("user namespaces", "subordinate ids"),
         *("recorded owners", "overlayfs", "seccomp", "openat2", "pids limit", "memory limit"),
     ]
 
 
 def test_it_agrees_with_what_the_tests_found(report: HostReport) -> None:
+    if os.geteuid() == 0:
+        found = networks.no_private_networks() is None
+        assert feature(report, "private networks").is_available == found
     assert feature(report, "overlayfs").is_available == (host.no_overlay() is None)
 
 
