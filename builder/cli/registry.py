@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ from builder.cli.output import line, printable, warn
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
-    from builder.cli.transfers import Shown
     from builder.pulling import Report
     from layerstore import Compression, Descriptor, Image, Platform, Reference, Store
     from layerstore.registry import Credentials, RegistryClient
@@ -30,7 +30,7 @@ _PROGRESS = value("--progress", metavar="STYLE", about="auto, plain, tty, json o
 
 def pull(arguments: Arguments, session: "Session") -> int:
     """Take in an image from a registry; prints what came as docker does."""
-    from builder.cli.transfers import shown
+    from builder.cli.transfers import check_style
     from layerstore import Reference
 
     word = arguments.words[0]
@@ -38,12 +38,12 @@ def pull(arguments: Arguments, session: "Session") -> int:
     everything, quiet = arguments.flag("all-tags"), arguments.flag("quiet")
     if everything and _has_tag(word, reference):
         raise UsageError("tag can't be used with --all-tags/-a")
+    check_style(arguments.value("progress"))
     platform = platform_of(arguments)
     policy = arguments.value("policy") or "always"
     with (
         session.open_store() as store,
         client_of(arguments, reference) as client,
-        shown(arguments.value("progress"), quiet=quiet) as view,
     ):
         references = [reference]
         if everything:
@@ -55,7 +55,7 @@ def pull(arguments: Arguments, session: "Session") -> int:
             line(f"Using default tag: {reference.tag}")
         is_newer = False
         for each in references:
-            is_newer |= _pull_one(store, client, each, platform, policy, view, quiet=quiet)
+            is_newer |= _pull_one(store, client, each, platform, policy, arguments)
     name = reference.repository if everything else reference.full
     if not quiet:
         familiar = _familiar_repository(reference) if everything else reference.familiar
@@ -71,19 +71,25 @@ def _pull_one(
     reference: "Reference",
     platform: "Platform | None",
     policy: str,
-    view: "Shown",
-    *,
-    quiet: bool,
+    arguments: Arguments,
 ) -> bool:
     """Pull one name; whether something else stands for it now."""
+    from builder.cli.transfers import shown
     from builder.pulling import POLICIES, Pulling
+
+    quiet = arguments.flag("quiet")
+
+    @contextmanager
+    def watch(name: "Reference") -> "Iterator[Report]":
+        with shown(arguments.value("progress"), quiet=quiet) as view:
+            yield view.report
 
     before = _entry(store, reference)
     if not quiet:
         line(f"{reference.digest or reference.tag}: Pulling from {reference.path}")
         sys.stdout.flush()
     pulling = Pulling(policy=POLICIES[policy], client=lambda: client)
-    image = pulling.image(store, reference.full, platform, lambda _: _Reporting(view))
+    image = pulling.image(store, reference.full, platform, watch)
     store.flush()
     found = (image.config.os, image.config.architecture)
     if platform is not None and found != (platform.os, platform.architecture):
@@ -91,19 +97,6 @@ def _pull_one(
     if not quiet:
         line(f"Digest: {image.entry.digest}")
     return before is None or before.digest != image.entry.digest
-
-
-class _Reporting:
-    """The view, as what a pull is watched by."""
-
-    def __init__(self, view: "Shown") -> None:
-        self._view = view
-
-    def __enter__(self) -> "Report":
-        return self._view.report
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def _entry(store: "Store", reference: "Reference") -> "Descriptor | None":
@@ -138,7 +131,7 @@ def platform_of(arguments: Arguments) -> "Platform | None":
 
 def push(arguments: Arguments, session: "Session") -> int:
     """Store an image in a registry; prints its digest there as docker does."""
-    from builder.cli.transfers import shown
+    from builder.cli.transfers import check_style
     from layerstore import Reference
 
     word, *others = arguments.words
@@ -146,11 +139,11 @@ def push(arguments: Arguments, session: "Session") -> int:
     target = Reference.parse((others[0] if others else word).removeprefix("docker://"))
     if everything and (others or _has_tag(word, target)):
         raise UsageError("tag can't be used with --all-tags/-a")
+    check_style(arguments.value("progress"))
     recompress = _wished(arguments)
     with (
         session.open_store() as store,
         client_of(arguments, target) as client,
-        shown(arguments.value("progress"), quiet=quiet, pushing=True) as view,
     ):
         store.lease()
         if not quiet:
@@ -160,7 +153,7 @@ def push(arguments: Arguments, session: "Session") -> int:
         for each in targets:
             source = each.familiar if everything else word
             image = store.images.resolve(source, platform_of(arguments))
-            pushed = _push_one(store, client, image, each, recompress, view, arguments)
+            pushed = _push_one(store, client, image, each, recompress, arguments)
             if not quiet:
                 line(
                     f"{each.tag or each.digest}: digest: {pushed.digest} size: {pushed.size_bytes}"
@@ -180,16 +173,18 @@ def _push_one(
     image: "Image",
     target: "Reference",
     recompress: "Recompress | None",
-    view: "Shown",
     arguments: Arguments,
 ) -> "Descriptor":
     """Push an index whole if all of it is here, else the image that was chosen."""
+    from builder.cli.transfers import shown
     from layerstore.registry import is_whole, push_image, push_index
 
+    show = partial(shown, arguments.value("progress"), quiet=arguments.flag("quiet"), pushing=True)
     chosen = arguments.value("platform") is not None or recompress is not None
     if image.index is not None and not chosen:
         if is_whole(store, image.index):
-            push_index(client, store, image.index, target, report=view.report)
+            with show() as view:
+                push_index(client, store, image.index, target, report=view.report)
             return image.index
         warn(
             f"only a part of the multi-platform image {target.familiar} is here: "
@@ -197,7 +192,8 @@ def _push_one(
         )
     sent = image if recompress is None else recompress(store, image)
     try:
-        push_image(client, store, sent, target, report=view.report)
+        with show() as view:
+            push_image(client, store, sent, target, report=view.report)
     finally:
         if sent is not image:
             for blob in (sent.descriptor, *sent.manifest.layers):

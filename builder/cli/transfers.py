@@ -51,6 +51,20 @@ class Shown(Protocol):
         """Leave the terminal as it was."""
 
 
+STYLES = ("auto", "plain", "tty", "json", "rawjson", "quiet")
+
+
+def check_style(style: str | None) -> None:
+    """Refuse an unknown style before anything is begun.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if style is not None and style not in STYLES:
+        hint = "auto, plain, tty, json, quiet"
+        raise UsageError(f"invalid argument {style!r} for --progress", hint=hint)
+
+
 @contextmanager
 def shown(style: str | None, *, quiet: bool, pushing: bool = False) -> Iterator[Shown]:
     """What shows transfers, for the length of a `with`; `style` is the value of --progress."""
@@ -62,11 +76,7 @@ def shown(style: str | None, *, quiet: bool, pushing: bool = False) -> Iterator[
 
 
 def choose(style: str, stream: TextIO, *, pushing: bool) -> Shown:
-    """The view of a style; `auto` are bars where there is a terminal for them.
-
-    Raises:
-        UsageError: no such style.
-    """
+    """The view of a style; `auto` are bars where there is a terminal for them."""
     if style == "auto":
         is_live = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         style = "tty" if is_live else "plain"
@@ -77,12 +87,8 @@ def choose(style: str, stream: TextIO, *, pushing: bool) -> Shown:
             return Bars(stream, pushing=pushing)
         case "json" | "rawjson":
             return Json(stream, pushing=pushing)
-        case "quiet":
-            return Quiet()
         case _:
-            raise UsageError(
-                f"invalid argument {style!r} for --progress", hint="auto, plain, tty, json, quiet"
-            )
+            return Quiet()
 
 
 def words_of(event: "Transfer", *, pushing: bool) -> str:
@@ -174,6 +180,8 @@ class Bars:
             BarColumn(bar_width=30),
             DownloadColumn(),
             console=Console(file=stream),
+            redirect_stdout=False,  # the result may go to a file, and the bars to a terminal
+            redirect_stderr=False,
         )
         self._progress.start()
 

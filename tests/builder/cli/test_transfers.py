@@ -2,12 +2,23 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from builder.cli.arguments import UsageError
-from builder.cli.transfers import Bars, Json, Plain, Quiet, choose, shown, words_of
+from builder.cli.transfers import (
+    STYLES,
+    Bars,
+    Json,
+    Plain,
+    Quiet,
+    check_style,
+    choose,
+    shown,
+    words_of,
+)
 from layerstore import Digest
 from layerstore.registry import Transfer
 
@@ -88,8 +99,21 @@ def test_a_style_has_a_view(style: str, kind: type) -> None:
 
 
 def test_an_unknown_style_is_refused() -> None:
+    for style in (None, *STYLES):
+        check_style(style)
     with pytest.raises(UsageError, match="'loud' for --progress"):
-        choose("loud", io.StringIO(), pushing=False)
+        check_style("loud")
+
+
+def test_bars_leave_standard_output_to_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich would print there what goes to a file: bars are for a terminal, results may not be."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as if it were a terminal
+    before = sys.stdout, sys.stderr
+    view = Bars(io.StringIO(), pushing=False)
+    try:
+        assert (sys.stdout, sys.stderr) == before
+    finally:
+        view.close()
 
 
 def test_words_tell_pulling_from_pushing() -> None:
