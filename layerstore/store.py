@@ -57,7 +57,7 @@ _EMPTY_INDEX = (
     b'{"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}'
 )
 _LAYOUT_NAMES = frozenset(("oci-layout", "index.json", "blobs", "lamina"))
-_PRIVATE_NAMES = ("toc", "snapshots", "tmp", "containers", "builds", "parsed")
+_PRIVATE_NAMES = ("toc", "snapshots", "tmp", "containers", "names", "builds", "parsed")
 _RESERVE = "reserve"
 _RESERVE_BYTES = 1 << 20
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"

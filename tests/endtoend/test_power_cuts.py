@@ -16,6 +16,7 @@ import pytest
 from builder import record
 from builder.errors import BuilderError
 from builder.imports import import_tar
+from builder.runner import ContainerStore
 from layerstore import (
     Export,
     Reference,
@@ -28,6 +29,7 @@ from layerstore import (
     verify_store,
 )
 from layerstore.errors import NotFoundError, StoreError
+from tests.support.containers import record_with
 from tests.support.disks import Disk, Faults
 from tests.support.executors import FakeExecutor
 from tests.support.images import run_build
@@ -227,3 +229,19 @@ def test_a_new_store_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.Mo
         with Store.open(root) as store:
             make_image(store, "new", {"a": b"1"})
         cuts.check_end()
+
+
+def test_a_container_survives_with_its_name(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is made to stay; what its program writes is its own business."""
+    made = record_with(id="a" * 64, name="kept", manifest_digest="", layers=())
+    with monkeypatch.context() as patch:
+        cuts = Cuts(root.parent, root, tmp_path, patch)
+        containers = ContainerStore(root / "lamina")
+        assert containers.claim_name("kept", made.id) == "kept"
+        containers.make(made)
+        with cuts.disk.unwatched():
+            for left in cuts.left():
+                assert ContainerStore(left / "lamina").find("kept") == made
+                assert list(ContainerStore(left / "lamina").damaged()) == []
