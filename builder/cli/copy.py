@@ -109,9 +109,10 @@ def chosen_platform(arguments: Arguments) -> "Platform | None":
 @contextmanager
 def watched(arguments: Arguments) -> "Iterator[Report]":
     """What shows the blobs that are copied, for the length of a `with`."""
-    from builder.cli.transfers import shown
+    from builder.cli.transfers import check_style, shown
     from layerstore.registry import Transfer
 
+    check_style(arguments.value("progress"))
     with shown(arguments.value("progress"), quiet=arguments.flag("quiet")) as view:
 
         def report(copied: "Copied") -> None:
