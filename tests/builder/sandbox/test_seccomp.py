@@ -528,6 +528,24 @@ def profiles(draw: st.DrawFn) -> SeccompProfile:
     return profile(*rules, rule("mseal", other), default=default, abis=("x86_64",))
 
 
+@settings(deadline=None, max_examples=80)
+@given(ours=profiles(), data=st.data())
+def test_libseccomp_agrees_about_32_bit_programs(ours: SeccompProfile, data: st.DataObject) -> None:
+    """But for `socket`, whose rule it extends to `socketcall`: see the module."""
+    ours = ours._replace(architectures=("SCMP_ARCH_X86_64", "SCMP_ARCH_X86"))
+    reference = compiled_by_libseccomp(ours, more=AUDIT_ARCHES["i386"])
+    program = seccomp.compile_profile(ours, "x86_64")
+    near = {value + step & 0xFFFFFFFF for value in VALUES for step in (-1, 0, 1)}
+    for _ in range(12):
+        arguments = tuple(
+            data.draw(st.lists(st.sampled_from(sorted(near)), min_size=6, max_size=6))
+        )
+        for name in set(CALLS[:-1]) - {"socket"}:
+            where = {"arch": AUDIT_ARCHES["i386"], "number": TABLES["i386"][name]}
+            mine = run(program, arguments=arguments, **where).word
+            assert mine == run(reference, arguments=arguments, **where).word, (name, arguments)
+
+
 @settings(deadline=None, max_examples=150)
 @given(ours=profiles(), data=st.data())
 def test_libseccomp_compiles_profiles_to_the_same_answers(
@@ -555,7 +573,8 @@ class _Comparison(ctypes.Structure):
     )
 
 
-def compiled_by_libseccomp(ours: SeccompProfile) -> bytes:
+def compiled_by_libseccomp(ours: SeccompProfile, more: int | None = None) -> bytes:
+    """`more` is another architecture."""
     path = ctypes.util.find_library("seccomp")
     if path is None:
         pytest.skip("libseccomp is not installed: profiles have no oracle")
@@ -564,6 +583,8 @@ def compiled_by_libseccomp(ours: SeccompProfile) -> bytes:
     numbers = {name: number for number, name in enumerate(OPERATORS, 1)}  # enum scmp_compare
     words = {**WORDS, "SCMP_ACT_ERRNO": WORDS["SCMP_ACT_ERRNO"] | 1}
     context = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(words[ours.default_action])))
+    if more is not None:
+        assert library.seccomp_arch_add(context, ctypes.c_uint32(more)) == 0
     for each in ours.rules:
         comparisons = [
             _Comparison(a.position, numbers[a.operator], a.value, a.value_two)
