@@ -604,8 +604,8 @@ class Repository:
                     raise error.why from error
             if link is None:
                 return
-            where = urljoin(url, link[1])
             try:
+                where = urljoin(url, link[1])
                 is_here = Origin.of(where) == home
             except ValueError:
                 is_here = False

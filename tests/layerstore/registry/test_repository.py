@@ -393,7 +393,7 @@ def test_the_next_page_is_on_the_same_server(
     odd.replies["GET /v2/a/tags/list"] = Reply(
         b'{"tags": []}', headers={"Link": f"<{link}>; rel=next"}
     )
-    with pytest.raises((UnexpectedAnswerError, ValueError), match=r"another server|Invalid"):
+    with pytest.raises(UnexpectedAnswerError, match="another server"):
         repository.tags()
 
 
