@@ -1,5 +1,6 @@
 """Start-up is a budget: which modules a command may import."""
 
+import os
 import re
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def test_a_fully_cached_build_imports_nothing_heavy(busybox: Lamina, context: Pa
     (context / "f").write_text("f")
     (context / "Dockerfile").write_text("FROM busybox\nCOPY f /f\nRUN cp /f /g\nENV A=b\n")
     busybox("build", "-t", "it", context)
-    assert (
-        imported(busybox, "build", "-t", "it", context) & (HEAVY | EXPLAINING | PERFORMING) == set()
-    )
+    unwanted = HEAVY | EXPLAINING | PERFORMING
+    if os.geteuid() != 0:  # entering a user namespace is the sandbox room's
+        unwanted = {name for name in unwanted if not name.startswith("builder.sandbox")}
+    assert imported(busybox, "build", "-t", "it", context) & unwanted == set()
