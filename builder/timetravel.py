@@ -21,12 +21,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from builder.errors import NoSuchMomentError
-from layerstore import CacheIndex, History, Image, ImageConfig, MalformedDocumentError, Store
+from layerstore import CacheIndex, Image, ImageConfig, MalformedDocumentError, Store
 
 _ADDRESS = re.compile(
     r"(?P<name>.+)(?:@(?P<number>[0-9]{1,9})|@L(?P<line>[0-9]{1,9})|~(?P<back>[0-9]{0,9}))"
 )
-_MEMO = "moments of a history"
+_MEMO = "moments with one history"
 _VARIABLES_MAX = 1_000_000  # of all moments together; some 10 MB
 
 
@@ -85,8 +85,8 @@ def remember(
 ) -> None:
     """Note the moments of a built image, the base's first. `configs` are only taken when needed.
 
-    The history of each is a beginning of the image's, and not noted again. Where the environments
-    alone are too much (thousands of ENV), nothing is noted.
+    The history of each is a beginning of the last one's, which alone is noted. Where the
+    environments alone are too much (thousands of ENV), nothing is.
     """
     header = json.dumps(list(lines)).encode() + b"\n"
     known = cache.get_memo(_MEMO, image.id)
@@ -95,12 +95,13 @@ def remember(
     import base64
     import zlib
 
-    noted = []
+    *others, last = configs
+    noted = [(len(last.history), base64.b64encode(last.encode()).decode())]
     size = 0
-    for config in configs:
+    for config in others:
         count = len(config.history)
         size += len(config.config.env)
-        if size > _VARIABLES_MAX or config.history != image.config.history[:count]:
+        if size > _VARIABLES_MAX or config.history != last.history[:count]:
             return
         encoded = replace(config, history=()).encode()
         noted.append((count, base64.b64encode(encoded).decode()))
@@ -110,7 +111,7 @@ def remember(
 def moments(cache: CacheIndex, image: Image) -> tuple[Moment, ...]:
     """All moments of an image, the base's first."""
     memo = cache.get_memo(_MEMO, image.id)
-    noted = None if memo is None else _read(memo, image.config.history)
+    noted = None if memo is None else _read(memo)
     extra = None if noted is None else len(image.config.history) - len(noted[-1][1].history)
     if noted is not None and extra in (0, 1):  # squashing adds an entry, for the merged layer
         return tuple(
@@ -144,18 +145,20 @@ def _number(found: Sequence[Moment], address: "re.Match[str]", name: str) -> int
     return number
 
 
-def _read(memo: bytes, history: tuple[History, ...]) -> list[tuple[int, ImageConfig]] | None:
+def _read(memo: bytes) -> list[tuple[int, ImageConfig]] | None:
     import base64
     import zlib
 
     header, _, packed = memo.partition(b"\n")
     try:
         lines = json.loads(header)
-        configs = json.loads(zlib.decompress(packed))
-        return [
-            (line, replace(ImageConfig.parse(base64.b64decode(config)), history=history[:count]))
-            for line, (count, config) in zip(lines, configs, strict=True)
+        (_, last), *others = json.loads(zlib.decompress(packed))
+        complete = ImageConfig.parse(base64.b64decode(last))
+        found = [
+            replace(ImageConfig.parse(base64.b64decode(encoded)), history=complete.history[:count])
+            for count, encoded in others
         ]
+        return list(zip(lines, (*found, complete), strict=True))
     except (ValueError, TypeError, zlib.error, MalformedDocumentError):
         return None  # of another version: as if it had not been built here
 

@@ -185,7 +185,7 @@ def test_the_same_image_of_other_lines_has_the_newest_lines(store: Store, app: I
 
 def test_a_damaged_note_is_as_good_as_none(store: Store, app: Image) -> None:
     for damage in (b"", b"[1]\n", b"[]\nxxx", b"[4, 5]\n" + b"\0" * 40):
-        store.cache.put_memo("moments of a history", app.id, damage)
+        store.cache.put_memo("moments with one history", app.id, damage)
         assert base_count(store.cache, app) == 0
 
 
