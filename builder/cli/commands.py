@@ -132,6 +132,7 @@ COMMANDS = {
 GROUPS = {
     "image": "Images: the same commands by docker's longer names.",
     "container": "Containers: the same commands by docker's longer names.",
+    "network": "Networks that containers share.",
     "manifest": "Indexes of images for several platforms.",
     "builder": "Builds: the same commands by docker's longer names.",
     "buildx": "Builds: the same commands by docker's longer names.",

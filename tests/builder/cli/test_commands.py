@@ -28,6 +28,16 @@ def test_every_group_has_commands() -> None:
         assert any(name.startswith(f"{group} ") for name in COMMANDS)
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if " " in name])
+def test_every_command_of_several_words_has_its_group(name: str) -> None:
+    group = name.rpartition(" ")[0]
+    assert group in GROUPS
+    assert group not in COMMANDS
+    assert find(group.split(" ")) == (group.split(" "), [])
+    with pytest.raises(HelpWanted):
+        load(group.split(" "), [])
+
+
 @pytest.mark.parametrize(
     ("short", "long"),
     [
