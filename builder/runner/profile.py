@@ -12,9 +12,12 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from builder.errors import ContainerError
+
+if TYPE_CHECKING:
+    from builder.sandbox import SandboxSpec
 
 ALL = "ALL"
 UNCONFINED = "unconfined"
@@ -143,6 +146,37 @@ def namespaces_fields(profile: Profile, pid_of: Callable[[str], int]) -> dict[st
         "uts": mode(profile.uts),
         "cgroup": "host" if profile.cgroupns == "host" else "private",
     }
+
+
+def check_sysctls(sysctls: tuple[tuple[str, str], ...], spec: "SandboxSpec") -> None:
+    """What is set must be a namespace's of the container, not the host's.
+
+    Args:
+        sysctls: what was asked for.
+        spec: names the namespaces the container will be in.
+
+    Raises:
+        ContainerError: a setting is of a namespace that the container shares with the host.
+    """
+    network, ipc = spec.network, spec.namespaces.ipc
+    on_host = {
+        "network": network == "host" or (isinstance(network, Path) and _is_ours("net", network)),
+        "IPC": ipc == "host" or (isinstance(ipc, int) and _is_ours("ipc", f"/proc/{ipc}/ns/ipc")),
+    }
+    for name, _ in sysctls:
+        namespace = "network" if name.startswith("net.") else "IPC"
+        if on_host[namespace]:
+            raise ContainerError(
+                f"sysctl {name!r} is not allowed in the host's {namespace} namespace",
+                hint="set it on the host, or give the container a namespace of its own",
+            )
+
+
+def _is_ours(kind: str, namespace: str | Path) -> bool:
+    try:
+        return Path(f"/proc/self/ns/{kind}").samefile(namespace)
+    except OSError:
+        return False  # gone: joining it will fail
 
 
 def limits_fields(profile: Profile) -> dict[str, Any]:

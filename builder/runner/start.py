@@ -25,6 +25,7 @@ from builder.runner.options import RunOptions, record_of
 from builder.runner.profile import (
     CONTAINER,
     NO_PROFILE,
+    check_sysctls,
     limits_fields,
     namespaces_fields,
     program_fields,
@@ -278,7 +279,11 @@ def spec_of(
     *,
     size: tuple[int, int] | None,
 ) -> SandboxSpec:
-    """What the sandbox is asked for."""
+    """What the sandbox is asked for.
+
+    Raises:
+        ContainerError: it cannot be had, or would change the host.
+    """
     private = containers.private
     directory = containers.directory(record.id)
     lowerdirs = tuple(private / name for name in record.directories)
@@ -287,7 +292,7 @@ def spec_of(
     )
     if why_no_overlay(private):
         root = PlainRoot(path=directory / "upper")
-    return SandboxSpec(
+    spec = SandboxSpec(
         root=root,
         program=Program(
             argv=record.argv,
@@ -315,6 +320,8 @@ def spec_of(
         ),
         **sandbox_fields(record.profile, has_own_network=_has_own_network(record)),
     )
+    check_sysctls(record.profile.sysctls, spec)
+    return spec
 
 
 def _has_own_network(record: ContainerRecord) -> bool:

@@ -10,6 +10,7 @@ from builder.errors import ContainerError
 from builder.runner.profile import (
     NO_PROFILE,
     Profile,
+    check_sysctls,
     limits_fields,
     namespaces_fields,
     program_fields,
@@ -21,9 +22,12 @@ from builder.sandbox import (
     Device,
     Limits,
     Namespaces,
+    Network,
+    PlainRoot,
     Program,
     ResourceLimit,
     SandboxError,
+    SandboxSpec,
     SeccompProfile,
 )
 
@@ -102,6 +106,46 @@ class TestProgram:
     def test_a_file_that_is_no_filter_is_told(self) -> None:
         with pytest.raises(SandboxError, match="seccomp profile"):
             program_fields(Profile(seccomp="nope"))
+
+
+_ALL_PRIVATE = Namespaces()
+_NET, _IPC = ("net.core.somaxconn", "77"), ("kernel.shmmax", "9999")
+
+
+def _spec(network: Network, namespaces: Namespaces = _ALL_PRIVATE) -> SandboxSpec:
+    return SandboxSpec(
+        root=PlainRoot(path=Path("/")),
+        program=Program(argv=("true",)),
+        network=network,
+        namespaces=namespaces,
+    )
+
+
+class TestSysctls:
+    @pytest.mark.parametrize(
+        ("asked", "spec", "whose"),
+        [
+            (_NET, _spec("host"), "network"),
+            # --network container:NAME, of one that has the host's
+            (_NET, _spec(Path("/proc/self/ns/net")), "network"),
+            (_IPC, _spec("none", Namespaces(ipc="host")), "IPC"),
+            (("fs.mqueue.msg_max", "9"), _spec("none", Namespaces(ipc="host")), "IPC"),
+            (_IPC, _spec("none", Namespaces(ipc=os.getpid())), "IPC"),
+        ],
+    )
+    def test_those_of_the_host_are_not_set(
+        self, asked: tuple[str, str], spec: SandboxSpec, whose: str
+    ) -> None:
+        with pytest.raises(ContainerError, match=f"{asked[0]}.*the host's {whose} namespace"):
+            check_sysctls((asked,), spec)
+
+    def test_those_of_its_own_namespaces_are(self) -> None:
+        check_sysctls((_NET, _IPC), _spec("none"))
+        check_sysctls((_IPC,), _spec("host"))
+        check_sysctls((_NET,), _spec("none", Namespaces(ipc="host")))
+
+    def test_one_that_is_gone_is_for_who_joins_it(self, tmp_path: Path) -> None:
+        check_sysctls((_NET,), _spec(tmp_path / "gone"))
 
 
 class TestSandbox:
