@@ -11,35 +11,55 @@ if TYPE_CHECKING:
     from layerstore.registry import Credentials, RegistryClient
 
 ACCESS: tuple[Option, ...] = (
-    value("--authfile", metavar="FILE", about="Where credentials are (default: docker's file)"),
-    value("--cert-dir", metavar="DIRECTORY", about="Certificates of authorities (*.crt) and ours"),
-    flag("--tls-verify", about="Check certificates, and use TLS (default: true)"),
+    value("--authfile", metavar="FILE", about="File of credentials (default: docker's)"),
+    value(
+        "--cert-dir",
+        metavar="DIRECTORY",
+        about="*.crt of authorities; *.cert and *.key of the client",
+    ),
+    flag("--tls-verify", about="Use TLS and check certificates (default: true)"),
     value("--retry", metavar="N", about="Attempts after a transient failure (default: 3)"),
 )
-CREDS = value("--creds", metavar="USER[:PASSWORD]", about="Credentials for this registry")
+PROGRESS = value("--progress", metavar="STYLE", about="auto, plain, tty, json or quiet")
+DIGEST_FILE = value("--digestfile", metavar="FILE", about="Write the digest to a file")
+CREDS = value("--creds", metavar="USER[:PASSWORD]", about="Log in as this user for this command")
 
 
-def client_of(arguments: Arguments, reference: "Reference | None" = None) -> "RegistryClient":
-    """The client that the options of `ACCESS` ask for, and for one name those of `CREDS`.
+def client_of(
+    arguments: Arguments, reference: "Reference | None" = None, *, side: str = ""
+) -> "RegistryClient":
+    """The client that the options of `ACCESS` ask for, and those of `CREDS` for the registry of one
+    name. Those that begin with `side` (`src-`, `dest-`) go before those that do not.
 
     Raises:
         UsageError: an option makes no sense.
     """
     from layerstore.registry import RegistryClient, Settings
 
-    creds = None if reference is None else arguments.value("creds")
-    verify = arguments.options["tls-verify"]
+    def given(name: str) -> str | None:
+        found = arguments.options.get(f"{side}{name}") or arguments.options.get(name)
+        return found[-1] if found else None
+
+    creds = None if reference is None else given("creds")
+    verify = given("tls-verify")
     retries = arguments.number("retry")
     return RegistryClient(
         Settings(
             credentials=None if creds is None else parse_creds(creds),
             credentials_host="" if reference is None else reference.host,
-            auth_file=_path(arguments.value("authfile")),
-            cert_dir=_path(arguments.value("cert-dir")),
-            tls_verify=arguments.flag("tls-verify") if verify else None,
+            auth_file=_path(given("authfile")),
+            cert_dir=_path(given("cert-dir")),
+            tls_verify=None if verify is None else verify == "true",
             retries=3 if retries is None else retries,
         )
     )
+
+
+def write_digest(arguments: Arguments, digest: str) -> None:
+    """Do what `DIGEST_FILE` asks for."""
+    path = arguments.value("digestfile")
+    if path is not None:
+        Path(path).write_text(digest)
 
 
 class Access:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builder.cli import limits
-from builder.cli.access import ACCESS, Access
+from builder.cli.access import ACCESS, PROGRESS, Access
 from builder.cli.arguments import (
     Arguments,
     Command,
@@ -418,7 +418,7 @@ BUILD = Command(
         flag("--force-rm", about="Accepted: a build leaves no containers"),
         flag("--compress", about="Accepted: the context is read where it is"),
         flag("-q", "--quiet", about="Print the image's id alone"),
-        value("--progress", metavar="STYLE", about="auto, plain, tty, json or quiet"),
+        PROGRESS,
         value("--iidfile", metavar="FILE", about="Write the image's id to a file"),
         value(
             "--call",

@@ -134,11 +134,11 @@ GROUPS = {
     "container": "Containers: the same commands by docker's longer names.",
     "network": "Networks that containers share.",
     "manifest": "Indexes of images for several platforms.",
-    "builder": "Builds: the same commands by docker's longer names.",
-    "buildx": "Builds: the same commands by docker's longer names.",
+    "builder": "The build cache, and `build` by docker's longer name.",
+    "buildx": "Builds and their cache by buildx's names.",
     "system": "The store as a whole.",
     "builds": "Builds made here: what each step did, and how long it took.",
-    "buildx history": "Builds: the same commands by docker's longer names.",
+    "buildx history": "The commands of `builds` by buildx's names.",
     "debug": "Single rules of the Dockerfile language, as filters for other programs.",
 }
 

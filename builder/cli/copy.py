@@ -1,10 +1,9 @@
 """Images from one place to another: copy."""
 
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli.access import ACCESS, CREDS, parse_creds
+from builder.cli.access import ACCESS, CREDS, DIGEST_FILE, PROGRESS, client_of, write_digest
 from builder.cli.arguments import Arguments, Command, UsageError, flag, value
 from builder.cli.output import line
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
     from builder.cli.session import Session
     from layerstore import Copied, Place, Platform, Store
-    from layerstore.registry import RegistryCopies, Settings, Status
+    from layerstore.registry import RegistryCopies, Status
 
     Report = Callable[[Copied], object]
 
@@ -37,9 +36,7 @@ def copy(arguments: Arguments, session: "Session") -> int:
             report=report,
             registries=registries(arguments, cleanup, source, target),
         )
-    digest_file = arguments.value("digestfile")
-    if digest_file is not None:
-        Path(digest_file).write_text(copied.digest)
+    write_digest(arguments, copied.digest)
     line(copied.digest)
     return 0
 
@@ -55,35 +52,13 @@ def registries(
 
     if not any(isinstance(place, RegistryPlace) for place in places):
         return None
-    from layerstore.registry import RegistryClient, RegistryCopies
+    from layerstore.registry import RegistryCopies
 
-    source, target = places[0], places[-1]
-    clients = [
-        cleanup.enter_context(RegistryClient(_settings(arguments, side, place)))
-        for side, place in (("dest-", target), ("src-", source))
-    ]
+    clients = []
+    for side, place in (("dest-", places[-1]), ("src-", places[0])):
+        reference = place.reference if isinstance(place, RegistryPlace) else None
+        clients.append(cleanup.enter_context(client_of(arguments, reference, side=side)))
     return RegistryCopies(*clients)
-
-
-def _settings(arguments: Arguments, side: str, place: "Place") -> "Settings":
-    from layerstore import RegistryPlace
-    from layerstore.registry import Settings
-
-    def value(name: str) -> str | None:
-        own = arguments.options.get(f"{side}{name}") or arguments.options.get(name)
-        return own[-1] if own else None
-
-    given, verify = value("creds"), value("tls-verify")
-    auth_file, cert_dir = value("authfile"), value("cert-dir")
-    retries = arguments.number("retry")
-    return Settings(
-        credentials=None if given is None else parse_creds(given),
-        credentials_host=place.reference.host if isinstance(place, RegistryPlace) else "",
-        auth_file=None if auth_file is None else Path(auth_file),
-        cert_dir=None if cert_dir is None else Path(cert_dir),
-        tls_verify=None if verify is None else verify == "true",
-        retries=3 if retries is None else retries,
-    )
 
 
 def listed(store: "Store", place: "Place") -> "Place":
@@ -129,10 +104,11 @@ def watched(arguments: Arguments) -> "Iterator[Report]":
         yield report
 
 
-PROGRESS = value("--progress", metavar="STYLE", about="auto, plain, tty, json or quiet")
 REGISTRY_OPTIONS = (*ACCESS, CREDS)
 _SIDES = tuple(
-    option._replace(names=(f"--{side}-{option.key}",), about=f"{option.about}, of the {where}")
+    option._replace(
+        names=(f"--{side}-{option.key}",), about=f"--{option.key} for the {where} alone"
+    )
     for side, where in (("src", "source"), ("dest", "destination"))
     for option in REGISTRY_OPTIONS
     if option.key != "retry"
@@ -146,7 +122,7 @@ COPY = Command(
     options=(
         flag("-a", "--all", about="All images of a multi-platform one, not only this machine's"),
         value("--platform", metavar="OS/ARCH", about="Which image of a multi-platform one"),
-        value("--digestfile", metavar="FILE", about="Write the digest to a file"),
+        DIGEST_FILE,
         flag("-q", "--quiet", about="Print the digest alone"),
         PROGRESS,
         *REGISTRY_OPTIONS,

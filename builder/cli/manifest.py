@@ -9,11 +9,11 @@ digest is printed here.
 
 import json
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.cli.access import DIGEST_FILE, PROGRESS, write_digest
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
-from builder.cli.copy import PROGRESS, REGISTRY_OPTIONS, registries, watched
+from builder.cli.copy import REGISTRY_OPTIONS, registries, watched
 from builder.cli.output import line
 
 if TYPE_CHECKING:
@@ -148,9 +148,7 @@ def push(arguments: Arguments, session: "Session") -> int:
         )
         if arguments.flag("purge"):
             store.images.remove_entry(index)
-    digest_file = arguments.value("digestfile")
-    if digest_file is not None:
-        Path(digest_file).write_text(copied.digest)
+    write_digest(arguments, copied.digest)
     line(copied.digest)
     return 0
 
@@ -250,7 +248,7 @@ _WISHES = (
     many("--os-features", metavar="FEATURE[,...]", about="What the operating system must have"),
     many("--annotation", metavar="KEY=VALUE", about="Annotate the entry"),
 )
-_ALL = flag("--all", about="Of an index all images, not only this machine's")
+_ALL = flag("--all", about="All images of a multi-platform one, not only this machine's")
 
 CREATE = Command(
     name="manifest create",
@@ -305,7 +303,7 @@ PUSH = Command(
         flag("--all", about="Accepted: all images go along"),
         flag("-p", "--rm", "--purge", about="Remove the index from the store afterwards"),
         flag("-q", "--quiet", about="Print the digest alone"),
-        value("--digestfile", metavar="FILE", about="Write the digest to a file"),
+        DIGEST_FILE,
         PROGRESS,
         *REGISTRY_OPTIONS,
     ),

@@ -6,14 +6,15 @@ api/types/container/hostconfig.go, runconfig for what excludes what.
 
 from builder import runner
 from builder.cli.arguments import Arguments, UsageError, flag, many, value
+from builder.cli.limits import bad
 from builder.network import parse_exposed, parse_publication
 
 NETWORK_OPTIONS = (
     many(
         "--network",
         metavar="bridge|host|none|container:NAME|NETWORK",
-        about="A private network (the default), the host's, none, another container's, or one that "
-        "`network create` made; several of these",
+        about="bridge (default), a network of `network create` (may be repeated), the host's "
+        "network, none, or a container's",
     ),
     many("--net", metavar="NETWORK", about="The same as --network"),
     value("--ip", metavar="ADDRESS", about="Its IPv4 address on the network"),
@@ -21,7 +22,11 @@ NETWORK_OPTIONS = (
     many("--network-alias", metavar="NAME", about="Another name on the network"),
     value("-h", "--hostname", about="Host name in the container"),
     value("--domainname", about="Domain name in the container"),
-    many("--add-host", metavar="NAME:ADDRESS", about="Add a line to /etc/hosts; host-gateway: us"),
+    many(
+        "--add-host",
+        metavar="NAME:ADDRESS",
+        about="Add a line to /etc/hosts (ADDRESS host-gateway: the host)",
+    ),
     many("--dns", metavar="ADDRESS", about="Ask this resolver, not the host's"),
     many("--dns-search", metavar="DOMAIN", about="Search this domain (`.`: none)"),
     many("--dns-option", metavar="OPTION", about="Set an option of resolv.conf"),
@@ -113,7 +118,7 @@ def _endpoints(arguments: Arguments) -> "tuple[runner.Endpoint, ...]":
 def _own_address(arguments: Arguments, option: str, *, is_wide: bool) -> str:
     text = arguments.value(option) or ""
     if text and (not is_address(text) or (":" in text) != is_wide):
-        raise _bad(option, text, f"it is no IPv{6 if is_wide else 4} address")
+        raise bad(option, text, f"it is no IPv{6 if is_wide else 4} address")
     return text
 
 
@@ -126,12 +131,12 @@ def parse_host(text: str) -> tuple[str, str]:
     end = min((at for at in map(text.find, ":=") if at >= 0), default=-1)
     name, address = text[:end], text[end + 1 :]
     if end < 1 or not address or not name.isprintable() or " " in name:
-        raise _bad("add-host", text, "it is no host and address", "write NAME:ADDRESS")
+        raise bad("add-host", text, "it is no host and address", "write NAME:ADDRESS")
     if address == _HOST_GATEWAY:
         return name, address
     address = address.removeprefix("[").removesuffix("]")
     if not is_address(address):
-        raise _bad("add-host", text, f"{address!r} is no IP address", "write NAME:ADDRESS")
+        raise bad("add-host", text, f"{address!r} is no IP address", "write NAME:ADDRESS")
     return name, address
 
 
@@ -150,7 +155,7 @@ def is_address(text: str) -> bool:
 
 def _address(option: str, text: str) -> str:
     if not is_address(text.partition("%")[0]):
-        raise _bad(option, text, "it is no IP address")
+        raise bad(option, text, "it is no IP address")
     return text
 
 
@@ -159,9 +164,9 @@ def _mac(text: str | None) -> str:
         return ""
     parts = text.replace("-", ":").split(":")
     if len(parts) != 6 or any(len(part) != 2 or not _is_hex(part) for part in parts):
-        raise _bad("mac-address", text, "it is no hardware address", "as 02:42:ac:11:00:02")
+        raise bad("mac-address", text, "it is no hardware address", "as 02:42:ac:11:00:02")
     if int(parts[0], 16) & 1:
-        raise _bad("mac-address", text, "it is a multicast address")
+        raise bad("mac-address", text, "it is a multicast address")
     return ":".join(parts).lower()
 
 
@@ -183,7 +188,3 @@ def _refuse_own(arguments: Arguments) -> None:
                 f"--{key} makes no sense with --network container:...",
                 hint="the network, and what is said about it, is the other container's",
             )
-
-
-def _bad(option: str, text: str, problem: str, hint: str = "") -> UsageError:
-    return UsageError(f"invalid argument {text!r} for --{option}: {problem}", hint=hint)

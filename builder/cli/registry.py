@@ -5,10 +5,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.cli.access import ACCESS, CREDS, ask_password, client_of
+from builder.cli.access import (
+    ACCESS,
+    CREDS,
+    DIGEST_FILE,
+    PROGRESS,
+    ask_password,
+    client_of,
+    write_digest,
+)
 from builder.cli.arguments import Arguments, Command, UsageError, flag, value
 from builder.cli.output import line, printable, warn
 
@@ -22,7 +29,6 @@ if TYPE_CHECKING:
 
 _HUB = "docker.io"
 _COMPRESSIONS: dict[str, "Compression"] = {"gzip": "gzip", "zstd": "zstd", "uncompressed": "none"}
-_PROGRESS = value("--progress", metavar="STYLE", about="auto, plain, tty, json or quiet")
 
 
 # ---- pull
@@ -159,9 +165,7 @@ def push(arguments: Arguments, session: "Session") -> int:
                     f"{each.tag or each.digest}: digest: {pushed.digest} size: {pushed.size_bytes}"
                 )
                 sys.stdout.flush()
-    digest_file = arguments.value("digestfile")
-    if digest_file is not None:
-        Path(digest_file).write_text(pushed.digest)
+    write_digest(arguments, pushed.digest)
     if quiet:
         line(target.repository if everything else target.full)
     return 0
@@ -318,7 +322,7 @@ PULL = Command(
             choices=("always", "missing", "newer", "never"),
             about="always (default), missing, newer or never",
         ),
-        _PROGRESS,
+        PROGRESS,
         CREDS,
         *ACCESS,
     ),
@@ -342,8 +346,8 @@ PUSH = Command(
         ),
         value("--compression-level", metavar="N", about="How hard"),
         flag("--force-compression", about="Compress what is compressed in that way, too"),
-        value("--digestfile", metavar="FILE", about="Write the digest to a file"),
-        _PROGRESS,
+        DIGEST_FILE,
+        PROGRESS,
         CREDS,
         *ACCESS,
     ),

@@ -5,12 +5,28 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli.access import ACCESS, CREDS, Access, client_of, parse_creds
-from builder.cli.arguments import Arguments, Command, UsageError, split
+from builder.cli.access import (
+    ACCESS,
+    CREDS,
+    DIGEST_FILE,
+    Access,
+    client_of,
+    parse_creds,
+    write_digest,
+)
+from builder.cli.arguments import Arguments, Command, UsageError, flag, split, value
 from layerstore import Reference
 
 COMMAND = Command(
-    name="x", synopsis="", about="", act=lambda arguments, session: 0, options=(*ACCESS, CREDS)
+    name="x",
+    synopsis="",
+    about="",
+    act=lambda arguments, session: 0,
+    options=(
+        *(*ACCESS, CREDS, DIGEST_FILE),
+        value("--src-authfile", about=""),
+        flag("--src-tls-verify", about=""),
+    ),
 )
 NAME = Reference.parse("a.b:5000/c")
 
@@ -35,6 +51,21 @@ def test_options_become_settings() -> None:
     assert (settings.tls_verify, settings.retries) == (False, 0)
     with client_of(given("--tls-verify")) as client:
         assert client.settings.tls_verify is True
+
+
+def test_what_is_said_of_one_side_goes_before_what_is_said_of_both() -> None:
+    words = given("--authfile=f", "--src-authfile=g", "--cert-dir=d", "--src-tls-verify=false")
+    with client_of(words, side="src-") as source, client_of(words, side="dest-") as target:
+        ours, theirs = source.settings, target.settings
+    assert (ours.auth_file, theirs.auth_file) == (Path("g"), Path("f"))
+    assert (ours.cert_dir, theirs.cert_dir) == (Path("d"), Path("d"))
+    assert (ours.tls_verify, theirs.tls_verify) == (False, None)
+
+
+def test_a_digest_is_written_where_it_is_wanted(tmp_path: Path) -> None:
+    write_digest(given(), "sha256:0")
+    write_digest(given(f"--digestfile={tmp_path / 'digest'}"), "sha256:0")
+    assert (tmp_path / "digest").read_text() == "sha256:0"
 
 
 def test_credentials_are_for_the_registry_of_the_name() -> None:

@@ -23,9 +23,10 @@ def test_options_of_a_command_have_names_of_their_own(name: str) -> None:
     assert all(option.names[-1].startswith("--") for option in command.options)
 
 
-def test_every_group_has_commands() -> None:
+def test_every_group_has_commands_and_these_have_a_group() -> None:
     for group in GROUPS:
         assert any(name.startswith(f"{group} ") for name in COMMANDS)
+    assert {name.rpartition(" ")[0] for name in COMMANDS} - {""} == set(GROUPS)
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if " " in name])
