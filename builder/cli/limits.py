@@ -19,11 +19,13 @@ _SHARES = (2, 262144)
 
 ULIMIT = many("--ulimit", metavar="NAME=SOFT[:HARD]", about="Limit a resource (-1: unlimited)")
 MEMORY = value("-m", "--memory", metavar="BYTES", about="Memory limit")
-CPU_SHARES = value("-c", "--cpu-shares", metavar="WEIGHT", about="Share of the processors (1024)")
+CPU_SHARES = value(
+    "-c", "--cpu-shares", metavar="WEIGHT", about="Its share of busy processors (others: 1024)"
+)
 GROUPS: tuple[Option, ...] = (
-    value("--memory-swap", metavar="BYTES", about="Limit of memory and swap (-1: unlimited swap)"),
-    value("--cpu-period", metavar="US", about="Period of --cpu-quota in microseconds"),
-    value("--cpu-quota", metavar="US", about="Processor time in each period"),
+    value("--memory-swap", metavar="BYTES", about="Limit of memory and swap together (-1: none)"),
+    value("--cpu-period", metavar="US", about="Period of --cpu-quota, in microseconds"),
+    value("--cpu-quota", metavar="US", about="Processor time in each period, in microseconds"),
     value("--cpuset-cpus", metavar="0-3,5", about="Processors that may be used"),
     value("--cpuset-mems", metavar="0-3,5", about="Memory nodes that may be used"),
 )
@@ -33,7 +35,11 @@ OF_BUILD: tuple[Option, ...] = (
     MEMORY,
     CPU_SHARES,
     *GROUPS,
-    many("--resource", metavar="KEY=VALUE", about="The same: memory=1g, cpu-quota=50000 ..."),
+    many(
+        "--resource",
+        metavar="KEY=VALUE",
+        about="A limit by its name: memory=1g, cpu-quota=50000, ...",
+    ),
 )
 _RESOURCE_KEYS = tuple(option.key for option in (MEMORY, CPU_SHARES, *GROUPS))
 

@@ -24,21 +24,43 @@ OPTIONS: tuple[Option, ...] = (
         metavar="OPTION",
         about="seccomp=FILE|unconfined|builtin, no-new-privileges, systempaths=unconfined",
     ),
-    many("--device", metavar="HOST[:_CONTAINER]", about="Give access to a device of the host"),
+    many(
+        "--device",
+        metavar="HOST[:PATH][:rwm]",
+        about="Give access to a device of the host, at PATH in the container",
+    ),
     many("--group-add", metavar="GROUP", about="Another group of the program's user"),
     many("--sysctl", metavar="NAME=VALUE", about="A kernel setting of the container's namespaces"),
     limits.ULIMIT,
     *limits.GROUPS,
     limits.CPU_SHARES,
-    value("--cpus", metavar="NUMBER", about="How many processors it may use (1.5)"),
-    value("--memory-reservation", metavar="BYTES", about="What is left to it when memory is short"),
-    value("--memory-swappiness", metavar="0-100", about="How readily it is swapped out"),
-    value("--oom-score-adj", metavar="-1000..1000", about="Whom the kernel kills first"),
-    value("--pid", metavar="host|container:NAME", about="Whose processes it sees"),
-    value("--ipc", metavar="MODE", about="private, shareable, none, host or container:NAME"),
-    value("--uts", metavar="host|container:NAME", about="Whose host name it has"),
+    value("--cpus", metavar="NUMBER", about="How many processors it may use: 2, or 0.5"),
+    value(
+        "--memory-reservation", metavar="BYTES", about="Memory left to it when the host runs short"
+    ),
+    value("--memory-swappiness", metavar="0-100", about="How readily its memory is swapped out"),
+    value(
+        "--oom-score-adj",
+        metavar="-1000..1000",
+        about="At 1000 the kernel kills it first, when out of memory",
+    ),
+    value(
+        "--pid",
+        metavar="host|container:NAME",
+        about="Share the processes of the host or a container",
+    ),
+    value(
+        "--ipc",
+        metavar="MODE",
+        about="Shared memory: private, shareable, none, host or container:NAME",
+    ),
+    value(
+        "--uts",
+        metavar="host|container:NAME",
+        about="Share the host name of the host or a container",
+    ),
     value("--userns", metavar="host", about="Accepted: there is none beside the caller's own"),
-    value("--cgroupns", metavar="host|private", about="Whose control groups it sees"),
+    value("--cgroupns", metavar="host|private", about="See all control groups, or only its own"),
 )
 _SYSCTLS = (
     *("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall"),
