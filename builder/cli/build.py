@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _JOBS_MAX = 1 << 16  # more than a Dockerfile has stages
 _NO_RIGHTS = "a RUN has docker's default rights, or all with --allow security.insecure"
-_LATER = "this version builds from local directories and images alone"
 
 
 def build(
@@ -455,7 +454,7 @@ BUILD = Command(
     words=(1, 1),
     refused={
         "--creds": "log in: lamina login",
-        "--cgroup-parent": _LATER,
+        "--cgroup-parent": "a control group is made below that of the caller",
         **dict.fromkeys(("--cap-add", "--cap-drop", "--device", "--security-opt"), _NO_RIGHTS),
         **dict.fromkeys(("--userns", "--pid", "--ipc", "--uts", "--cgroupns"), _NO_RIGHTS),
     },

@@ -103,7 +103,7 @@ def rm(arguments: Arguments, session: "Session") -> int:
 
 
 def prune(arguments: Arguments, session: "Session") -> int:
-    """Remove all networks that no container is to be on."""
+    """Remove all networks that no container belongs to."""
     from builder.cli.confirm import confirmed
     from builder.cli.images import chooser
 
@@ -323,7 +323,7 @@ CREATE = Command(
         value("-d", "--driver", metavar="bridge", about="How it is made: as a bridge"),
         many("--subnet", metavar="SUBNET", about="Its addresses, as 10.20.0.0/16 (default: free)"),
         many("--gateway", metavar="ADDRESS", about="The host's address in it (default: the first)"),
-        flag("--internal", about="Lead nowhere else"),
+        flag("--internal", about="Without a way out of the network"),
         flag("--ipv6", about="With IPv6 as well"),
         many("--label", metavar="NAME=VALUE", about="Label the network"),
     ),
@@ -369,7 +369,7 @@ RM = Command(
 CONNECT = Command(
     name="network connect",
     synopsis="NETWORK CONTAINER",
-    about="Put a container that does not run on another network.",
+    about="Put a stopped container on another network.",
     act=connect,
     options=(
         value("--ip", metavar="ADDRESS", about="Its IPv4 address there"),
@@ -377,20 +377,23 @@ CONNECT = Command(
         many("--alias", metavar="NAME", about="Another name of it there"),
     ),
     words=(2, 2),
-    refused=dict.fromkeys(("--link", "--link-local-ip", "--driver-opt"), "give it an --alias"),
+    refused={
+        **dict.fromkeys(("--link", "--link-local-ip"), "give it an --alias"),
+        "--driver-opt": "the driver has no options",
+    },
 )
 DISCONNECT = Command(
     name="network disconnect",
     synopsis="NETWORK CONTAINER",
-    about="Take a container that does not run off a network.",
+    about="Take a stopped container off a network.",
     act=disconnect,
-    options=(flag("-f", "--force", about="Accepted: nothing stands against it"),),
+    options=(flag("-f", "--force", about="Accepted: a stopped container needs no force"),),
     words=(2, 2),
 )
 PRUNE = Command(
     name="network prune",
     synopsis="",
-    about="Remove all networks that no container is to be on.",
+    about="Remove all networks that no container belongs to.",
     act=prune,
     options=(
         flag("-f", "--force", about="Do not ask"),

@@ -71,7 +71,7 @@ _RUN_ONLY = (
     flag("--sig-proxy", about="Pass signals on to the program (default: true)"),
 )
 _NO_LINK = "containers of a network that `network create` made know each other by name"
-_NO_LIMIT = "memory, processors and processes can be limited"
+_NO_LIMIT = "memory, processors and the number of processes can be limited"
 REFUSED = {
     **dict.fromkeys(("--link", "--link-local-ip"), _NO_LINK),
     **dict.fromkeys(("--cpu-rt-period", "--cpu-rt-runtime", "--kernel-memory"), _NO_LIMIT),
@@ -81,7 +81,9 @@ REFUSED = {
     "--device-cgroup-rule": "give the device by --device, or all by --privileged",
     "--gpus": "give their devices by --device",
     "--cgroup-parent": "a control group is made below that of the caller",
-    **dict.fromkeys(("--restart", "-a", "--attach", "--detach-keys"), "start it again by hand"),
+    "--restart": "`lamina start` starts it again",
+    **dict.fromkeys(("-a", "--attach"), "without -d it is attached; -i gives it standard input"),
+    "--detach-keys": "`lamina run -d` does not wait for its end",
     **dict.fromkeys(("--health-cmd", "--no-healthcheck"), "health checks are not carried out"),
     "--volumes-from": "name the volumes with -v",
     "--platform": "images run on the platform they are made for",

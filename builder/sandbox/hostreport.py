@@ -31,12 +31,6 @@ class Feature:
 class HostReport:
     features: tuple[Feature, ...]
 
-    @property
-    def can_run(self) -> bool:
-        """Whether sandboxes without limits work here."""
-        needed = {"machine", "namespaces", "overlayfs", "seccomp", "openat2"}
-        return all(feature.is_available for feature in self.features if feature.name in needed)
-
 
 def probe() -> HostReport:
     """Look at this host. Takes some tens of milliseconds."""

@@ -50,7 +50,6 @@ _IFA_F_NODAD = 0x02
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
-NAME_MAX = 15  # if.h IFNAMSIZ, without the NUL
 
 
 class Message(NamedTuple):

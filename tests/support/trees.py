@@ -141,20 +141,6 @@ class Seen:
     device: tuple[int, int] = (0, 0)
     first: str = ""
 
-    def without_time(self) -> "Seen":
-        return Seen(
-            self.type,
-            self.mode,
-            self.uid,
-            self.gid,
-            0,
-            self.xattrs,
-            self.content,
-            self.target,
-            self.device,
-            self.first,
-        )
-
 
 def read_tree(root: Path) -> dict[str, Seen]:
     """All beneath `root` but sockets and the xattrs of overlayfs; the root itself is left out."""

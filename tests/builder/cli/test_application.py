@@ -48,7 +48,7 @@ def test_help_of_every_command_shows_its_options(capsys: Capture, name: str) -> 
 
 
 def test_help_of_run_says_what_the_network_is(capsys: Capture) -> None:
-    assert "default: host" in help_of(capsys, "run")
+    assert "bridge (default)" in help_of(capsys, "run")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_commands_are_completed(lamina: Lamina) -> None:
 def test_options_are_completed_also_behind_others(lamina: Lamina) -> None:
     assert complete(lamina, "lamina run --ent") == ["--entrypoint"]
     assert complete(lamina, "lamina ps -a --no") == ["--no-trunc"]
-    assert "--publish" not in complete(lamina, "lamina run --")
+    assert "--gpus" not in complete(lamina, "lamina run --")
 
 
 def test_the_shell_gets_its_script(lamina: Lamina) -> None:

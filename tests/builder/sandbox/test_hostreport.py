@@ -46,16 +46,6 @@ def test_it_changes_nothing(report: HostReport) -> None:
     assert traces.mount_table() == mounts
 
 
-def test_running_needs_what_it_needs() -> None:
-    names = ("machine", "namespaces", "overlayfs", "seccomp", "openat2")
-    features = [Feature(name=name, is_available=True) for name in names]
-    assert HostReport(
-        features=(*features, Feature(name="pids limit", is_available=False, reason="x"))
-    ).can_run
-    broken = Feature(name="seccomp", is_available=False, reason="no")
-    assert not HostReport(features=(*features[:3], broken)).can_run
-
-
 def test_root_needs_no_recorded_owners(report: HostReport) -> None:
     if os.geteuid() == 0:
         assert "not needed" in feature(report, "recorded owners").reason
