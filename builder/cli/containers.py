@@ -287,6 +287,7 @@ def rm(arguments: Arguments, session: "Session") -> int:
         except NoSuchContainerError:
             if not force:
                 raise
+            containers.remove_damaged(word)
             return
         runner.remove(containers, record, force=force, with_volumes=arguments.flag("volumes"))
 

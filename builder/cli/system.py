@@ -343,7 +343,7 @@ def fsck(arguments: Arguments, session: "Session") -> int:
                 kind="container",
                 key=name,
                 problem=problem,
-                hint=f"remove {session.private}/containers/{name}: it cannot be started any more",
+                hint=f"`lamina rm -f {name[:12]}`: it cannot be started any more",
             )
             for name, problem in ContainerStore(session.private).damaged()
         )

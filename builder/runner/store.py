@@ -219,6 +219,23 @@ class ContainerStore:
         else:
             self._discard_without_record(container_id)
 
+    def remove_damaged(self, word: str) -> bool:
+        """Remove a container whose record cannot be read; False when there is none of that name.
+
+        Args:
+            word: its name, or the beginning of an id that nothing else damaged has.
+        """
+        named = self.id_of_name(word)
+        ids = [each for each, _ in self.damaged() if each == named or each.startswith(word)]
+        hold = liveness.take(self.live_path(ids[0])) if len(ids) == 1 else None
+        if hold is None:
+            return False
+        try:
+            self._discard_without_record(ids[0])
+        finally:
+            hold.release()
+        return True
+
     def sweep(self) -> None:
         """Put in order what commands that were killed left: see the rules above."""
         left: set[str] = set()  # networks

@@ -136,6 +136,19 @@ def test_damaged_records_are_named(containers: ContainerStore) -> None:
     ]
 
 
+def test_a_container_with_a_damaged_record_can_be_removed(containers: ContainerStore) -> None:
+    first, second, whole = (add(containers, letter) for letter in "abc")
+    for record in (first, second):
+        (containers.directory(record.id) / "container.json").write_text("{")
+    assert not containers.remove_damaged(whole.id)
+    assert not containers.remove_damaged("")
+    assert containers.remove_damaged(first.name)
+    assert containers.remove_damaged(second.id[:12])
+    assert list(containers.damaged()) == []
+    assert containers.ids() == [whole.id]
+    assert [containers.id_of_name(each.name) for each in (first, second)] == ["", ""]
+
+
 def test_a_running_container_cannot_be_owned(containers: ContainerStore) -> None:
     record = add(containers)
     hold, _ = containers.own(record)
