@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder import runner
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
+from builder.cli.labels import has_label
 from builder.cli.output import Listing, line, shortened, show_rows, write
 from builder.cli.run import check_is_terminal, environment, run_attached
 from builder.cli.terminal import RawTerminal, size
@@ -390,7 +391,7 @@ def _filters(texts: Iterable[str], containers: "ContainerStore") -> list[Test]:
 
     def alternatives(key: str, values: list[str]) -> Test:
         if key == "label":  # except labels, which all must be there
-            return lambda record: all(_has_label(record, text) for text in values)
+            return lambda record: all(has_label(record.labels, text) for text in values)
         if key in ("before", "since"):
             moments = [containers.find(word).created for word in values]
             return lambda record: any(
@@ -401,12 +402,6 @@ def _filters(texts: Iterable[str], containers: "ContainerStore") -> list[Test]:
         return lambda record: any(test(record, text) for text in values)
 
     return [alternatives(key, values) for key, values in wanted.items()]
-
-
-def _has_label(record: "ContainerRecord", text: str) -> bool:
-    name, equals, content = text.partition("=")
-    labels = dict(record.labels)
-    return name in labels and (not equals or labels[name] == content)
 
 
 def _has_mount(record: "ContainerRecord", text: str) -> bool:
@@ -423,7 +418,7 @@ _FILTERS: "dict[str, Callable[[ContainerRecord, str], bool]]" = {
     "name": lambda record, text: text in record.name,
     "status": lambda record, text: text == ("paused" if runner.is_paused(record) else record.state),
     "exited": lambda record, text: record.state == "exited" and str(record.exit_code) == text,
-    "label": _has_label,
+    "label": lambda record, text: has_label(record.labels, text),
     "ancestor": _is_of_image,
     "volume": _has_mount,
     "network": lambda record, text: text in record.networks,

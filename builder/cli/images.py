@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
+from builder.cli.labels import has_label
 from builder.cli.output import Listing, line, shortened, show_rows, warn, write
 from builder.cli.units import (
     human_size,
@@ -379,7 +380,7 @@ def _dangling(store: "Store", records: "list[ImageRecord]", content: str) -> "li
 
 
 def _by_label(store: "Store", records: "list[ImageRecord]", content: str) -> "list[ImageRecord]":
-    return [record for record in records if _has_label(record.labels, content)]
+    return [record for record in records if has_label(record.labels, content)]
 
 
 def _before(store: "Store", records: "list[ImageRecord]", content: str) -> "list[ImageRecord]":
@@ -435,14 +436,8 @@ def _names_shown(record: "ImageRecord", patterns: list[str]) -> Iterable[str]:
     return names or [""]
 
 
-def _has_label(labels: Labels, text: str) -> bool:
-    name, equals, content = text.partition("=")
-    found = dict(labels)
-    return name in found and (not equals or found[name] == content)
-
-
 def _label_is(text: str, wanted: bool, labels: Labels, _created: float) -> bool:
-    return _has_label(labels, text) == wanted
+    return has_label(labels, text) == wanted
 
 
 def _is_before(limit: float, _labels: Labels, created: float) -> bool:

@@ -10,6 +10,7 @@ from builder import runner
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.govalues import Struct, Value
 from builder.cli.inspect import show_documents
+from builder.cli.labels import parse_label
 from builder.cli.output import Listing, line, show_rows, write
 from builder.cli.units import local_time, rfc3339
 from builder.errors import BuilderError, NetworkError, UnsupportedFeatureError
@@ -47,7 +48,7 @@ def create(arguments: Arguments, session: "Session") -> int:
             gateways=arguments.values("gateway"),
             ipv6=arguments.flag("ipv6"),
             internal=arguments.flag("internal"),
-            labels=tuple(_label(text) for text in arguments.values("label")),
+            labels=tuple(parse_label(text) for text in arguments.values("label")),
         )
     )
     line(record.id)
@@ -305,13 +306,6 @@ def _described(
         Options={},
         Labels=dict(record.labels) if record else {},
     )
-
-
-def _label(text: str) -> tuple[str, str]:
-    name, _, content = text.partition("=")
-    if not name:
-        raise UsageError(f"invalid argument {text!r} for --label: it has no name")
-    return name, content
 
 
 CREATE = Command(

@@ -12,6 +12,7 @@ from builder import runner
 from builder.cli import limits, profile
 from builder.cli.access import ACCESS
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
+from builder.cli.labels import parse_label
 from builder.cli.networking import NETWORK_OPTIONS, network_of, networking_of
 from builder.cli.output import line, warn
 from builder.cli.terminal import RawTerminal, size
@@ -205,7 +206,7 @@ def options_of(arguments: Arguments) -> "RunOptions":
         network=network,
         networking=networking_of(arguments),
         mounts=_mounts(arguments),
-        labels=tuple(_label(text) for text in arguments.values("label")),
+        labels=tuple(parse_label(text) for text in arguments.values("label")),
         terminal=arguments.flag("tty"),
         interactive=arguments.flag("interactive"),
         auto_remove=arguments.flag("rm"),
@@ -247,13 +248,6 @@ def _runtime(arguments: Arguments) -> str:
             hint="without --runtime there always is a PID 1 that reaps",
         )
     return found
-
-
-def _label(text: str) -> tuple[str, str]:
-    name, _, content = text.partition("=")
-    if not name:
-        raise UsageError(f"invalid argument {text!r} for --label: it has no name")
-    return name, content
 
 
 def _or(number: int | None, otherwise: int) -> int:

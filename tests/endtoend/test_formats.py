@@ -3,15 +3,13 @@
 import gzip
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from layerstore import Store
-from tests.support.cli import REPOSITORY, Lamina
+from tests.support.cli import Lamina, peak_bytes
 from tests.support.faultproxy import fault_proxy
 from tests.support.peers import Containers, run
 from tests.support.rawtar import END
@@ -28,32 +26,11 @@ SIZE_BYTES = 4 << 30
 PART_BYTES = 64 << 20
 MEMORY_MAX_BYTES = 150 << 20
 
-_MEASURED = """
-import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(code)
-"""
-
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Registry]:
     with registry(tmp_path / "registry") as server:
         yield server
-
-
-def peak_bytes(lamina: Lamina, *words: str | Path) -> int:
-    """The most memory that a command took."""
-    command = [sys.executable, "-m", "builder", *map(str, words)]
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURED, *command],
-        env=lamina.environment() | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout.splitlines()[-1]) * 1024
 
 
 def put_large(server: Registry, name: str) -> None:

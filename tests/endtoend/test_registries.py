@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from layerstore import Store
-from tests.support.cli import REPOSITORY, Lamina
+from tests.support.cli import Lamina, peak_bytes
 from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.peers import Containers, run
 from tests.support.registries import Registry, registry
@@ -217,27 +215,6 @@ def test_podman_pulls_what_we_push_and_we_build_on_what_it_pushes(
 
 
 # Memory and interruption.
-
-_MEASURED = """
-import resource, subprocess, sys
-code = subprocess.call(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(code)
-"""
-
-
-def peak_bytes(lamina: Lamina, *words: str) -> int:
-    """The most memory that a command took."""
-    command = [sys.executable, "-m", "builder", *words]
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURED, *command],
-        env=lamina.environment() | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout.splitlines()[-1]) * 1024
 
 
 def test_memory_does_not_grow_with_the_image(server: Registry, tmp_path: Path) -> None:

@@ -73,6 +73,28 @@ class Lamina:
         return env | {"LAMINA_ROOT": str(self.root)} | dict(self.env) | dict(extra or {})
 
 
+_MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
+def peak_bytes(lamina: Lamina, *words: str | Path) -> int:
+    """The most memory that a command took."""
+    command = [sys.executable, "-m", "builder", *map(str, words)]
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, *command],
+        env=lamina.environment() | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.splitlines()[-1]) * 1024
+
+
 def command() -> list[str]:
     """The installed command beside this interpreter, else the source tree."""
     installed = Path(sys.executable).with_name("lamina")

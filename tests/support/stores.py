@@ -6,19 +6,23 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from layerstore import (
     CachedStep,
     Change,
     ContainerConfig,
+    Descriptor,
     Digest,
     Finding,
     History,
     Image,
     ImageConfig,
+    Index,
     Layer,
     Meta,
+    Platform,
     PutDir,
     PutFile,
     Reference,
@@ -27,6 +31,8 @@ from layerstore import (
     parent_of,
     verify_store,
 )
+from layerstore import descriptor as media
+from layerstore.blobs import put
 
 REPOSITORY = Path(__file__).parents[2]
 CREATED = "2024-05-06T07:08:09Z"
@@ -73,6 +79,17 @@ def make_image(
     store.images.tag(image, Reference.parse(name))
     store.flush()
     return image
+
+
+def tag_index(store: Store, name: str, images: Mapping[Platform, Image]) -> Descriptor:
+    """Give a name to an index of images for several platforms."""
+    entries = [replace(image.descriptor, platform=where) for where, image in images.items()]
+    data = Index(manifests=tuple(entries)).encode()
+    digest = put(store.blobs, data).digest
+    entry = Descriptor(media_type=media.OCI_INDEX, digest=digest, size_bytes=len(data))
+    store.images.tag_entry(entry, Reference.parse(name))
+    store.flush()
+    return entry
 
 
 def cached_step(

@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from layerstore import (
     Image,
     Index,
     Platform,
-    Reference,
     Store,
     copy_between,
     document_at,
@@ -21,15 +19,13 @@ from layerstore import (
     parse_place,
     take_in_image,
 )
-from layerstore import descriptor as media
-from layerstore.blobs import put
 from layerstore.errors import CorruptBlobError, StoreError
 from layerstore.registry import Credentials, RegistryCopies, RegistryError, UnknownManifestError
 from tests.layerstore.registry.conftest import NewClient
 from tests.support.faultproxy import FAULTS, Fault, FaultProxy, fault_proxy
 from tests.support.peers import run
 from tests.support.registries import Registry, registry
-from tests.support.stores import flip_blob, make_image, problems
+from tests.support.stores import flip_blob, make_image, problems, tag_index
 
 pytestmark = pytest.mark.needs_registry
 
@@ -50,19 +46,7 @@ def image(store: Store) -> Image:
 @pytest.fixture
 def multi(store: Store, image: Image) -> Descriptor:
     other = make_image(store, "theirs", {"other": b"machine"})
-    index = Index(
-        manifests=(
-            replace(image.descriptor, platform=host_platform()),
-            replace(other.descriptor, platform=OTHER),
-        )
-    )
-    data = index.encode()
-    entry = Descriptor(
-        media_type=media.OCI_INDEX, digest=put(store.blobs, data).digest, size_bytes=len(data)
-    )
-    store.images.tag_entry(entry, Reference.parse("multi"))
-    store.flush()
-    return entry
+    return tag_index(store, "multi", {host_platform(): image, OTHER: other})
 
 
 def copy(

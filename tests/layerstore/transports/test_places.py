@@ -14,7 +14,6 @@ from layerstore import (
     Descriptor,
     Encoding,
     Image,
-    Index,
     Place,
     Platform,
     Reference,
@@ -45,7 +44,7 @@ from layerstore.transports.places import (
 )
 from tests.support.peers import Containers, run
 from tests.support.schemas import layout_errors, needs_schemas
-from tests.support.stores import flip, flip_blob, make_image, problems
+from tests.support.stores import flip, flip_blob, make_image, problems, tag_index
 
 OTHER = Platform(os="linux", architecture="s390x")
 FORMATS = ("oci:{}/layout:tag", "oci-archive:{}/oci.tar:tag", "docker-archive:{}/docker.tar:app:1")
@@ -63,19 +62,7 @@ def image(store: Store) -> Image:
 def multi(store: Store, image: Image) -> Descriptor:
     """An index `multi` of the image for this host and another one for OTHER."""
     other = make_image(store, "theirs", {"other": b"machine"})
-    index = Index(
-        manifests=(
-            replace(image.descriptor, platform=host_platform()),
-            replace(other.descriptor, platform=OTHER),
-        )
-    )
-    data = index.encode()
-    entry = Descriptor(
-        media_type=media.OCI_INDEX, digest=put(store.blobs, data).digest, size_bytes=len(data)
-    )
-    store.images.tag_entry(entry, Reference.parse("multi"))
-    store.flush()
-    return entry
+    return tag_index(store, "multi", {host_platform(): image, OTHER: other})
 
 
 def place(text: str, folder: Path) -> Place:
@@ -170,13 +157,7 @@ def test_all_of_an_index_is_copied_or_one_image(
 def test_an_index_without_this_host_is_kept_by_its_name(
     store: Store, multi: Descriptor, tmp_path: Path
 ) -> None:
-    theirs = store.images.resolve("theirs").descriptor
-    data = Index(manifests=(replace(theirs, platform=OTHER),)).encode()
-    entry = Descriptor(
-        media_type=media.OCI_INDEX, digest=put(store.blobs, data).digest, size_bytes=len(data)
-    )
-    store.images.tag_entry(entry, Reference.parse("far"))
-    store.flush()
+    entry = tag_index(store, "far", {OTHER: store.images.resolve("theirs")})
     copy(store, "far", f"oci:{tmp_path}/layout", whole=True)
     with Store.open(tmp_path / "other") as other:
         copy(other, f"oci:{tmp_path}/layout", "far", whole=True)
