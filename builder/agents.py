@@ -17,7 +17,6 @@ import os
 import socket
 import struct
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 _REQUEST_IDENTITIES = 11
@@ -94,12 +93,7 @@ class AgentRelay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -12,7 +12,7 @@ Cache mounts go with the build cache, whether unused or all of it, but for those
 Bytes, one definition each:
     stored       what something takes on the disk, as du counts: blob, checkout and table of
                  contents of a layer; manifest and config of an image
-    logical      of an image: the sizes of the files of all its layers, whatever is shared
+    logical      of an image (ImageRecord.size_bytes): the sizes of the files of all its layers
     shared       of an image: stored bytes that another image needs, too
     unique       of an image: stored bytes that no other image needs
     reclaimable  stored bytes that go when everything of the kind goes that no container uses
@@ -59,7 +59,6 @@ class ImageUsage:
     """One image. `containers` are the ids of those that use it."""
 
     record: ImageRecord
-    logical_bytes: int
     shared_bytes: int
     unique_bytes: int
     containers: tuple[str, ...]
@@ -677,7 +676,6 @@ class _Measured:
         own = parts[record.manifest_digest]
         return ImageUsage(
             record=record,
-            logical_bytes=record.size_bytes,
             shared_bytes=sum(size for part, size in own.items() if owners[part] > 1),
             unique_bytes=sum(size for part, size in own.items() if owners[part] == 1),
             containers=tuple(

@@ -1,7 +1,6 @@
 """The user's terminal: raw while a program has it, and as it was before whatever happens."""
 
 import os
-from types import TracebackType
 
 
 class RawTerminal:
@@ -23,12 +22,7 @@ class RawTerminal:
         self._before = termios.tcgetattr(self._fd)
         tty.setraw(self._fd, termios.TCSADRAIN)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._before is None:
             return
         import termios

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Self
 
 from layerstore.blobs import BlobInfo, BlobReader, check_commit, corrupt_blob
@@ -103,12 +102,7 @@ class MemoryBlobWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -130,10 +124,5 @@ class _Written:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass

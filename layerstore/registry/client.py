@@ -10,7 +10,6 @@ request is made.
 
 import threading
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from layerstore.reference import Reference
@@ -79,12 +78,7 @@ class RegistryClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _with(self, host: str, credentials: Credentials) -> Settings:

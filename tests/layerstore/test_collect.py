@@ -493,7 +493,7 @@ def test_shared_and_unique_bytes_of_images(store: Store) -> None:
     make_image(store, "two", base)
     by_name = {found.record.names[0]: found for found in usage(store).images}
     first, second = by_name["one:latest"], by_name["two:latest"]
-    assert first.logical_bytes == 400_000
+    assert first.record.size_bytes == 400_000
     assert first.shared_bytes == second.shared_bytes > 300_000
     assert 100_000 < first.unique_bytes < 150_000
     assert second.unique_bytes < 50_000, "its manifest and config"
