@@ -15,16 +15,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from builder.truth import TRUTH
+
 if TYPE_CHECKING:
     from builder.cli.session import Session
 
 # flag: on or off. value: the last one counts. list: all count. maybe: a value only behind `=`.
 Kind = Literal["flag", "value", "list", "maybe"]
-
-_TRUTH = {
-    **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), "true"),
-    **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), "false"),
-}
 
 
 # Named tuples, not dataclasses: these are made at every start, and defining a frozen dataclass
@@ -200,9 +197,9 @@ class _Splitter:
                 raise UsageError(f"flag needs an argument: {name}", hint=_see(self.command))
             text = option.bare
         if option.kind == "flag":
-            if text not in _TRUTH:
+            if text not in TRUTH:
                 raise UsageError(f"invalid argument {text!r} for {name}: neither true nor false")
-            text = _TRUTH[text]
+            text = "true" if TRUTH[text] else "false"
         elif option.choices and text not in option.choices:
             known = ", ".join(choice for choice in option.choices if choice)
             raise UsageError(f"invalid argument {text!r} for {name}: not one of {known}")
