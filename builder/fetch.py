@@ -171,7 +171,9 @@ class Fetcher:
         if response.status == 304 and remembered is not None:
             return None
         if response.status in _TRANSIENT:
-            wait_s = _retry_after(response.headers.get("Retry-After", ""))
+            from layerstore.registry import retry_after
+
+            wait_s = retry_after(response.headers.get("Retry-After", ""))
             raise _TransientError(f"invalid response status {response.status}", wait_s=wait_s)
         if not 200 <= response.status < 300:
             raise FetchError(
@@ -298,14 +300,6 @@ def _origin(url: str) -> tuple[str, str, int]:
 def _without_credentials(url: str) -> str:
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
-
-
-def _retry_after(text: str) -> float:
-    """Seconds, or a moment."""
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    moment = _http_time(text)
-    return 0 if moment is None else moment - time.time()
 
 
 def _http_time(text: str) -> int | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         inline_image_exists,
     )
     from layerstore.registry.client import RegistryClient
+    from layerstore.registry.connection import retry_after
     from layerstore.registry.copies import RegistryCopies
     from layerstore.registry.credentials import Credentials
     from layerstore.registry.errors import (
@@ -68,6 +69,7 @@ _HOMES = {
     "documents_for": "pull",
     "inline_image_exists": "build_cache",
     "proxy_for": "proxies",
+    "retry_after": "connection",
     "pull_image": "pull",
     "push_blobs": "push",
     "push_image": "push",
@@ -107,6 +109,7 @@ __all__ = [
     "push_blobs",
     "push_image",
     "push_index",
+    "retry_after",
 ]
 
 

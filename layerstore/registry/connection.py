@@ -230,7 +230,7 @@ class Connections:
             raise TransientError(why, is_slow=problem == _NO_ANSWER) from error
         response = Response(inner, url, self._settings)
         if is_transient(response.status):
-            wait_s = _retry_after(response.header("Retry-After"))
+            wait_s = retry_after(response.header("Retry-After"))
             response.finish()
             problem = f"it answers {response.status} {_words(response.status)}".rstrip()
             refusal = UnexpectedAnswerError(host=host, problem=problem)
@@ -374,6 +374,18 @@ def is_transient(status: int) -> bool:
     return status in (408, 429) or (500 <= status < 600 and status not in _FINAL_5XX)
 
 
+def retry_after(text: str) -> float:
+    """Seconds to wait by a Retry-After header, 0 without a good one; the caller caps it."""
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0.0
+
+
 def host_shown(url: str) -> str:
     """The host and port of a URL."""
     return urlsplit(url).netloc.rpartition("@")[2]
@@ -429,18 +441,6 @@ def _reason(error: BaseException) -> str:
         if isinstance(each, OSError) and each.strerror:
             return each.strerror.lower()
     return "the connection was cut"
-
-
-def _retry_after(text: str) -> float:
-    """Seconds, or a moment; the caller caps it."""
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    from email.utils import parsedate_to_datetime
-
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return 0.0
 
 
 def _words(status: int) -> str:
