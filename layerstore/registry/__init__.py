@@ -30,12 +30,10 @@ if TYPE_CHECKING:
     from layerstore.registry.proxies import proxy_for
     from layerstore.registry.pull import (
         Pulled,
-        documents_for,
-        find_remote,
         is_current,
         pull_image,
     )
-    from layerstore.registry.push import is_whole, push_blobs, push_image, push_index
+    from layerstore.registry.push import is_whole, push_image, push_index
     from layerstore.registry.repository import Referrer, RemoteDocument, Repository
     from layerstore.registry.settings import Bounds, Settings
     from layerstore.registry.transfers import Status, Transfer
@@ -63,15 +61,12 @@ _HOMES = {
     "UnknownManifestError": "errors",
     "UnreachableRegistryError": "errors",
     "UntrustedRegistryError": "errors",
-    "find_remote": "pull",
     "is_current": "pull",
     "is_whole": "push",
-    "documents_for": "pull",
     "inline_image_exists": "build_cache",
     "proxy_for": "proxies",
     "retry_after": "connection",
     "pull_image": "pull",
-    "push_blobs": "push",
     "push_image": "push",
     "push_index": "push",
 }
@@ -99,14 +94,11 @@ __all__ = [
     "UnknownManifestError",
     "UnreachableRegistryError",
     "UntrustedRegistryError",
-    "documents_for",
-    "find_remote",
     "inline_image_exists",
     "is_current",
     "is_whole",
     "proxy_for",
     "pull_image",
-    "push_blobs",
     "push_image",
     "push_index",
     "retry_after",
