@@ -53,6 +53,7 @@ from builder.sandbox import (
     SandboxSpec,
     Stdio,
     TmpfsMount,
+    remove_freezer,
     why_no_overlay,
 )
 
@@ -255,6 +256,7 @@ class _Minder:
             running.wait()
             raise
         finally:
+            remove_freezer(running.init_pid)
             if self._streams.log is not None:
                 self._streams.log.end_lines()
         return status

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     )
     from builder.sandbox.executor import LocalExecutor
     from builder.sandbox.filesystems import why_no_overlay
-    from builder.sandbox.freezer import freeze, is_frozen, thaw
+    from builder.sandbox.freezer import freeze, is_frozen, remove_freezer, thaw
     from builder.sandbox.hostreport import Feature, HostReport, probe
     from builder.sandbox.idmap import in_user_namespace
     from builder.sandbox.limits import RESOURCES, Limits, ResourceLimit
@@ -111,6 +111,7 @@ _HOMES = {
     "parse_seccomp_profile": "seccompprofile:parse",
     "probe": "hostreport",
     "recording_child": "namespaces",
+    "remove_freezer": "freezer",
     "set_terminal_size": "terminal",
     "thaw": "freezer",
     "why_no_overlay": "filesystems",
@@ -170,6 +171,7 @@ __all__ = [
     "parse_seccomp_profile",
     "probe",
     "recording_child",
+    "remove_freezer",
     "set_terminal_size",
     "thaw",
     "why_no_overlay",

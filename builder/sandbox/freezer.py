@@ -4,12 +4,13 @@
     v1   the one of the freezer hierarchy, where it has one
 
 Where there is none it is made now, and every process of the sandbox is moved into it. It is named
-after the sandbox's PID 1, so that the next group that anybody makes takes it away once the sandbox
-is gone (see cgroups).
+after the sandbox's PID 1 and goes with the sandbox (`remove_freezer`), or, where nobody is left to
+see to that, with the next one that is made (see cgroups).
 
 Spec: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst, cgroup-v2.rst "cgroup.freeze".
 """
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -69,6 +70,12 @@ def is_frozen(init_pid: int) -> bool:
     return False
 
 
+def remove_freezer(init_pid: int) -> None:
+    """Remove the group of a sandbox that has ended, if one was made."""
+    with contextlib.suppress(OSError):  # never stopped; or it shares processes, and some go on
+        _place(init_pid).rmdir()
+
+
 def _candidates(init_pid: int) -> list[Path]:
     own = _existing_group(init_pid)
     return [*([own] if own else []), _place(init_pid)]
@@ -89,6 +96,7 @@ def _place(init_pid: int) -> Path:
 
 def _make_group(init_pid: int) -> Path:
     directory = _place(init_pid)
+    cgroups.sweep(str(directory.parent))
     directory.mkdir(0o755, exist_ok=True)
     return directory
 

@@ -1,6 +1,7 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -312,9 +313,11 @@ class TestPause:
     def test_it_can_be_ended_all_the_same(self, box: Commands, words: tuple[str, ...]) -> None:
         script = "trap 'exit 3' TERM; while :; do sleep 0.05; done"
         box("run", "-d", "--rm", "--name=it", "--network=none", "box", "sh", "-c", script)
+        pid = box("inspect", "-f", "{{.State.Pid}}", "it").out.strip()
         box("pause", "it")
         box(*words, "it")
         wait_until(lambda: box("ps", "-aq").out == "")
+        assert not list(Path("/sys/fs/cgroup").glob(f"**/lamina-*-{pid}-frozen"))
 
     def test_what_does_not_run_cannot_be_paused(self, box: Commands) -> None:
         box("create", "--name=it", "box")

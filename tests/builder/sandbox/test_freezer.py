@@ -14,6 +14,7 @@ from builder.sandbox import (
     freezer,
     is_frozen,
     namespaces,
+    remove_freezer,
     thaw,
 )
 from tests.support import traces
@@ -70,6 +71,31 @@ def test_only_that_one(bench: Bench) -> None:
         freeze(other.init_pid)
         assert goes_on(bench)
         thaw(other.init_pid)
+
+
+def test_its_group_goes_with_the_sandbox(bench: Bench) -> None:
+    with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
+        freeze(running.init_pid)
+        place = freezer._place(running.init_pid)
+        was_made = place.exists()
+        remove_freezer(running.init_pid)  # not while there is something in it
+        assert place.exists() == was_made
+        thaw(running.init_pid)
+    remove_freezer(running.init_pid)
+    assert not place.exists()
+    remove_freezer(running.init_pid)
+
+
+def test_what_was_left_goes_with_the_next_that_stands_still(bench: Bench) -> None:
+    with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
+        freeze(running.init_pid)
+        place = freezer._place(running.init_pid)
+        thaw(running.init_pid)
+    with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
+        freeze(running.init_pid)
+        assert not place.exists()
+        thaw(running.init_pid)
+    remove_freezer(running.init_pid)
 
 
 def test_its_group_goes_with_the_next_one_that_is_made(bench: Bench) -> None:
