@@ -128,7 +128,6 @@ if TYPE_CHECKING:
         name_of,
         parent_of,
         parse_tree_path,
-        sort_key,
     )
     from layerstore.verify import Finding, verify_store
 
@@ -264,7 +263,6 @@ _HOMES = {
     "remove_tree": "overlaydir",
     "replace_file": "beside",
     "save_images": "transports",
-    "sort_key": "treepath",
     "summarise": "toc",
     "take_in_image": "transports.places:take_in",
     "temporary_beside": "beside",
@@ -410,7 +408,6 @@ __all__ = [
     "remove_tree",
     "replace_file",
     "save_images",
-    "sort_key",
     "summarise",
     "take_in_image",
     "temporary_beside",

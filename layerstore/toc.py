@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 from layerstore.changeset import Meta
 from layerstore.digest import Digest
 from layerstore.errors import MalformedDocumentError
-from layerstore.treepath import TreePath
+from layerstore.treepath import TreePath, sort_key
 
 Kind = Literal["file", "dir", "symlink", "hardlink", "char", "block", "fifo", "remove", "opaque"]
 
@@ -76,7 +76,7 @@ class Summary:
 
 def order(path: str, kind: str) -> bytes:
     """The sort key of the canonical order."""
-    name = os.fsencode(path).replace(b"/", b"\0")
+    name = sort_key(path)
     if kind == "remove":
         head, slash, tail = name.rpartition(b"\0")
         return head + slash + b"\0" + tail
@@ -100,7 +100,7 @@ def _regroup_hardlinks(rows: list[TocEntry]) -> list[TocEntry]:
     for row in rows:
         if row.kind == "hardlink":
             best = first.get(row.target, row.target)
-            first[row.target] = min(best, row.path, key=os_order)
+            first[row.target] = min(best, row.path, key=sort_key)
     regrouped = []
     for row in rows:
         group = row.target if row.kind == "hardlink" else row.path
@@ -113,11 +113,6 @@ def _regroup_hardlinks(rows: list[TocEntry]) -> list[TocEntry]:
         else:
             regrouped.append(TocEntry(row.path, "hardlink", inode.meta, target=leader))
     return regrouped
-
-
-def os_order(path: str) -> bytes:
-    """The canonical order among entries that are neither removals nor opaque markers."""
-    return os.fsencode(path).replace(b"/", b"\0")
 
 
 def dump(entries: Sequence[TocEntry]) -> bytes:
