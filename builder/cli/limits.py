@@ -23,7 +23,9 @@ CPU_SHARES = value(
     "-c", "--cpu-shares", metavar="WEIGHT", about="Its share of busy processors (others: 1024)"
 )
 GROUPS: tuple[Option, ...] = (
-    value("--memory-swap", metavar="BYTES", about="Limit of memory and swap together (-1: all swap)"),
+    value(
+        "--memory-swap", metavar="BYTES", about="Limit of memory and swap together (-1: all swap)"
+    ),
     value("--cpu-period", metavar="US", about="Period of --cpu-quota, in microseconds"),
     value("--cpu-quota", metavar="US", about="Processor time in each period, in microseconds"),
     value("--cpuset-cpus", metavar="0-3,5", about="Processors that may be used"),
