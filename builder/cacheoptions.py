@@ -53,7 +53,7 @@ from layerstore import (
 if TYPE_CHECKING:
     from layerstore.registry import RegistryClient
 
-_HINT = "type=local,dest=DIRECTORY writes a directory that can be cached or copied anywhere"
+_HINT = "there are type=local, registry and inline; a directory can be cached or copied anywhere"
 
 Connect = Callable[[bool], "RegistryClient"]
 
@@ -312,7 +312,9 @@ def _kind_of(fields: list[str], text: str, option: str) -> tuple[str, Attributes
     )
     kind = given.pop("type", "")
     if not kind:
-        raise OutputError(f"{option}: type is required: {text}", hint="type=local or type=registry")
+        raise OutputError(
+            f"{option}: type is required: {text}", hint="type=local, registry or inline"
+        )
     if kind not in ("local", "inline", "registry"):
         raise UnsupportedFeatureError(feature=f"{option} type={kind}", hint=_HINT)
     return kind, Attributes(given, what=f"{option} type={kind}")

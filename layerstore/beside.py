@@ -43,7 +43,7 @@ def written_beside(path: Path) -> Iterator[BinaryIO]:
     A link is followed. What is no file (a pipe, /dev/null) is written to as it is, never replaced.
 
     Raises:
-        OSError: `path` is a directory, or its directory is missing.
+        OSError: `path` is a directory, its directory is missing, or nothing can be made in it.
     """
     path = Path(os.path.realpath(path))
     if path.is_dir():
@@ -57,7 +57,7 @@ def written_beside(path: Path) -> Iterator[BinaryIO]:
     remove_left_over(path.parent)
     temporary = temporary_beside(path)
     try:
-        with temporary.open("xb") as file:
+        with _open_new(temporary, path) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -65,6 +65,13 @@ def written_beside(path: Path) -> Iterator[BinaryIO]:
         fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _open_new(temporary: Path, path: Path) -> BinaryIO:
+    try:
+        return temporary.open("xb")
+    except OSError as error:  # the name that was asked for is the one to tell
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_durably(path: Path, data: bytes, temporary: Path) -> None:

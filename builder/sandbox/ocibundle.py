@@ -47,6 +47,13 @@ CARRIED: dict[type, frozenset[str]] = {
     ),
     Limits: frozenset(field.name for field in fields(Limits)),
 }
+# The options of `run` that ask for the others.
+_ASKED_BY = {
+    "namespaces": "--pid, --ipc, --uts or --cgroupns",
+    "devices": "--device",
+    "unmasked": "--privileged",
+    "domainname": "--domainname",
+}
 
 
 class Shown(NamedTuple):
@@ -90,7 +97,8 @@ def check(spec: SandboxSpec) -> None:
             if field.name not in CARRIED[type(part)] and value != default:
                 raise SandboxError(
                     phase="write config.json",
-                    message=f"{field.name}={value!r} is not carried out by another runtime",
+                    message=f"{_ASKED_BY.get(field.name, field.name)} is not carried out by "
+                    "another runtime",
                     hint="leave --runtime away",
                 )
 
