@@ -18,7 +18,8 @@ from pathlib import Path
 from builder.sandbox import cgroups
 from builder.sandbox.errors import SandboxError, UnsupportedHostError
 
-_ROUNDS = 1000  # ten seconds: a busy machine takes its time
+_ROUNDS = 500
+_ROUNDS_EACH = 50  # a group of v1 may stay FREEZING for ever: runc begins anew as well
 _PAUSE_S = 0.01
 
 
@@ -34,12 +35,16 @@ def freeze(init_pid: int) -> None:
         if directory.name.endswith("-frozen"):
             _gather(init_pid, directory)
         _set(directory, frozen=True)
-        for _ in range(_ROUNDS):
+        for number in range(1, _ROUNDS + 1):
             # what was forked while the others were moved is where its parent was
             if _is_still(directory) and not _outside(init_pid, directory):
                 return
             _gather(init_pid, directory)
             time.sleep(_PAUSE_S)
+            if number % _ROUNDS_EACH == 0:
+                _set(directory, frozen=False)
+                time.sleep(_PAUSE_S)
+                _set(directory, frozen=True)
     except OSError as error:
         raise UnsupportedHostError(
             feature="pausing (the freezer of control groups)",
