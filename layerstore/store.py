@@ -251,7 +251,7 @@ class Store:
     def _keep_reserve(self) -> None:
         """Put some room aside while there is plenty: see `open`."""
         path = self.private / _RESERVE
-        if os.path.lexists(path) or self._free_bytes() < 16 * _RESERVE_BYTES:
+        if os.path.lexists(path) or self._free_bytes() < 4 * _RESERVE_BYTES:
             return
         temporary = self._new_tmp_path("reserve")
         try:

@@ -688,3 +688,15 @@ def test_what_is_discarded_is_not_written(store_root: Path) -> None:
         assert store.cache.get_listing(Digest.of(b"listing")) == b"listing"
         assert store.cache.get_memo("kind", "other") is None
         assert [image.names for image in store.images.list()] == [("kept:1",)]
+
+
+@pytest.mark.parametrize(("free_mib", "is_kept"), [(5, True), (3, False)])
+def test_room_is_put_aside_on_small_disks_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: int, is_kept: bool
+) -> None:
+    real = os.statvfs(tmp_path)
+    free = os.statvfs_result((*real[:4], free_mib * (1 << 20) // real.f_frsize, *real[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda path: free)
+    with Store.open(tmp_path / "store") as store:
+        store.flush()
+    assert (tmp_path / "store/lamina/reserve").exists() == is_kept
