@@ -300,7 +300,7 @@ def _host(words: list[str]) -> str:
     if not words:
         return _HUB
     text = words[0].removeprefix("https://").removeprefix("http://").partition("/")[0]
-    if text in ("index.docker.io", "registry-1.docker.io"):
+    if text in (f"index.{_HUB}", f"registry-1.{_HUB}"):
         return _HUB
     if "." not in text and ":" not in text and text != "localhost":
         raise UsageError(f"{words[0]!r} is no registry", hint="HOST[:PORT]")

@@ -1,6 +1,6 @@
 """Where the registry of a name is, and what plain HTTP may be used for.
 
-    docker.io/library/hello  -> registry-1.docker.io; its credentials are under index.docker.io/v1/
+    docker.io/library/hello  -> DOCKER_HUB; its credentials are under DOCKER_HUB_KEY
     localhost:5000/hello     -> localhost:5000, by plain HTTP or by TLS: loopback
     other.example/hello      -> other.example, by TLS; plain HTTP only where the user asks for it
 
@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 from layerstore.reference import DEFAULT_HOST
 
-DOCKER_HUB = "registry-1.docker.io"
-DOCKER_HUB_KEY = "https://index.docker.io/v1/"
-_HUB_NAMES = frozenset((DEFAULT_HOST, "index.docker.io", DOCKER_HUB))
+# One host in names, one that answers, and one that logins are kept under.
+_HUB_INDEX = f"index.{DEFAULT_HOST}"
+DOCKER_HUB = f"registry-1.{DEFAULT_HOST}"
+DOCKER_HUB_KEY = f"https://{_HUB_INDEX}/v1/"
+_HUB_NAMES = frozenset((DEFAULT_HOST, _HUB_INDEX, DOCKER_HUB))
 _PORTS = {"http": 80, "https": 443}
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from layerstore import Digest, Image, Reference, Store
+from layerstore.reference import DEFAULT_HOST
 from layerstore.registry import RegistryClient, Settings, push_image
+from layerstore.registry.endpoints import DOCKER_HUB_KEY
 from tests.support.commands import Commands
 from tests.support.oddregistry import odd_registry
 from tests.support.registries import PASSWORD, USERNAME, Registry, registry
@@ -383,7 +385,7 @@ def test_logins_that_make_no_sense(
 
 
 def test_docker_hub_is_where_nobody_says_otherwise(bare: Commands) -> None:
-    for words in ((), ("index.docker.io",), ("https://index.docker.io/v1/",)):
+    for words in ((), ("index." + DEFAULT_HOST,), (DOCKER_HUB_KEY,)):
         assert bare("logout", *words).lines == ["Not logged in to docker.io"]
 
 

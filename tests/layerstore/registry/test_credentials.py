@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from layerstore.reference import DEFAULT_HOST
 from layerstore.registry import Credentials, CredentialsError
 from layerstore.registry.credentials import CredentialStore
+from layerstore.registry.endpoints import DOCKER_HUB_KEY
 
 ME = Credentials(user="me", password="pass:word")
 
@@ -71,7 +73,7 @@ def test_a_key_with_a_scheme_is_for_that_scheme(tmp_path: Path, docker: Path) ->
     assert found.find("c.d", scheme="http") is not None
 
 
-@pytest.mark.parametrize("key", ["https://index.docker.io/v1/", "docker.io", "index.docker.io"])
+@pytest.mark.parametrize("key", [DOCKER_HUB_KEY, DEFAULT_HOST, f"index.{DEFAULT_HOST}"])
 def test_docker_hub_has_several_keys(tmp_path: Path, docker: Path, key: str) -> None:
     write(docker, auths={key: entry("me", "x")})
     assert user_for(store(tmp_path), "docker.io", "library/a") == "me"
@@ -220,7 +222,7 @@ def test_a_registry_that_the_helper_does_not_know_may_be_in_the_file(
 def test_docker_hub_is_one_server_for_helpers(tmp_path: Path, docker: Path, helper: Path) -> None:
     write(docker, credsStore="test")
     store(tmp_path).save("docker.io", ME)
-    assert (tmp_path / "kept-https:__index.docker.io_v1_").exists()
+    assert (tmp_path / f"kept-https:__index.{DEFAULT_HOST}_v1_").exists()
     assert store(tmp_path).find("docker.io", "library/a") == ME
 
 
@@ -244,7 +246,7 @@ def test_the_file_is_the_users_alone_and_keeps_the_rest(tmp_path: Path, docker: 
     assert docker.stat().st_mode & 0o777 == 0o600
     document = json.loads(docker.read_text())
     assert document["psFormat"] == "table"
-    assert sorted(document["auths"]) == ["c.d", "https://index.docker.io/v1/"]
+    assert sorted(document["auths"]) == ["c.d", DOCKER_HUB_KEY]
     assert list(docker.parent.iterdir()) == [docker]
 
 

@@ -2,7 +2,10 @@
 
 import pytest
 
+from layerstore.reference import DEFAULT_HOST
 from layerstore.registry.endpoints import (
+    DOCKER_HUB,
+    DOCKER_HUB_KEY,
     Origin,
     credential_keys,
     host_of_key,
@@ -46,11 +49,11 @@ def test_an_origin_is_written_as_a_url(origin: Origin, text: str) -> None:
     assert Origin.of(text) == origin
 
 
-@pytest.mark.parametrize("host", ["docker.io", "index.docker.io", "registry-1.docker.io"])
+@pytest.mark.parametrize("host", [DEFAULT_HOST, f"index.{DEFAULT_HOST}", DOCKER_HUB])
 def test_docker_hub_has_one_server_and_one_key(host: str) -> None:
-    assert server_of(host) == "registry-1.docker.io"
-    assert login_key(host) == "https://index.docker.io/v1/"
-    assert "https://index.docker.io/v1/" in credential_keys(host, "")
+    assert server_of(host) == DOCKER_HUB == "registry-1." + DEFAULT_HOST
+    assert login_key(host) == DOCKER_HUB_KEY == f"https://index.{DEFAULT_HOST}/v1/"
+    assert DOCKER_HUB_KEY in credential_keys(host, "")
 
 
 def test_other_registries_are_their_own_server_and_key() -> None:
