@@ -523,7 +523,9 @@ def test_the_more_is_equal_the_more_similar() -> None:
 
 STEPS = st.builds(
     lambda env, user, text: replace(RUN, env=env, user=user, argv=(*SHELL, text)),
-    st.lists(st.sampled_from(["A=1", "A=2", "B=1", "C="]), max_size=3, unique=True).map(tuple),
+    st.lists(  # no environment has a name twice
+        st.sampled_from(["A=1", "A=2", "B=1", "C="]), max_size=3, unique_by=lambda pair: pair[0]
+    ).map(tuple),
     st.sampled_from(["", "ada"]),
     st.text(max_size=3),
 )
