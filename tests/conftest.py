@@ -38,7 +38,7 @@ GATES: dict[str, Callable[[pytest.Mark], str | None]] = {
 
 
 # Those that ask who runs the suite, and not what is installed.
-OF_THE_USER = ("needs_root", "needs_ids") if os.geteuid() != 0 else ()
+OF_THE_USER = ("needs_root", "needs_ids", "needs_networks") if os.geteuid() != 0 else ()
 
 
 def unmet_needs(item: pytest.Item) -> Iterator[tuple[str, str]]:
