@@ -126,7 +126,7 @@ def processor_s() -> float:
 def main() -> None:
     """Measure, print a table, and hold the budget."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--lamina", default=str(REPOSITORY / ".venv/bin/lamina"))
+    parser.add_argument("--lamina", type=os.path.abspath, default=REPOSITORY / ".venv/bin/lamina")
     parser.add_argument("-n", type=int, default=40)
     given = parser.parse_args()
     sys.path.insert(0, str(REPOSITORY))
