@@ -229,7 +229,6 @@ class _Engine:
         predictor: "Predictor | None" = None,
     ) -> None:
         self._start_executor = start_executor
-        self._cleanup = cleanup
         self._networks: RunNetworks | None = None
         self._predictor = predictor
         self._request = request

@@ -50,7 +50,7 @@ class BuilderError(Exception):
 
 
 class PlanError(BuilderError):
-    pass
+    """The stages cannot be put together, or an option asks for what no stage has."""
 
 
 class UnknownStageError(PlanError):
@@ -106,7 +106,7 @@ class UnsupportedFeatureError(BuilderError):
 
 
 class NetworkError(BuilderError):
-    pass
+    """A network cannot be made, found or used."""
 
 
 class NetworkUnavailableError(NetworkError):
@@ -114,15 +114,15 @@ class NetworkUnavailableError(NetworkError):
 
 
 class LoweringError(BuilderError):
-    pass
+    """An instruction that is well formed, and cannot be meant here."""
 
 
 class OutputError(BuilderError):
-    pass
+    """A result cannot be written where it was asked for."""
 
 
 class ContextError(BuilderError):
-    pass
+    """Something is wrong with a build context, or with what is copied from it."""
 
 
 class SourceNotFoundError(ContextError):
@@ -145,7 +145,7 @@ class OutsideContextError(ContextError):
 
 
 class UrlError(BuilderError):
-    pass
+    """A URL that nothing can be fetched from, or with parameters it cannot have."""
 
 
 class FetchError(BuilderError):
@@ -242,7 +242,7 @@ class NotReproducibleError(BuilderError):
 
 
 class ContainerError(BuilderError):
-    pass
+    """Something is wrong with a container, or is asked of one that cannot do it."""
 
 
 class NoSuchContainerError(ContainerError):

@@ -77,11 +77,8 @@ def credentials_of(build_args: Mapping[str, str]) -> dict[str, bytes]:
 def _attributes(change: Change) -> Iterator[bytes]:
     """All bytes of a change that a tar holds, but for the content of a file."""
     yield os.fsencode(change.path)
-    match change:
-        case PutSymlink(target=target) | PutHardlink(target=target):
-            yield os.fsencode(target)
-        case _:
-            pass
+    if isinstance(change, PutSymlink | PutHardlink):
+        yield os.fsencode(change.target)
     if not isinstance(change, PutHardlink | Remove | Opaque):
         for name, value in change.meta.xattrs:
             yield os.fsencode(name)

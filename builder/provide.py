@@ -40,7 +40,7 @@ from layerstore import (
 )
 
 if TYPE_CHECKING:
-    from builder.pulling import Report
+    from builder.pulling import Report, Watch
     from builder.remote import Remotes
     from builder.request import BuildRequest
 
@@ -82,7 +82,8 @@ class Provider:
     def image(self, name: str, stage: PlannedStage) -> Image:
         """The image that FROM or --from names in `stage`."""
         try:
-            return self._find_image(name, stage)
+            watch = None if self._watch_pull is None else partial(self._watch_pull, stage)
+            return self._find_image(name, stage.platform, watch)
         except (NotFoundError, InvalidReferenceError) as error:
             from builder.nearest import nearest
 
@@ -91,16 +92,15 @@ class Provider:
                 raise
             raise UnknownStageError(name=name, nearest=close) from error
 
-    def _find_image(self, name: str, stage: PlannedStage) -> Image:
+    def _find_image(self, name: str, platform: Platform, watch: "Watch | None" = None) -> Image:
         pulling = self._request.pulling
         if pulling is None:
-            return self._store.images.resolve(name, stage.platform)
-        key = name, stage.platform
+            return self._store.images.resolve(name, platform)
+        key = name, platform
         if key not in self._images:
             from builder.pulling import untold
 
-            watch = untold if self._watch_pull is None else partial(self._watch_pull, stage)
-            self._images[key] = pulling.image(self._store, name, stage.platform, watch)
+            self._images[key] = pulling.image(self._store, name, platform, watch or untold)
         return self._images[key]
 
     def context(self, name: str, platform: Platform) -> Image | SourceTree | None:
@@ -169,7 +169,7 @@ class Provider:
         description = f"the build context {name!r}"
         kind, scheme, rest = value.partition("://")
         if scheme and kind == "docker-image":
-            return None if rest == "scratch" else self._named_image(rest, platform)
+            return None if rest == "scratch" else self._find_image(rest, platform)
         if scheme and kind == "oci-layout":
             return self._layout(rest, platform)
         match parse_url(value, is_context=True):
@@ -181,14 +181,6 @@ class Provider:
                 return self.remotes().archive_or_file(url, description)
             case None:
                 return self._local_context(name, value, description)
-
-    def _named_image(self, name: str, platform: Platform) -> Image:
-        pulling = self._request.pulling
-        if pulling is None:
-            return self._store.images.resolve(name, platform)
-        from builder.pulling import untold
-
-        return pulling.image(self._store, name, platform, untold)
 
     def _local_context(self, name: str, value: str, description: str) -> SourceTree:
         if scheme := other_scheme(value):

@@ -110,7 +110,7 @@ class Selection:
 
 
 class SourceLoopError(BuilderError):
-    pass
+    """Symbolic links that lead to each other."""
 
 
 def resolve(tree: Resolvable, path: str) -> TreePath:

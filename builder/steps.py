@@ -11,14 +11,11 @@ Two kinds, and only two:
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from builder.sandbox import Limits, ResourceLimit
 from builder.sources import EntryKind, Selection
 from layerstore import Digest
-
-if TYPE_CHECKING:
-    from builder.sandbox import ResourceLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,7 @@ def _slice(value: Value, *bounds: int) -> Value:
 
 
 def _len(value: Value) -> Value:
-    return len(value.encode()) if isinstance(value, str) else len(value)  # type: ignore[arg-type]
+    return len(value.encode()) if isinstance(value, str) else len(value)  # type: ignore[arg-type]  # a TypeError is the answer
 
 
 def _equal(left: Value, *others: Value) -> bool:
@@ -67,7 +67,7 @@ def _same(left: Value, right: Value) -> bool:
 def _less(left: Value, right: Value) -> bool:
     if _kind(left) != _kind(right) or _kind(left) == "bool":
         raise TemplateError(f"incompatible types: {inner(left)!r} and {inner(right)!r}")
-    smaller: bool = left < right  # type: ignore[operator]
+    smaller: bool = left < right  # type: ignore[operator]  # of one kind, by now
     return smaller
 
 
