@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import ssl
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from tests.support.peers import PeerError, run
 from tests.support.registries import Auth, Registry, basic, registry
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.needs_registry
 
@@ -75,10 +75,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
             os.kill(os.getpid(), 9)
     os.waitpid(child, 0)
     processes = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
-    end_s = time.monotonic() + 10
-    while any(_runs_in(path, tmp_path) for path in processes):
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
+    wait_until(lambda: not any(_runs_in(path, tmp_path) for path in processes))
 
 
 def _runs_in(process: Path, folder: Path) -> bool:

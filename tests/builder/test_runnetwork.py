@@ -14,9 +14,9 @@ from builder.runnetwork import RunNetworks, StepNetwork, network_files
 from builder.sandbox import ForkServer, SandboxSpec
 from builder.steps import ExecStep, RunSettings
 from tests.support import rootfs
-from tests.support.containers import wait_until
 from tests.support.networks import devices
 from tests.support.sandboxes import Bench, Outcome, piped
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay, pytest.mark.needs_networks]
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support import traces
 from tests.support.cli import Lamina
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -29,6 +30,6 @@ def clean_machine(tmp_path: Path) -> Iterator[None]:
     """What a test ends with: no process, no mount and no control group is left."""
     before = traces.control_groups()
     yield
-    traces.wait_until(lambda: traces.processes_in(tmp_path) == [], seconds=10)
+    wait_until(lambda: traces.processes_in(tmp_path) == [], seconds=10)
     assert traces.mounts_of(tmp_path) == []
     assert traces.control_groups() - before == set()

@@ -12,6 +12,7 @@ from tests.support import traces
 from tests.support.cli import Lamina
 from tests.support.imagetree import OciLayout
 from tests.support.progress import executed
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -70,7 +71,7 @@ def test_builds_succeed_beside_one_that_prunes_everything(busybox: Lamina, fille
     """Nothing is kept for the next build, but what a build uses stays while it does."""
     keep = busybox.start("run", "--rm", "busybox", "sleep", "60")  # the base stays
     try:
-        traces.wait_until(lambda: busybox("ps", "-q").stdout != "")
+        wait_until(lambda: busybox("ps", "-q").stdout != "")
         for number in range(3):
             texts = [f"{SHARED}RUN echo {number} {n} > /own\n" for n in (0, 0, 1, 2)]
             builds = [start(busybox, filled, text, f"it{n}") for n, text in enumerate(texts)]
@@ -88,7 +89,7 @@ def test_a_killed_build_hands_its_step_to_those_who_wait(busybox: Lamina, filled
     word = f"3.{os.getpid()}1"
     text = f"FROM busybox\nRUN sleep {word}; head -c 16 /dev/urandom > /a\n"
     first = start(busybox, filled, text, "one")
-    traces.wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) >= 1)
+    wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) >= 1)
     others = [start(busybox, filled, text, f"two{number}") for number in range(2)]
     time.sleep(0.5)
     first.kill()
@@ -105,7 +106,7 @@ def test_a_stopped_build_keeps_nobody_else_waiting(busybox: Lamina, filled: Path
     word = f"60.{os.getpid()}1"
     stopped = start(busybox, filled, f"FROM busybox\nRUN sleep {word}\n", "one")
     try:
-        traces.wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) >= 1)
+        wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) >= 1)
         os.killpg(stopped.pid, signal.SIGSTOP)
         ended(start(busybox, filled, SHARED, "two"))
         busybox("run", "--rm", "two", "cat", "/data", timeout_s=60)
@@ -115,7 +116,7 @@ def test_a_stopped_build_keeps_nobody_else_waiting(busybox: Lamina, filled: Path
         os.killpg(stopped.pid, signal.SIGCONT)
         stopped.kill()
         stopped.communicate()
-    traces.wait_until(lambda: traces.processes_with(f"sleep\0{word}") == [])
+    wait_until(lambda: traces.processes_with(f"sleep\0{word}") == [])
 
 
 def test_a_finished_step_can_be_used_while_the_next_one_runs(busybox: Lamina, filled: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_finished_step_can_be_used_while_the_next_one_runs(busybox: Lamina, fi
     quick = "FROM busybox\nRUN head -c 16 /dev/urandom > /first\n"
     long = start(busybox, filled, f"{quick}RUN sleep {word}\n", "long")
     try:
-        traces.wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) >= 1)
+        wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) >= 1)
         told = ended(start(busybox, filled, quick, "quick"))
         assert executed(told) == []
     finally:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import traces
 from tests.support.cli import Lamina, command
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -70,7 +71,7 @@ def test_a_build_of_a_program_that_ignores_signals_can_be_interrupted(
 ) -> None:
     (context / "Dockerfile").write_text(f"FROM busybox\nRUN {DEAF}\n")
     build = busybox.start("build", "--progress=plain", context)
-    traces.wait_until(lambda: len(traces.processes_with("sleep\x004979")) > 0)
+    wait_until(lambda: len(traces.processes_with("sleep\x004979")) > 0)
     start = time.monotonic()
     build.send_signal(number)
     build.communicate(timeout=20)
@@ -83,7 +84,7 @@ def test_a_build_of_a_program_that_ignores_signals_can_be_interrupted(
 def test_so_can_one_of_a_program_that_has_stopped_itself(busybox: Lamina, context: Path) -> None:
     (context / "Dockerfile").write_text("FROM busybox\nRUN sleep 4981 & kill -STOP $$\n")
     build = busybox.start("build", "--progress=plain", context)
-    traces.wait_until(lambda: len(traces.processes_with("sleep\x004981")) > 0)
+    wait_until(lambda: len(traces.processes_with("sleep\x004981")) > 0)
     build.send_signal(signal.SIGINT)
     build.communicate(timeout=20)
     assert build.returncode == 130
@@ -103,7 +104,7 @@ def test_what_ignores_signals_beside_the_program_ends_with_it(
 
 def test_a_container_that_ignores_signals_is_stopped(busybox: Lamina) -> None:
     busybox("run", "-d", "--name=deaf", "busybox", "sh", "-c", DEAF.replace("4979", "4982"))
-    traces.wait_until(lambda: "deaf" in busybox("logs", "deaf").stdout)
+    wait_until(lambda: "deaf" in busybox("logs", "deaf").stdout)
     start = time.monotonic()
     busybox("stop", "-t", "1", "deaf")
     assert 0.9 < time.monotonic() - start < 8

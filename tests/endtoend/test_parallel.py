@@ -13,6 +13,7 @@ import pytest
 from tests.support import traces
 from tests.support.cli import Lamina, command, describe
 from tests.support.progress import executed
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.needs_overlay,
@@ -100,11 +101,11 @@ def test_nothing_is_left_of_many_stages(
     word = f"8{uuid.uuid4().int % 10**8:08}"
     (context / "Dockerfile").write_text(stages(20, f"sleep {word}"))
     running = busybox.start("build", "--progress", "plain", "--jobs", "20", context)
-    traces.wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) == 20, seconds=60)
+    wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) == 20, seconds=60)
     running.send_signal(number)
     _, errors = running.communicate(timeout=30)
     assert b"Traceback" not in errors
-    traces.wait_until(lambda: traces.processes_with(word) == [], seconds=5)
+    wait_until(lambda: traces.processes_with(word) == [], seconds=5)
     busybox("fsck")
 
 
@@ -149,7 +150,7 @@ def test_a_finished_step_is_kept_while_the_next_one_runs(
     word = f"6{uuid.uuid4().int % 10**8:08}"
     (context / "Dockerfile").write_text(f"FROM busybox\nRUN {LARGE}\nRUN sleep {word}\n")
     running = busybox.start("build", "--progress", "plain", context)
-    traces.wait_until(lambda: traces.processes_with(f"sleep\0{word}") != [], seconds=60)
+    wait_until(lambda: traces.processes_with(f"sleep\0{word}") != [], seconds=60)
     time.sleep(2)
     running.send_signal(number)
     _, errors = running.communicate(timeout=30)
@@ -168,7 +169,7 @@ def test_an_interrupt_while_a_layer_is_written_leaves_a_good_store(
         f"FROM busybox\nRUN {LARGE}; head -c 60000000 /dev/urandom > /larger\nRUN sleep {word}\n"
     )
     running = busybox.start("build", "--progress", "plain", context)
-    traces.wait_until(lambda: traces.processes_with(f"sleep\0{word}") != [], seconds=60)
+    wait_until(lambda: traces.processes_with(f"sleep\0{word}") != [], seconds=60)
     time.sleep(after_s)
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=30)

@@ -7,17 +7,17 @@ import signal
 import socket
 import stat
 import subprocess
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support.cli import Lamina
-from tests.support.containers import wait_until
 from tests.support.imagetree import OciLayout
 from tests.support.networks import devices
 from tests.support.progress import executed
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.needs_overlay]
 
@@ -50,9 +50,9 @@ class Project:
         """Begin to build; returns once the file `until` is in a cache mount."""
         (self.context / "Dockerfile").write_text(text)
         build = self.lamina.start("build", "--progress=plain", self.context)
-        while not list(self.caches.glob(f"*/data/{until}")):
-            assert build.poll() is None
-            time.sleep(0.02)
+        found = partial(self.caches.glob, f"*/data/{until}")
+        wait_until(lambda: any(found()) or build.poll() is not None, seconds=60)
+        assert any(found()), "the build has ended"
         return build
 
     def start_two(self, folder: Path, run: str) -> list["subprocess.Popen[bytes]"]:

@@ -1,13 +1,13 @@
 """`run --runtime`: containers by crun and runc, minded as all others are."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.cli import Lamina
 from tests.support.terminals import Typist
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.needs_overlay]
 
@@ -65,9 +65,7 @@ class TestRuntimes:
         assert inspected["HostConfig"]["Runtime"] == runtime
         assert inspected["State"]["Running"] is True
         assert busybox("exec", "mine", "sh", "-c", "echo $$ > /x; cat /x").stdout.strip().isdigit()
-        deadline = time.monotonic() + 10
-        while "up" not in busybox("logs", "mine").stdout and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: "up" in busybox("logs", "mine").stdout)
         busybox("stop", "mine")
         assert busybox("logs", "mine").stdout == "up\nbye\n"
         assert busybox("wait", "mine").stdout == "4\n"

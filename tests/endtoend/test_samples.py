@@ -5,8 +5,7 @@ One store holds them all, as it would on a user's machine; each sample is built 
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.support.cli import REPOSITORY, Lamina
 from tests.support.imagetree import DirLayout, OciLayout, difference, scan
 from tests.support.peers import Containers, run
 from tests.support.progress import executed
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.needs_overlay]
 
@@ -288,18 +288,10 @@ def test_the_service_is_started_asked_and_stopped_by_its_own_signal(built: Built
     lamina = built.lamina
     lamina("run", "-d", "--network", "none", "--name", "service", sample.name)
     try:
-        _wait_for(lambda: "serving on 8080" in lamina("logs", "service").stdout)
+        wait_until(lambda: "serving on 8080" in lamina("logs", "service").stdout)
         page = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]
-        _wait_for(lambda: lamina("exec", "service", *page, check=False).stdout == "it works\n")
+        wait_until(lambda: lamina("exec", "service", *page, check=False).stdout == "it works\n")
         lamina("stop", "service")
         assert lamina("logs", "service").stdout == "serving on 8080\nstopping\n"
     finally:
         lamina("rm", "-f", "service")
-
-
-def _wait_for(condition: Callable[[], bool], *, seconds: float = 15) -> None:
-
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened in time"
-        time.sleep(0.05)

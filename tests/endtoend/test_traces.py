@@ -12,6 +12,7 @@ from tests.support import traces
 from tests.support.cli import Lamina
 from tests.support.imagetree import OciLayout
 from tests.support.progress import executed
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.needs_overlay,
@@ -92,7 +93,7 @@ def started_build(store: Lamina, context: Path, word: str) -> subprocess.Popen[b
         f"RUN (setsid sleep {word} &) ; sleep {word}; echo never > /second\n"
     )
     build = store.start("build", "--progress", "plain", "-t", "it", context)
-    traces.wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) >= 2)
+    wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) >= 2)
     return build
 
 
@@ -129,7 +130,7 @@ def test_a_killed_build_leaves_nothing_that_the_next_command_does_not_sweep(
     build = started_build(busybox, context, word)
     build.kill()
     build.communicate(timeout=15)
-    traces.wait_until(lambda: traces.processes_with(word) == [], seconds=5)
+    wait_until(lambda: traces.processes_with(word) == [], seconds=5)
     _nothing_is_broken(busybox, context, again=3)  # what was not yet made durable is done again
 
 
@@ -176,10 +177,10 @@ def test_a_build_killed_at_any_moment_can_be_repeated(
 def test_a_killed_run_leaves_no_process(busybox: Lamina) -> None:
     word = f"6{uuid.uuid4().int % 10**8:08}"
     run = busybox.start("run", "--rm", "busybox", "sh", "-c", f"sleep {word} & sleep {word}")
-    traces.wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) == 2)
+    wait_until(lambda: len(traces.processes_with(f"sleep\0{word}")) == 2)
     run.kill()
     run.communicate(timeout=15)
-    traces.wait_until(lambda: traces.processes_with(word) == [], seconds=5)
+    wait_until(lambda: traces.processes_with(word) == [], seconds=5)
     busybox("fsck")
 
 

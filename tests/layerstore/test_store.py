@@ -32,8 +32,8 @@ from tests.support.stores import (
     run,
     seal,
     start,
-    wait_for,
 )
+from tests.support.waiting import wait_until
 
 
 def leftovers(root: Path) -> list[str]:
@@ -553,7 +553,7 @@ def test_two_sweepers_do_not_disturb_each_other(store_root: Path) -> None:
     for process in processes:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err.decode()
-    wait_for(lambda: leftovers(store_root) == [])
+    wait_until(lambda: leftovers(store_root) == [], seconds=30)
 
 
 # ---- failing I/O

@@ -1,7 +1,5 @@
 """Records of containers that never ran, and the things to wait for around those that do."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +58,6 @@ def record_with(**changes: Any) -> ContainerRecord:
         memory_bytes=0,
     )
     return record._replace(**changes)
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 def names_in(directory: Path) -> list[str]:

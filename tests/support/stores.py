@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from layerstore import (
 )
 from layerstore import descriptor as media
 from layerstore.blobs import put
+from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 CREATED = "2024-05-06T07:08:09Z"
@@ -184,15 +185,5 @@ with Store.open(Path(sys.argv[1])) as store:
 def hold_mount(root: Path, key: str, sharing: str, said: Path) -> "subprocess.Popen[bytes]":
     """Another process that holds a cache mount; returns once its path is in `said`."""
     process = start(_HOLDER, root, key, sharing, said)
-    wait_for(lambda: said.exists() and said.read_text() != "")
+    wait_until(lambda: said.exists() and said.read_text() != "", seconds=30)
     return process
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    """Wait until `condition` holds."""
-    import time
-
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)

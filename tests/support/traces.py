@@ -1,8 +1,7 @@
 """What a command could leave behind on this machine: processes, mounts, control groups, files."""
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 _OTHERS = ("peers", "docker", "containers")
@@ -75,13 +74,6 @@ def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
             *(info.st_mtime_ns, info.st_ctime_ns, content),
         )
     return found
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not so after {seconds} seconds"
-        time.sleep(0.05)
 
 
 def _pids() -> Iterator[int]:

@@ -8,7 +8,8 @@ import pytest
 from builder.cli.containers import status
 from tests.support.cli import Lamina
 from tests.support.commands import Commands
-from tests.support.containers import names_in, record_with, wait_until
+from tests.support.containers import names_in, record_with
+from tests.support.waiting import wait_until
 
 SLEEP = ("sh", "-c", "echo on; sleep 60")
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import Commands
-from tests.support.containers import wait_until
 from tests.support.networks import UNTIL_SERVED, devices
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay, pytest.mark.needs_networks]
 

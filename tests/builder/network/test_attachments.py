@@ -9,9 +9,9 @@ from builder.errors import NetworkError
 from builder.network.attachments import Attachment, Wish, attach
 from builder.network.bridges import Plan
 from builder.sandbox import Network, SandboxError
-from tests.support.containers import wait_until
 from tests.support.networks import UNTIL_SERVED, devices, world
 from tests.support.sandboxes import Bench
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay, pytest.mark.needs_networks]
 

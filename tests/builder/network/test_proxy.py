@@ -15,7 +15,7 @@ from builder.errors import NetworkError
 from builder.network.ports import Publication
 from builder.network.proxy import forward
 from tests.support.cli import REPOSITORY
-from tests.support.containers import wait_until
+from tests.support.waiting import wait_until
 
 HOST = "127.0.0.1"
 

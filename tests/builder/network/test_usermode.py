@@ -9,6 +9,7 @@ import pytest
 from builder.errors import NetworkUnavailableError
 from builder.network import usermode
 from tests.support.cli import REPOSITORY
+from tests.support.waiting import wait_until
 
 PRELUDE = """
 import os, sys
@@ -113,13 +114,8 @@ class TestPrograms:
         assert as_user(FORWARD, program) == "from inside\n"
 
     def test_nothing_outlives_a_killed_minder(self, program: str) -> None:
-        import time
-
         pid = int(as_user(KILLED, program).split()[0])
-        deadline = time.monotonic() + 10
-        while Path(f"/proc/{pid}").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_without_a_program_there_is_a_sentence(

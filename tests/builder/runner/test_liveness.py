@@ -9,7 +9,7 @@ import pytest
 
 from builder.runner import liveness
 from tests.support.cli import REPOSITORY
-from tests.support.containers import wait_until
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from builder.runner.store import ContainerStore
 from builder.runner.verbs import ExecOptions
 from layerstore import Store
 from tests.support.commands import copy_store
-from tests.support.containers import names_in, wait_until
+from tests.support.containers import names_in
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
 

@@ -29,7 +29,8 @@ from builder.sandbox import (
 from layerstore import NotFoundError, Store, prune
 from tests.support.cli import Lamina
 from tests.support.commands import copy_store
-from tests.support.containers import names_in, record_with, wait_until
+from tests.support.containers import names_in, record_with
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
 

@@ -17,8 +17,8 @@ from builder.sandbox import (
     remove_freezer,
     thaw,
 )
-from tests.support import traces
 from tests.support.sandboxes import Bench
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
 
@@ -37,7 +37,7 @@ def stands_still(bench: Bench) -> bool:
 
 def goes_on(bench: Bench) -> bool:
     before = count(bench)
-    traces.wait_until(lambda: count(bench) not in (before, ""))
+    wait_until(lambda: count(bench) not in (before, ""))
     return True
 
 
@@ -48,7 +48,7 @@ def goes_on(bench: Bench) -> bool:
 )
 def test_all_of_it_stops_and_goes_on(bench: Bench, words: dict[str, object]) -> None:
     with bench.background("/bin/sh", "-c", COUNTING, **words) as running:
-        traces.wait_until((bench.upper / "count").exists)
+        wait_until((bench.upper / "count").exists)
         for _ in range(2):
             assert not is_frozen(running.init_pid)
             freeze(running.init_pid)
@@ -67,7 +67,7 @@ def test_only_that_one(bench: Bench) -> None:
         bench.background("/bin/sh", "-c", "echo ready; sleep 60") as other,
         bench.background("/bin/sh", "-c", COUNTING),
     ):
-        traces.wait_until((bench.upper / "count").exists)
+        wait_until((bench.upper / "count").exists)
         freeze(other.init_pid)
         assert goes_on(bench)
         thaw(other.init_pid)

@@ -12,9 +12,9 @@ from builder.sandbox import Executor, ForkServer, Link, LocalExecutor, SandboxEr
 from builder.sandbox.network import Way, opened
 from builder.sandbox.ociruntime import RuntimeExecutor, find_runtime
 from builder.sandbox.syscalls import CLONE_NEWNET
-from tests.support.containers import wait_until
 from tests.support.networks import UNTIL_SERVED, devices
 from tests.support.sandboxes import Bench, piped
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay, pytest.mark.needs_networks]
 

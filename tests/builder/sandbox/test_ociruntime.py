@@ -27,6 +27,7 @@ from builder.sandbox.ociruntime import preflight
 from tests.support import rootfs, traces
 from tests.support.cli import REPOSITORY
 from tests.support.sandboxes import PATH, Bench, piped
+from tests.support.waiting import wait_until
 
 needs_crun = [pytest.mark.needs_root, pytest.mark.needs_overlay, pytest.mark.needs_peers("crun")]
 SECRET = "tr0ub4dor-and-3"
@@ -314,7 +315,7 @@ class TestRuns:
         caller.send_signal(number)
         caller.wait()
         caller.stdout.close()
-        traces.wait_until(lambda: traces.processes_with("4711") == [], seconds=10)
+        wait_until(lambda: traces.processes_with("4711") == [], seconds=10)
         assert traces.mounts_of(tmp_path) == []
         assert list((tmp_path / "wk.bundle").iterdir()) == []
 

@@ -32,6 +32,7 @@ from layerstore.owners import decode as decode_for_layers
 from tests.support import traces
 from tests.support.ordinary import USER, Ordinary
 from tests.support.sandboxes import PRELUDE
+from tests.support.waiting import wait_until
 
 IDS = st.integers(0, 2**31 - 1)
 DEVICES = st.tuples(st.sampled_from([stat.S_IFCHR, stat.S_IFBLK]), *[st.integers(1, 4095)] * 2)
@@ -407,7 +408,7 @@ class TestLife:
                 raise AssertionError("a child is left")
 
         ordinary.act(play)
-        traces.wait_until(lambda: traces.processes_with(str(ordinary.home)) == [], seconds=5)
+        wait_until(lambda: traces.processes_with(str(ordinary.home)) == [], seconds=5)
 
     def test_it_ends_with_a_sandbox_that_is_killed(self, ordinary: Ordinary) -> None:
         def play() -> None:
