@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,16 @@ from tests.support.sandboxes import (
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay]
 
 RUNTIMES = ("crun", "runc")
+
+
+def runtime_executor(name: str) -> Executor:
+    return RuntimeExecutor(find_runtime(name))
+
+
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "local": LocalExecutor,
     "server": ForkServer,
-    **{name: lambda name=name: RuntimeExecutor(find_runtime(name)) for name in RUNTIMES},  # type: ignore[misc]
+    **{name: partial(runtime_executor, name) for name in RUNTIMES},
 }
 # What other runtimes do in another way, and why. Whatever is not named here, they do alike.
 OURS_ALONE = {

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import socket
 import stat
 import subprocess
@@ -39,7 +38,7 @@ from layerstore.toc import TocEntry
 from layerstore.treediff import changes as tree_changes
 from layerstore.treeindex import TreeIndex
 from layerstore.treepath import TreePath
-from tests.support import strategies
+from tests.support import host, strategies
 from tests.support.conformance import MATERIAL
 from tests.support.rawtar import END, entry, header, pax
 from tests.support.trees import (
@@ -1059,11 +1058,11 @@ def test_a_link_to_a_directory_is_no_directory(layer: Path) -> None:
 
 
 @pytest.mark.needs_userns
+@pytest.mark.needs_public_python
 def test_an_ordinary_user_in_a_namespace_can_write_and_read_layers(tmp_path: Path) -> None:
     """Everything that needs rights is done with those of the namespace, or recorded."""
-    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-    if python is None:
-        pytest.skip("there is no python3 that an ordinary user may start")
+    python = host.public_python()
+    assert python is not None
     work = Path(tempfile.mkdtemp())  # pytest's directory is closed to others
     try:
         _as_ordinary_user(work, python)

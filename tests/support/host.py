@@ -3,6 +3,8 @@
 A probe tries the thing itself, in a process of its own, and is asked once per test process.
 """
 
+import ctypes
+import ctypes.util
 import os
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from builder.sandbox import syscalls, syscalltable
 from builder.sandbox.idmap import own_maps
 
 PEERS = ("skopeo", "umoci", "podman", "buildah")
@@ -57,7 +60,56 @@ def no_userns() -> str | None:
 
 @cache
 def no_peer(name: str) -> str | None:
-    return None if shutil.which(name) else f"{name} is not installed"
+    """A program; a file by its path; or a library: libNAME."""
+    if name.startswith("/"):
+        found: object = Path(name).exists()
+    elif name.startswith("lib"):
+        found = ctypes.util.find_library(name.removeprefix("lib"))
+    else:
+        found = shutil.which(name)
+    return None if found else f"{name} is not installed"
+
+
+@cache
+def public_python() -> str | None:
+    """An interpreter that an ordinary user may start: not one below root's home."""
+    return shutil.which("python3", path="/usr/bin:/usr/local/bin")
+
+
+def no_public_python() -> str | None:
+    return None if public_python() else "there is no python3 that an ordinary user may start"
+
+
+@cache
+def cgroup2() -> Path | None:
+    """The second version's hierarchy; a hybrid host has it as well."""
+    tops = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+    return next((top for top in tops if (top / "cgroup.controllers").exists()), None)
+
+
+def no_cgroup2() -> str | None:
+    """Whether there is one, with cgroup.kill."""
+    if cgroup2() is None:
+        return "there is no second version of control groups to be seen here"
+    release = [int(word) for word in os.uname().release.split(".")[:2]]
+    return None if release >= [5, 14] else "cgroup.kill came with Linux 5.14"
+
+
+@cache
+def no_keyrings() -> str | None:
+    """Ask for this process's session keyring."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    get_id, session = ctypes.c_long(0), ctypes.c_long(-3)  # linux/keyctl.h
+    number = ctypes.c_long(call_number("keyctl"))
+    if libc.syscall(number, get_id, session, ctypes.c_long(0)) < 0:
+        return f"there are no keyrings: {os.strerror(ctypes.get_errno())}"
+    return None
+
+
+def call_number(name: str) -> int:
+    """The number of a system call on this machine."""
+    tables = {"x86_64": syscalltable.X86_64, "aarch64": syscalltable.AARCH64}
+    return syscalltable.parse(tables[syscalls.MACHINE])[name]
 
 
 @cache

@@ -19,6 +19,7 @@ from builder.sandbox import (
     Running,
     SandboxSpec,
     Stdio,
+    thaw,
 )
 
 PATH = f"PATH={DEFAULT_PATH}"
@@ -100,7 +101,7 @@ class Bench:
 
     @contextmanager
     def background(self, *argv: str, **words: Any) -> Iterator[Running]:
-        """A program that says something when it is ready, and is killed at the end."""
+        """A program that says something when it is ready; killed at the end, also when frozen."""
         spec = self.spec(*argv, **words)
         with piped(b"") as (stdio, outputs):
             running = self.executor.start(spec, stdio)
@@ -110,6 +111,7 @@ class Bench:
                 yield running
             finally:
                 running.kill()
+                thaw(running.init_pid)
                 running.wait()
 
     def python(self, script: str, **words: Any) -> Outcome:

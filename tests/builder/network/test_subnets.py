@@ -90,6 +90,6 @@ def test_there_may_be_none_left() -> None:
 
 @given(st.binary(min_size=7, max_size=7))
 def test_ipv6_subnets_are_unique_local_ones(random: bytes) -> None:
-    network = ipaddress.ip_network(str(unique_local_subnet(random)))
+    network = ipaddress.IPv6Network(str(unique_local_subnet(random)))
     assert network.prefixlen == 64
-    assert network.subnet_of(ipaddress.ip_network("fd00::/8"))  # type: ignore[arg-type]
+    assert network.subnet_of(ipaddress.IPv6Network("fd00::/8"))

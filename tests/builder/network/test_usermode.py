@@ -1,6 +1,5 @@
 """Networks of ordinary users: `.ci/as-user` is one, and may open /dev/net/tun."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -92,13 +91,12 @@ def as_user(script: str, program: str) -> str:
 
 @pytest.mark.needs_root
 @pytest.mark.needs_userns
-@pytest.mark.parametrize("program", ["slirp4netns", "pasta"])
+@pytest.mark.needs_peers("/dev/net/tun")
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(name, marks=pytest.mark.needs_peers(name)) for name in ("slirp4netns", "pasta")],
+)
 class TestPrograms:
-    @pytest.fixture(autouse=True)
-    def installed(self, program: str) -> None:
-        if shutil.which(program) is None or not Path("/dev/net/tun").exists():
-            pytest.skip(f"{program} or /dev/net/tun is not there")
-
     def test_there_is_a_device_with_a_way_out(self, program: str) -> None:
         lines = as_user(SHOW, program).splitlines()
         assert [line.split()[:2] for line in lines if line.startswith("eth0")] == [

@@ -87,13 +87,13 @@ class TestWires:
         log.close()
 
     def test_nothing_is_left_open(self, file: int, null: int) -> None:
-        before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names alone
+        before = set(Path("/proc/self/fd").iterdir())
         for released in (False, True):
             wiring = Wiring(Streams(stdin=file, stdout=file, stderr=null), null=null)
             if released:
                 wiring.release()
             wiring.close()
-        assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+        assert set(Path("/proc/self/fd").iterdir()) == before
 
 
 class TestFeed:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from builder.sandbox import PIDS_MAX_DEFAULT, Limits, UnsupportedHostError, cgroups, namespaces
+from tests.support import host
 
 needs_root = pytest.mark.needs_root
 
@@ -355,17 +356,13 @@ class TestReadings:
 
 
 @needs_root
+@pytest.mark.needs_cgroup2
 def test_a_group_of_the_second_version_is_killed_at_once() -> None:
-    """Every one can be, whatever controllers it has; a hybrid host has the hierarchy as well."""
-    tops = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
-    top = next((top for top in tops if (top / "cgroup.controllers").exists()), None)
-    if top is None:
-        pytest.skip("there is no second version of control groups to be seen here")
+    """Every one can be, whatever controllers it has."""
+    top = host.cgroup2()
+    assert top is not None
     directory = top / cgroups.group_name()
     directory.mkdir()
-    if not (directory / "cgroup.kill").exists():
-        directory.rmdir()
-        pytest.skip("cgroup.kill came with Linux 5.14")
     group = cgroups.Group(directories=(str(directory),))
     with subprocess.Popen(["sh", "-c", "sleep 79 & sleep 79"], start_new_session=True) as child:
         (directory / "cgroup.procs").write_text(str(child.pid))

@@ -31,7 +31,7 @@ def count(bench: Bench) -> str:
 
 def stands_still(bench: Bench) -> bool:
     before = count(bench)
-    time.sleep(0.15)
+    time.sleep(0.15)  # it is the absence of an event that is looked for
     return count(bench) == before
 
 
@@ -86,11 +86,15 @@ def test_its_group_goes_with_the_sandbox(bench: Bench) -> None:
     remove_freezer(running.init_pid)
 
 
-def test_what_was_left_goes_with_the_next_that_stands_still(bench: Bench) -> None:
+def left_behind(bench: Bench) -> Path:
+    """The group of a sandbox that was stopped, and has ended without removing it."""
     with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
         freeze(running.init_pid)
-        place = freezer._place(running.init_pid)
-        thaw(running.init_pid)
+        return freezer._place(running.init_pid)
+
+
+def test_what_was_left_goes_with_the_next_that_stands_still(bench: Bench) -> None:
+    place = left_behind(bench)
     with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
         freeze(running.init_pid)
         assert not place.exists()
@@ -99,10 +103,7 @@ def test_what_was_left_goes_with_the_next_that_stands_still(bench: Bench) -> Non
 
 
 def test_its_group_goes_with_the_next_one_that_is_made(bench: Bench) -> None:
-    with bench.background("/bin/sh", "-c", "echo ready; sleep 60") as running:
-        freeze(running.init_pid)
-        place = freezer._place(running.init_pid)
-        thaw(running.init_pid)
+    place = left_behind(bench)
     group = cgroups.make_group(Limits(), has_own_pids=False)
     assert group is not None
     group.remove()

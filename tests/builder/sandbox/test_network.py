@@ -1,7 +1,6 @@
 """Every kind of network, by every executor. Who reaches whom is in tests/builder/network."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,13 +33,18 @@ def bridge(own_network: Path) -> None:
         channel.request(netlink.bring_up("br0"))
 
 
-def _runtime() -> RuntimeExecutor:
-    if shutil.which("crun") is None:
-        pytest.skip("crun is not installed")
+def _crun() -> RuntimeExecutor:
     return RuntimeExecutor(find_runtime("crun"))
 
 
-@pytest.fixture(params=[LocalExecutor, ForkServer, _runtime], ids=["local", "server", "crun"])
+EXECUTORS = [
+    pytest.param(LocalExecutor, id="local"),
+    pytest.param(ForkServer, id="server"),
+    pytest.param(_crun, id="crun", marks=pytest.mark.needs_peers("crun")),
+]
+
+
+@pytest.fixture(params=EXECUTORS)
 def bench(request: pytest.FixtureRequest, lower: Path, tmp_path: Path) -> Iterator[Bench]:
     executor: Executor = request.param()
     try:

@@ -2,8 +2,9 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import jsonschema
 import pytest
 
 from builder.sandbox import capabilities, ocibundle, seccomp
@@ -181,7 +182,6 @@ SCHEMA = _object(
 
 
 def complaints(document: dict[str, Any]) -> list[str]:
-    jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(SCHEMA)
     return [error.message for error in validator.iter_errors(document)]
 
@@ -352,11 +352,11 @@ class TestOrdinaryUsers:
         is_in_user_namespace=True, has_tty_group=False, may_set_groups=False
     )
 
-    def document(self, network: str) -> dict[str, Any]:
-        return config(replace(FULL, network=network, limits=Limits()), self.FACTS)  # type: ignore[arg-type]
+    def document(self, network: Literal["none", "host"]) -> dict[str, Any]:
+        return config(replace(FULL, network=network, limits=Limits()), self.FACTS)
 
     @pytest.mark.parametrize("network", ["host", "none"])
-    def test_the_document_is_valid(self, network: str) -> None:
+    def test_the_document_is_valid(self, network: Literal["none", "host"]) -> None:
         assert complaints(self.document(network)) == []
 
     def test_there_are_neither_groups_nor_limits(self) -> None:

@@ -2,11 +2,9 @@
 
 import errno
 import os
-import shutil
 import signal
 import stat
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from builder.sandbox.spec import OWNER_XATTR
 from builder.sandbox.statbuf import Owned
 from layerstore.owners import XATTR, Device, Record
 from layerstore.owners import decode as decode_for_layers
-from tests.support import traces
+from tests.support import host, traces
 from tests.support.ordinary import USER, Ordinary
 from tests.support.sandboxes import PRELUDE
 from tests.support.waiting import wait_until
@@ -278,10 +276,10 @@ class TestUsers:
         """
         assert shell(script).split() == ["1000", "1000", "/home/ada", "0", "1000:1000"]
 
+    @pytest.mark.needs_public_python
     def test_who_has_dropped_rights_does_not_get_them_back(self, ordinary: Ordinary) -> None:
-        python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-        if python is None:
-            pytest.skip("there is no python3 that an ordinary user may start")
+        python = host.public_python()
+        assert python is not None
         script = (
             PRELUDE
             + """
@@ -414,11 +412,18 @@ class TestLife:
         def play() -> None:
             enter_user_namespace()
             with LocalExecutor() as executor:
-                program = Program(argv=("/bin/sh", "-c", "while true; do stat /; done"))
+                script = "stat / && echo asked; while true; do stat / >/dev/null; done"
+                program = Program(argv=("/bin/sh", "-c", script))
                 null = os.open("/dev/null", os.O_RDWR)
+                reader, writer = os.pipe()
                 spec = ordinary.spec(program)
-                running = executor.start(spec, Stdio(stdin=null, stdout=null, stderr=null))
-                time.sleep(0.2)
+                running = executor.start(spec, Stdio(stdin=null, stdout=writer, stderr=null))
+                os.close(writer)
+                said = b""
+                while not said.endswith(b"asked\n"):
+                    part = os.read(reader, 1024)
+                    assert part, said
+                    said += part
                 running.kill()
                 assert running.wait().signal == signal.SIGKILL
 

@@ -190,13 +190,15 @@ def test_what_is_no_profile_is_told(text: str, message: str) -> None:
     assert message in problem(text)
 
 
+PODMANS = "/usr/share/containers/seccomp.json"
+
+
+@pytest.mark.needs_peers(PODMANS)
 def test_the_profile_of_another_tool_can_be_read() -> None:
-    """Podman's, where it is installed: docker's format, and a default of ENOSYS."""
-    path = Path("/usr/share/containers/seccomp.json")
-    if not path.exists():
-        pytest.skip(f"{path} is not installed: no profile of others to read")
+    """Docker's format, and a default of ENOSYS."""
+    text = Path(PODMANS).read_text()
     profile = parse_seccomp_profile(
-        path.read_text(), capabilities=DEFAULT_CAPABILITIES, machine="x86_64", kernel=(6, 1)
+        text, capabilities=DEFAULT_CAPABILITIES, machine="x86_64", kernel=(6, 1)
     )
     assert {"read", "execve", "clone"} <= set(names(profile))
     assert "bpf" not in {

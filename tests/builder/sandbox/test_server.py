@@ -264,7 +264,7 @@ class TestThreads:
                 pytest.raises(SandboxError, match="No such file"),
                 server.mount_memory(tmp_path / "missing", 1 << 20),
             ):
-                pass
+                raise AssertionError("it was mounted")
             wait_until_served(server)
 
     def test_many_starts_leave_no_descriptor_in_it(self, lower: Path, tmp_path: Path) -> None:
