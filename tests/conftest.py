@@ -15,6 +15,8 @@ import pytest
 
 from tests.support import host, networks, tally
 from tests.support.cli import Lamina
+from tests.support.faultproxy import FaultProxy, fault_proxy
+from tests.support.registries import Registry, registry
 
 MUST_CHECK_ALL = os.environ.get("LAMINA_MUST_CHECK_ALL", "") not in ("", "0")
 
@@ -116,6 +118,20 @@ def own_network() -> Iterator[Path]:
     """A network of the test's own, in the place of the host's."""
     with networks.own_network() as path:
         yield path
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Registry]:
+    """A registry of the test's own."""
+    with registry(tmp_path / "registry") as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: Registry) -> Iterator[FaultProxy]:
+    """Who stands before `server`, counts what is asked of it, and harms what it is told to."""
+    with fault_proxy(server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture

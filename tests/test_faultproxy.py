@@ -4,22 +4,15 @@ import contextlib
 import http.client
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.faultproxy import FAULTS, Fault, FaultProxy, fault_proxy, kind_of
 from tests.support.peers import run
-from tests.support.registries import Answer, Registry, registry
+from tests.support.registries import Answer, Registry
 
 CONTENT = bytes(range(256)) * 1000
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as running:
-        yield running
 
 
 def ask(

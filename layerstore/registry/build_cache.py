@@ -43,6 +43,7 @@ from layerstore.reference import Reference
 from layerstore.registry.pull import find_remote
 from layerstore.registry.repository import RemoteDocument, Repository
 from layerstore.registry.transfers import side_by_side
+from layerstore.registry.upload import upload
 from layerstore.transports.cache_directory import MOUNTS
 from layerstore.transports.cached_mounts import Filter, export_mount
 from layerstore.transports.cached_steps import encode_step, table_descriptor
@@ -202,7 +203,7 @@ class CacheExporter:
         side_by_side(
             self.client,
             [
-                partial(self._repository.upload, blob, pieces)
+                partial(upload, self._repository, blob, pieces)
                 for blob, pieces in (*self._blobs.values(), (described, lambda: iter((config,))))
             ],
         )

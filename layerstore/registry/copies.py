@@ -13,6 +13,7 @@ from layerstore.reference import Reference
 from layerstore.registry.pull import find_remote
 from layerstore.registry.repository import RemoteDocument, Repository
 from layerstore.registry.transfers import side_by_side
+from layerstore.registry.upload import upload
 
 if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
@@ -84,7 +85,7 @@ class RemoteDestination:
         return self._repository.has_blob(blob.digest, to_push=True)
 
     def put(self, blob: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> None:
-        self._repository.upload(blob, pieces, mount_from=self._mount_from)
+        upload(self._repository, blob, pieces, mount_from=self._mount_from)
 
     def put_document(self, descriptor: Descriptor, data: bytes) -> None:
         self._documents[descriptor.plain] = data

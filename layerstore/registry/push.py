@@ -25,6 +25,7 @@ from layerstore.registry.transfers import (
     Workers,
     untold,
 )
+from layerstore.registry.upload import upload
 
 if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
@@ -145,8 +146,12 @@ def _push_blob(
     def open_blob() -> Iterator[bytes]:
         return store.blobs.open(blob.digest, size_bytes=blob.size_bytes).pieces()
 
-    how, source = repository.upload(
-        blob, open_blob, mount_from=mount_from, sent=lambda size: tell("uploading", size)
+    how, source = upload(
+        repository,
+        blob,
+        open_blob,
+        mount_from=mount_from,
+        sent=lambda size: tell("uploading", size),
     )
     tell("uploaded" if how == "pushed" else how, blob.size_bytes, source)
 

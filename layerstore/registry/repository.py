@@ -2,18 +2,17 @@
 
 Nothing that comes back is believed: a manifest has the digest it was asked for by and the media
 type it is sent as, a blob has its digest and its size, and the last piece of a blob is handed out
-when all of it was right. A download that is cut goes on where it was (Range); an upload that is cut
-goes on where the registry says that it is.
+when all of it was right. A download that is cut goes on where it was (Range). The way of a blob
+to a repository: upload.py.
 
 Spec: OCI distribution-spec v1.1.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urljoin
 
 from layerstore import descriptor as media
 from layerstore.compression import FOREIGN_TYPES
@@ -45,9 +44,7 @@ from layerstore.registry.errors import (
 )
 from layerstore.registry.settings import Bounds
 
-Uploaded = Literal["exists", "mounted", "pushed"]
 Watch = Callable[[Response], object]
-OpenBlob = Callable[[], Iterator[bytes]]
 
 _KNOWN_TYPES = media.MANIFEST_TYPES | media.INDEX_TYPES
 _ACCEPT = ", ".join(
@@ -57,7 +54,6 @@ _PLAIN_TYPES = ("", "application/json", "text/plain", "application/octet-stream"
 _OLD = "application/vnd.docker.distribution.manifest.v1"
 _NEXT = re.compile(r'<([^<>]{1,4096})>\s*;[^<>]{0,1024}?rel="?next"?')
 _TAG_COUNT_MAX = 100_000
-_BLOB_STARTS_MAX = 3  # uploads of one blob that are begun anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +87,19 @@ class Repository:
     def __init__(self, endpoint: Endpoint, path: str, bounds: Bounds) -> None:
         self.endpoint = endpoint
         self.path = path
-        self._bounds = bounds
-        self._pull = (f"repository:{path}:pull",)
-        self._push = (f"repository:{path}:pull,push",)
+        self.bounds = bounds
+        self._pull_scopes = (f"repository:{path}:pull",)
+        self.push_scopes = (f"repository:{path}:pull,push",)
 
     @property
     def name(self) -> str:
         """Host and path."""
         return f"{self.endpoint.host}/{self.path}"
+
+    @property
+    def uploads_path(self) -> str:
+        """Where an upload is begun."""
+        return f"/v2/{self.path}/blobs/uploads/"
 
     # ---- manifests
 
@@ -173,12 +174,12 @@ class Repository:
         with self.endpoint.request(
             "PUT",
             self._manifest_path(reference),
-            scopes=self._push,
+            scopes=self.push_scopes,
             headers=headers,
             body=lambda: (data,),
         ) as response:
             if response.status not in (200, 201, 202):
-                why = self._problem(response, f"cannot push to {self.name}")
+                why = self.problem(response, f"cannot push to {self.name}")
                 raise why if response.status != 400 else _ChangedOnItsWayError(why.message)
             answered = response.header("Docker-Content-Digest")
             if answered and answered != digest:
@@ -191,7 +192,7 @@ class Repository:
         return self.endpoint.request(
             method,
             self._manifest_path(reference),
-            scopes=self._pull,
+            scopes=self._pull_scopes,
             headers={"Accept": _ACCEPT},
             once=once,
         )
@@ -229,15 +230,15 @@ class Repository:
         descriptor = Descriptor(media_type=media_type, digest=digest, size_bytes=len(data))
         return RemoteDocument(descriptor=descriptor, data=data)
 
-    # ---- blobs, to here
+    # ---- blobs
 
     def has_blob(self, digest: Digest, *, to_push: bool = False) -> bool:
         """Whether the repository has the blob; `to_push` asks as who may push there."""
-        scopes = self._push if to_push else self._pull
+        scopes = self.push_scopes if to_push else self._pull_scopes
         with self.endpoint.request("HEAD", self._blob_path(digest), scopes=scopes) as response:
             if response.status not in (200, 404):
                 what = f"blob {digest.short} of {self.name}"
-                raise self._problem(response, f"cannot push to {self.name}" if to_push else what)
+                raise self.problem(response, f"cannot push to {self.name}" if to_push else what)
             return response.status == 200
 
     def document(self, descriptor: Descriptor) -> bytes:
@@ -315,7 +316,7 @@ class Repository:
             except TransientError as error:
                 self.endpoint.check_wanted()
                 cuts = cuts + 1
-                if cuts > self._bounds.cuts_max:
+                if cuts > self.bounds.cuts_max:
                     raise error.why from error
                 if done_bytes == start_bytes:
                     self._after_nothing(error, cuts)
@@ -326,12 +327,16 @@ class Repository:
         """Wait before a download that gave nothing is asked for again, if it is."""
         if cuts > self.endpoint.retries:
             raise error.why from error
-        self.endpoint.pause(self._bounds.backoff_s * cuts)
+        self.endpoint.pause(self.bounds.backoff_s * cuts)
 
     def _blob_request(self, descriptor: Descriptor, start: int) -> Response:
         headers = {"Range": f"bytes={start}-"} if start else {}
         response = self.endpoint.request(
-            "GET", self._blob_path(descriptor.digest), scopes=self._pull, headers=headers, once=True
+            "GET",
+            self._blob_path(descriptor.digest),
+            scopes=self._pull_scopes,
+            headers=headers,
+            once=True,
         )
         if response.status not in (200, 206):
             with response:
@@ -366,184 +371,6 @@ class Repository:
             raise TransientError(
                 UnreachableRegistryError(host=self.endpoint.host, problem="the connection was cut")
             )
-
-    # ---- blobs, from here
-
-    def upload(
-        self,
-        descriptor: Descriptor,
-        open_blob: OpenBlob,
-        *,
-        mount_from: Sequence[str] = (),
-        sent: Callable[[int], object] | None = None,
-    ) -> tuple[Uploaded, str]:
-        """Store a blob, unless it is there, or can be had from another repository.
-
-        Args:
-            open_blob: its bytes from the start, at each call.
-            mount_from: paths of repositories of this registry that may have it.
-            sent: told how many bytes are there, while it is uploaded.
-
-        Returns:
-            How it came there, and for "mounted" from where.
-        """
-        if self.has_blob(descriptor.digest, to_push=True):
-            return "exists", ""
-        for path in mount_from:
-            if path != self.path and self._mount(descriptor.digest, path):
-                return "mounted", path
-        for start in range(_BLOB_STARTS_MAX):
-            try:
-                self._upload(descriptor, open_blob, sent or (lambda size: None))
-            except TransientError as error:
-                if start == _BLOB_STARTS_MAX - 1:
-                    raise error.why from error
-                self.endpoint.pause(self._bounds.backoff_s * 2**start)
-                if self.has_blob(descriptor.digest, to_push=True):  # its last answer was lost
-                    break
-            else:
-                break
-        return "pushed", ""
-
-    def _mount(self, digest: Digest, path: str) -> bool:
-        query = urlencode({"mount": digest, "from": path})
-        with self.endpoint.request(
-            "POST",
-            f"/v2/{self.path}/blobs/uploads/?{query}",
-            scopes=(*self._push, f"repository:{path}:pull"),
-            headers={"Content-Length": "0"},
-        ) as response:
-            if response.status == 202:  # an upload instead, which is not wanted
-                self._cancel(self.endpoint.location(response))
-            response.finish()
-            return response.status == 201
-
-    def _cancel(self, location: str) -> None:
-        try:
-            with self.endpoint.request(
-                "DELETE", location, scopes=self._push, once=True
-            ) as response:
-                response.finish()
-        except (TransientError, RegistryError):  # it expires by itself
-            return
-
-    def _upload(
-        self, descriptor: Descriptor, open_blob: OpenBlob, sent: Callable[[int], object]
-    ) -> None:
-        what = f"cannot push to {self.name}"
-        with self.endpoint.request(
-            "POST",
-            f"/v2/{self.path}/blobs/uploads/",
-            scopes=self._push,
-            headers={"Content-Length": "0"},
-        ) as response:
-            if response.status != 202 or not response.header("Location"):
-                raise self._problem(response, what)
-            location = self.endpoint.location(response)
-            response.finish()
-        cursor, at = _Cursor(open_blob), 0
-        if descriptor.size_bytes > self._bounds.upload_piece_bytes:
-            location, at = self._send_pieces(descriptor, cursor, location, sent)
-        self._commit(descriptor, cursor, location, at, sent)
-
-    def _send_pieces(
-        self,
-        descriptor: Descriptor,
-        cursor: "_Cursor",
-        location: str,
-        sent: Callable[[int], object],
-    ) -> tuple[str, int]:
-        """Send all but the last piece; where to go on, and from which byte.
-
-        A registry that takes no pieces (a 4xx for the first) gets all of it at once.
-        """
-        at, cuts = 0, 0
-        step = self._bounds.upload_piece_bytes
-        while descriptor.size_bytes - at > step:
-            try:
-                with self._send("PATCH", location, cursor, at, at + step, sent) as response:
-                    if response.status != 202:
-                        if at or response.status < 400:
-                            raise self._problem(response, f"cannot push to {self.name}")
-                        response.finish()
-                        return location, at
-                    location = self.endpoint.location(response)
-                    at += step
-                    response.finish()
-            except TransientError as error:
-                cuts += 1
-                if cuts > self.endpoint.retries:
-                    raise
-                self.endpoint.pause(self._bounds.backoff_s * 2 ** (cuts - 1))
-                location, at = self._where_it_is(location, descriptor, error)
-        return location, at
-
-    def _where_it_is(
-        self, location: str, descriptor: Descriptor, error: TransientError
-    ) -> tuple[str, int]:
-        """Ask how much of an upload has come; when nobody knows, it is begun anew."""
-        with self.endpoint.request("GET", location, scopes=self._push) as response:
-            span = re.fullmatch(r"(?:bytes=)?0-(\d{1,19})", response.header("Range"))
-            if response.status not in (202, 204) or span is None:
-                response.finish()
-                raise error
-            at = int(span[1]) + 1 if int(span[1]) else 0  # distribution says 0-0 for nothing
-            if at >= descriptor.size_bytes:
-                raise error
-            if response.header("Location"):
-                location = self.endpoint.location(response)
-            response.finish()
-            return location, at
-
-    def _commit(
-        self,
-        descriptor: Descriptor,
-        cursor: "_Cursor",
-        location: str,
-        at: int,
-        sent: Callable[[int], object],
-    ) -> None:
-        where = location + ("&" if urlsplit(location).query else "?")
-        where += urlencode({"digest": descriptor.digest})
-        with self._send("PUT", where, cursor, at, descriptor.size_bytes, sent) as response:
-            if response.status in (400, 404, 416) and self.endpoint.retries:
-                # what came there was cut or changed on its way
-                why = self._problem(response, f"cannot push to {self.name}")
-                raise TransientError(why)
-            if response.status not in (201, 204):
-                raise self._problem(response, f"cannot push to {self.name}")
-            response.finish()
-
-    def _send(
-        self,
-        method: str,
-        where: str,
-        cursor: "_Cursor",
-        start: int,
-        end: int,
-        sent: Callable[[int], object],
-    ) -> Response:
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(end - start)}
-        if method == "PATCH" or start:
-            headers["Content-Range"] = f"{start}-{end - 1}"
-
-        def body() -> Iterator[bytes]:
-            at = start
-            for piece in cursor.part(start, end):
-                self.endpoint.check_wanted()
-                yield piece
-                at += len(piece)
-                sent(at)
-
-        return self.endpoint.request(
-            method,
-            where,
-            scopes=self._push,
-            headers=headers,
-            body=body,
-            once=True,
-            is_commit=method == "PUT",
-        )
 
     # ---- lists
 
@@ -592,14 +419,14 @@ class Repository:
 
     def _pages(self, where: str, what: str) -> Iterator[bytes]:
         home = Origin.of(self.endpoint.reach())
-        for _ in range(self._bounds.pages_max):
-            with self.endpoint.request("GET", where, scopes=self._pull) as response:
+        for _ in range(self.bounds.pages_max):
+            with self.endpoint.request("GET", where, scopes=self._pull_scopes) as response:
                 if response.status != 200:
-                    raise self._problem(response, what)
+                    raise self.problem(response, what)
                 link = _NEXT.search(response.header("Link"))
                 url = response.url
                 try:
-                    yield response.read(self._bounds.page_bytes_max)
+                    yield response.read(self.bounds.page_bytes_max)
                 except TransientError as error:
                     raise error.why from error
             if link is None:
@@ -617,7 +444,8 @@ class Repository:
 
     # ---- words
 
-    def _problem(self, response: Response, what: str) -> RegistryError:
+    def problem(self, response: Response, what: str) -> RegistryError:
+        """What an answer says of an error, as one of ours."""
         return problem_of(response, what=what, secrets=self.endpoint.secrets)
 
     def _no_blob(self, response: Response, descriptor: Descriptor) -> StoreError:
@@ -633,7 +461,7 @@ class Repository:
             what = f"pull access denied for {self.name}, it does not exist or may require a login"
         else:
             what = f"manifest for {self.name}{'@' if ':' in reference else ':'}{reference}"
-        return self._problem(response, what)
+        return self.problem(response, what)
 
     def _manifest_path(self, reference: str) -> str:
         return f"/v2/{self.path}/manifests/{quote(reference, safe=':')}"
@@ -671,30 +499,3 @@ def _wrong_size(descriptor: Descriptor, size_bytes: int | None) -> CorruptBlobEr
     return CorruptBlobError(
         what=f"blob {descriptor.digest}", expected=f"{descriptor.size_bytes} bytes", actual=actual
     )
-
-
-class _Cursor:
-    """Parts of a blob one after the other, from one reading of it; from another one after a step
-    back."""
-
-    def __init__(self, open_blob: OpenBlob) -> None:
-        self._open = open_blob
-        self._pieces: Iterator[bytes] = iter(())
-        self._rest = b""
-        self._at = -1
-
-    def part(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from `start` to `end`, fewer where the blob ends."""
-        if self._at != start:
-            self._pieces, self._rest, self._at = self._open(), b"", 0
-        while self._at < end and (self._rest or self._read()):
-            size = (start if self._at < start else end) - self._at
-            piece, self._rest = self._rest[:size], self._rest[size:]
-            is_wanted = self._at >= start
-            self._at += len(piece)
-            if is_wanted:
-                yield piece
-
-    def _read(self) -> bool:
-        self._rest = next(self._pieces, b"")
-        return bool(self._rest)

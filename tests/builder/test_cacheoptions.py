@@ -35,7 +35,7 @@ from layerstore.registry import RegistryClient, RegistryError, Settings
 from tests.support.executors import FakeExecutor, no_executor
 from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.images import Built, make_image, run_build
-from tests.support.registries import Registry, registry
+from tests.support.registries import Registry
 from tests.support.stores import findings, flip
 
 TEXT = """\
@@ -571,12 +571,6 @@ def test_a_damaged_mount_costs_its_content_alone(
 
 
 # In a registry.
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as server:
-        yield server
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ from layerstore.registry import (
     UnknownManifestError,
     push_image,
 )
-from tests.support.faultproxy import FaultProxy, fault_proxy
-from tests.support.registries import registry
+from tests.support.faultproxy import FaultProxy
 from tests.support.stores import make_image, problems
 
 pytestmark = pytest.mark.needs_registry
@@ -31,13 +30,6 @@ def client(tmp_path: Path) -> Iterator[RegistryClient]:
     )
     with RegistryClient(settings) as client:
         yield client
-
-
-@pytest.fixture
-def proxy(tmp_path: Path) -> Iterator[FaultProxy]:
-    """A registry, and who counts what is asked of it."""
-    with registry(tmp_path / "registry") as server, fault_proxy(server.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

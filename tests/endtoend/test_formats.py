@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from tests.support.faultproxy import fault_proxy
 from tests.support.peers import Containers, run
 from tests.support.rawtar import END
 from tests.support.rawtar import header as tar_header
-from tests.support.registries import Registry, registry
+from tests.support.registries import Registry
 from tests.support.stores import make_image, problems
 
 pytestmark = pytest.mark.needs_registry
@@ -25,12 +24,6 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 SIZE_BYTES = 4 << 30
 PART_BYTES = 64 << 20
 MEMORY_MAX_BYTES = 150 << 20
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as server:
-        yield server
 
 
 def put_large(server: Registry, name: str) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,24 +11,12 @@ from layerstore import Store
 from tests.support.cli import Lamina, peak_bytes
 from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.peers import Containers, run
-from tests.support.registries import Registry, registry
+from tests.support.registries import Registry
 from tests.support.stores import make_image
 
 pytestmark = [pytest.mark.needs_registry, pytest.mark.needs_overlay]
 
 BASE = "FROM {}\nRUN echo one > /one\nCOPY --from={} /bin/busybox /copied\n"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: Registry) -> Iterator[FaultProxy]:
-    with fault_proxy(server.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -30,12 +30,6 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as server:
-        yield server
-
-
-@pytest.fixture
 def private(tmp_path: Path) -> Iterator[Registry]:
     with registry(tmp_path / "private", auth="basic") as server:
         yield server

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from layerstore.registry import Bounds, RegistryClient, Settings
+from layerstore import Descriptor, Digest, Reference
+from layerstore.registry import Bounds, RegistryClient, Repository, Settings
 from tests.support.oddregistry import OddRegistry, odd_registry
 
 QUICK = Bounds(
@@ -20,6 +21,14 @@ QUICK = Bounds(
     retry_after_max_s=0.05,
 )
 NewClient = Callable[..., RegistryClient]
+
+
+def blob(content: bytes, *, size: int | None = None) -> Descriptor:
+    return Descriptor(
+        media_type="application/vnd.oci.image.layer.v1.tar",
+        digest=Digest.of(content),
+        size_bytes=len(content) if size is None else size,
+    )
 
 
 @pytest.fixture
@@ -45,3 +54,8 @@ def new_client(tmp_path: Path) -> Iterator[NewClient]:
             return cleanup.enter_context(RegistryClient(replace(base, **settings)))  # type: ignore[arg-type]  # by name
 
         yield make
+
+
+@pytest.fixture
+def repository(odd: OddRegistry, new_client: NewClient) -> Repository:
+    return new_client().repository(Reference.parse(f"{odd.address}/a"))

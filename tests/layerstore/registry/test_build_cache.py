@@ -37,12 +37,6 @@ MOUNT = "ab" * 32
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as server:
-        yield server
-
-
-@pytest.fixture
 def here(tmp_path: Path) -> Iterator[Store]:
     with Store.open(tmp_path / "here") as here:
         yield here

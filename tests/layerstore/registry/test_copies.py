@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,12 +29,6 @@ from tests.support.stores import flip_blob, make_image, problems, tag_index
 pytestmark = pytest.mark.needs_registry
 
 OTHER = Platform(os="linux", architecture="s390x")
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as server:
-        yield server
 
 
 @pytest.fixture

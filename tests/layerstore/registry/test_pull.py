@@ -5,7 +5,6 @@ import io
 import os
 import random
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ from layerstore.registry import (
 from tests.layerstore.registry.conftest import NewClient
 from tests.support.faultproxy import FAULTS, Fault, fault_proxy
 from tests.support.oddregistry import OddRegistry, Reply
-from tests.support.registries import Registry, registry
+from tests.support.registries import Registry
 from tests.support.stores import flip_blob, make_image, problems
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -359,12 +358,6 @@ def test_a_mirror_is_asked_first_and_the_registry_where_it_fails(
 
 
 # A real registry, and one that is harmed.
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as server:
-        yield server
 
 
 def push(server: Registry, client_of: NewClient, root: Path, **files: bytes) -> Digest:

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,6 @@ from tests.support.registries import PASSWORD, USERNAME, Registry, registry
 from tests.support.stores import flip_blob, make_image
 
 pytestmark = pytest.mark.needs_registry
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as server:
-        yield server
 
 
 def name(server: Registry | OddRegistry, rest: str = "a:1") -> Reference:

@@ -2,8 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,37 +16,21 @@ from layerstore import (
 )
 from layerstore.registry import (
     Bounds,
-    RegistryClient,
     RegistryError,
     Repository,
     UnauthorizedError,
     UnexpectedAnswerError,
     UnknownManifestError,
-    UntrustedRegistryError,
 )
 from layerstore.registry.connection import Response
-from tests.layerstore.registry.conftest import NewClient
-from tests.support.faultproxy import Fault, FaultProxy, fault_proxy
-from tests.support.oddregistry import Asked, OddRegistry, Reply, odd_registry
-from tests.support.registries import Registry, registry
+from layerstore.registry.upload import upload
+from tests.layerstore.registry.conftest import NewClient, blob
+from tests.support.oddregistry import Asked, OddRegistry, Reply
+from tests.support.registries import Registry
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-BLOB = "application/vnd.oci.image.layer.v1.tar"
 EMPTY = {"schemaVersion": 2, "mediaType": OCI, "layers": []}
-
-
-def blob(content: bytes, *, size: int | None = None) -> Descriptor:
-    return Descriptor(
-        media_type=BLOB,
-        digest=Digest.of(content),
-        size_bytes=len(content) if size is None else size,
-    )
-
-
-@pytest.fixture
-def repository(odd: OddRegistry, new_client: NewClient) -> Repository:
-    return new_client().repository(Reference.parse(f"{odd.address}/a"))
 
 
 # Manifests.
@@ -161,7 +143,7 @@ def test_a_registry_that_calls_a_manifest_otherwise_is_an_error(
     assert len(odd.paths("PUT")) == 2
 
 
-# Blobs, to here.
+# Blobs.
 
 
 def test_a_blob_comes_whole(odd: OddRegistry, repository: Repository) -> None:
@@ -302,66 +284,6 @@ def test_without_a_login_a_blob_is_unauthorized(odd: OddRegistry, repository: Re
         list(repository.pieces(blob(b"x")))
 
 
-# Blobs, from here.
-
-
-def test_an_upload_that_leads_to_another_server_takes_no_credentials_there(
-    odd: OddRegistry, new_client: NewClient
-) -> None:
-    from tests.layerstore.registry.test_endpoint import BASIC, ME, basic_only
-
-    content = b"content"
-    with odd_registry() as other:
-        other.replies["PUT /store"] = Reply(status=201)
-        odd.replies["GET /v2/"] = basic_only
-        odd.replies["POST /v2/a/blobs/uploads/"] = Reply(
-            status=202, headers={"Location": f"{other.url}/store?state=1"}
-        )
-        client = new_client(credentials=ME, credentials_host=odd.address)
-        repository = client.repository(Reference.parse(f"{odd.address}/a"))
-        assert repository.upload(blob(content), lambda: iter([content])) == ("pushed", "")
-        assert other.sent("authorization") == []
-        assert other.asked[0].content == content
-        assert other.asked[0].path == f"/store?state=1&digest=sha256%3A{Digest.of(content).hex}"
-    assert set(odd.sent("authorization")) == {BASIC}
-
-
-def test_an_upload_may_not_lead_to_plain_http_elsewhere(
-    odd: OddRegistry, repository: Repository
-) -> None:
-    odd.replies["POST /v2/a/blobs/uploads/"] = Reply(
-        status=202, headers={"Location": "http://registry.example/"}
-    )
-    with pytest.raises(UntrustedRegistryError, match="plain HTTP"):
-        repository.upload(blob(b"x"), lambda: iter([b"x"]))
-
-
-def test_a_registry_that_takes_no_pieces_gets_all_at_once(
-    odd: OddRegistry, new_client: NewClient
-) -> None:
-    content = os.urandom(1000)
-    odd.replies["POST /v2/a/blobs/uploads/"] = Reply(status=202, headers={"Location": "/up"})
-    odd.replies["PATCH /up"] = Reply(status=405)
-    odd.replies["PUT /up"] = Reply(status=201)
-    bounds = Bounds(upload_piece_bytes=100, backoff_s=0.01)
-    repository = new_client(bounds=bounds).repository(Reference.parse(f"{odd.address}/a"))
-    assert repository.upload(blob(content), lambda: iter([content])) == ("pushed", "")
-    assert odd.asked[-1].content == content
-
-
-def test_a_mount_that_is_an_upload_instead_is_ended(
-    odd: OddRegistry, repository: Repository
-) -> None:
-    content = b"content"
-    odd.replies["POST /v2/a/blobs/uploads/"] = lambda asked: Reply(
-        status=202, headers={"Location": "/mount" if "mount=" in asked.path else "/up"}
-    )
-    odd.replies["PUT /up"] = Reply(status=201)
-    how = repository.upload(blob(content), lambda: iter([content]), mount_from=["b"])
-    assert how == ("pushed", "")
-    assert odd.paths("DELETE") == ["/mount"]
-
-
 # Lists.
 
 
@@ -442,112 +364,12 @@ def test_an_old_registry_keeps_referrers_under_a_tag(
 # A real one.
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Registry]:
-    with registry(tmp_path / "registry") as server:
-        yield server
-
-
-@pytest.fixture
-def proxy(server: Registry) -> Iterator[FaultProxy]:
-    with fault_proxy(server.port) as proxy:
-        yield proxy
-
-
-def at(client: RegistryClient, server: Registry | FaultProxy, name: str = "a") -> Repository:
-    return client.repository(Reference.parse(f"{server.address}/{name}"))
-
-
-PIECES = Bounds(connect_timeout_s=5, idle_timeout_s=5, backoff_s=0.01, upload_piece_bytes=100_000)
-
-
-@pytest.mark.needs_registry
-@pytest.mark.parametrize("size", [0, 1, 99_999, 100_000, 100_001, 350_000])
-def test_a_blob_goes_there_and_comes_back(
-    server: Registry, new_client: NewClient, size: int
-) -> None:
-    content = os.urandom(size)
-    repository = at(new_client(bounds=PIECES), server)
-    sizes: list[int] = []
-    how = repository.upload(blob(content), lambda: iter([content]), sent=sizes.append)
-    assert how == ("pushed", "")
-    assert sizes[-1:] == [size][: len(sizes[-1:])]
-    assert b"".join(repository.pieces(blob(content))) == content
-    assert repository.upload(blob(content), lambda: iter([content])) == ("exists", "")
-
-
-@pytest.mark.needs_registry
-def test_a_blob_is_mounted_from_another_repository(
-    proxy: FaultProxy, new_client: NewClient
-) -> None:
-    content = os.urandom(1000)
-    client = new_client()
-    at(client, proxy, "b/c").upload(blob(content), lambda: iter([content]))
-    assert proxy.exchanges  # all of it is over
-    proxy.forget()
-    how = at(client, proxy).upload(blob(content), lambda: iter([]), mount_from=["none", "b/c"])
-    assert how == ("mounted", "b/c")
-    assert proxy.bytes_sent() == 0
-
-
-@pytest.mark.needs_registry
-@pytest.mark.parametrize("fault", ["cut", "truncate", "500", "429"])
-@pytest.mark.parametrize("place", ["PATCH", "POST", "PUT"])
-def test_an_upload_survives_a_fault(
-    proxy: FaultProxy, server: Registry, new_client: NewClient, fault: Fault, place: str
-) -> None:
-    content = os.urandom(350_000)
-    proxy.fail_next(fault, place)
-    repository = at(new_client(bounds=PIECES), proxy)
-    assert repository.upload(blob(content), lambda: iter([content])) == ("pushed", "")
-    assert server.blob_path(Digest.of(content)).read_bytes() == content
-    assert sum(proxy.harmed().values()) == 1
-
-
-@pytest.mark.needs_registry
-def test_a_blob_is_read_once_however_many_pieces_it_is_sent_in(
-    server: Registry, new_client: NewClient
-) -> None:
-    content = os.urandom(950_000)
-    readings: list[int] = []
-
-    def pieces() -> Iterator[bytes]:
-        readings.append(1)
-        for start in range(0, len(content), 70_000):
-            yield content[start : start + 70_000]
-
-    repository = at(new_client(bounds=PIECES), server)
-    assert repository.upload(blob(content), pieces) == ("pushed", "")
-    assert readings == [1]
-    assert server.blob_path(Digest.of(content)).read_bytes() == content
-
-
-@pytest.mark.needs_registry
-def test_an_upload_goes_on_where_it_was_cut(proxy: FaultProxy, new_client: NewClient) -> None:
-    content = os.urandom(1_000_000)
-    proxy.fail_next("500", "PATCH.*")
-    repository = at(new_client(bounds=PIECES), proxy)
-    repository.upload(blob(content), lambda: iter([content]))
-    assert proxy.bytes_sent("upload") == len(content)
-
-
-@pytest.mark.needs_registry
-def test_bytes_that_are_changed_on_the_way_there_are_sent_again(
-    proxy: FaultProxy, server: Registry, new_client: NewClient
-) -> None:
-    content = os.urandom(50_000)
-    proxy.fail_next("flip", "PUT")
-    repository = at(new_client(), proxy)
-    assert repository.upload(blob(content), lambda: iter([content])) == ("pushed", "")
-    assert server.blob_path(Digest.of(content)).read_bytes() == content
-
-
 @pytest.mark.needs_registry
 def test_a_registry_gets_the_list_of_referrers_it_does_not_keep(
     server: Registry, new_client: NewClient
 ) -> None:
-    repository = at(new_client(), server)
-    repository.upload(blob(b"{}"), lambda: iter([b"{}"]))
+    repository = new_client().repository(Reference.parse(f"{server.address}/a"))
+    upload(repository, blob(b"{}"), lambda: iter([b"{}"]))
     entry = {"mediaType": "application/vnd.a+json", "digest": Digest.of(b"{}"), "size": 2}
     document = {"schemaVersion": 2, "mediaType": OCI, "config": entry, "layers": []}
     subject = repository.put_manifest(canonical_json(document), OCI, "1")
