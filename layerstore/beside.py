@@ -55,6 +55,13 @@ def written_beside(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     remove_left_over(path.parent)
+    with replacing(path) as file:
+        yield file
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path`, be that a link, when all went well."""
     temporary = temporary_beside(path)
     try:
         with _open_new(temporary, path) as file:

@@ -164,7 +164,7 @@ class _Plain:
         self.write = write
 
     def close(self) -> None:
-        pass
+        """All of it has been handed on."""
 
 
 class _Pieces:
@@ -284,8 +284,8 @@ class _Member(Protocol):
 def _gzip_member() -> _Member:
     from isal import igzip_lib
 
-    member: Any = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-    return member  # type: ignore[no-any-return]
+    member: _Member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    return member
 
 
 def _bzip2_member() -> _Member:

@@ -186,7 +186,7 @@ def lock_directory(path: Path, *, exclusive: bool = True) -> int | None:
         if os.stat(path, follow_symlinks=False).st_ino == os.fstat(fd).st_ino:  # noqa: PTH116
             return fd
     except OSError:
-        pass
+        pass  # another has it locked, or has removed it
     os.close(fd)
     return None
 

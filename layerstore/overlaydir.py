@@ -1100,7 +1100,7 @@ def _remove_names(fd: int, names: list[tuple[str, bool]], busy: list[str]) -> li
             else:
                 os.unlink(name, dir_fd=fd)
         except FileNotFoundError:
-            pass
+            continue  # another process was first
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR):
                 full.append(name)

@@ -9,14 +9,10 @@ nothing may be forked by this process (docs/decisions/0010).
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from layerstore.blobs import BlobWriter
 from layerstore.compression import Compression, Compressor, compressor, media_type
 from layerstore.descriptor import Descriptor
-
-if TYPE_CHECKING:
-    pass
 
 _SMALL_BYTES = 2 << 20
 _PIECES_MAX = 64  # of about a megabyte
@@ -132,5 +128,5 @@ class _Thread:
             return
         try:
             work(*pieces)
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is told to who asks)
+        except Exception as error:  # noqa: BLE001 - it is the caller's, in another thread
             self._error = error

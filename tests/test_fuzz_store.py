@@ -44,7 +44,7 @@ from layerstore.registry.credentials import CredentialStore
 from layerstore.toc import load as load_toc
 from tests.support import rawtar
 from tests.support.fuzzing import Change, Target, changes, search
-from tests.support.oddregistry import OddRegistry, Reply, odd_registry
+from tests.support.oddregistry import Asked, OddRegistry, Reply, odd_registry
 from tests.support.stores import findings, make_image
 
 PIECE = 64 << 10
@@ -542,4 +542,10 @@ def _serve(odd: OddRegistry, layer: bytes, oddly: Callable[[Callable[[], Reply]]
     odd.add_image("a", "1", [(layer, Digest.of(layer))])
     for line, reply in list(odd.replies.items()):
         assert isinstance(reply, Reply)
-        odd.replies[line] = lambda asked, reply=reply: oddly(lambda: reply)  # type: ignore[misc]
+        odd.replies[line] = _changed(reply, oddly)
+
+
+def _changed(
+    reply: Reply, oddly: Callable[[Callable[[], Reply]], Reply]
+) -> Callable[[Asked], Reply]:
+    return lambda _: oddly(lambda: reply)

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from layerstore import Reference
     from layerstore.registry import Credentials, RegistryClient
 
+AUTH_FILE = value("--authfile", metavar="FILE", about="File of credentials (default: docker's)")
 ACCESS: tuple[Option, ...] = (
-    value("--authfile", metavar="FILE", about="File of credentials (default: docker's)"),
+    AUTH_FILE,
     value(
         "--cert-dir",
         metavar="DIRECTORY",
@@ -28,8 +29,9 @@ CREDS = value("--creds", metavar="USER[:PASSWORD]", about="Log in as this user f
 def client_of(
     arguments: Arguments, reference: "Reference | None" = None, *, side: str = ""
 ) -> "RegistryClient":
-    """The client that the options of `ACCESS` ask for, and those of `CREDS` for the registry of one
-    name. Those that begin with `side` (`src-`, `dest-`) go before those that do not.
+    """The client that the options of `ACCESS` ask for, as far as the command has them, and those of
+    `CREDS` for the registry of one name. Those that begin with `side` (`src-`, `dest-`) go before
+    those that do not.
 
     Raises:
         UsageError: an option makes no sense.
@@ -42,7 +44,7 @@ def client_of(
 
     creds = None if reference is None else given("creds")
     verify = given("tls-verify")
-    retries = arguments.number("retry")
+    retries = arguments.number("retry") if "retry" in arguments.options else None
     return RegistryClient(
         Settings(
             credentials=None if creds is None else parse_creds(creds),

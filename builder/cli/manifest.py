@@ -36,17 +36,15 @@ def create(arguments: Arguments, session: "Session") -> int:
     name, *images = arguments.words
     reference = Reference.parse(name)
     with session.open_store() as store, ExitStack() as cleanup:
-        index = Index()
         try:
-            _, found = find_index(store, reference.full)
+            _, index = find_index(store, reference.full)
+            is_new = False
         except NotFoundError:
-            pass
-        else:
-            if not arguments.flag("amend"):
-                raise StoreError(
-                    f"there is an index {reference.familiar} already", hint="--amend adds to it"
-                )
-            index = found
+            index, is_new = Index(), True
+        if not is_new and not arguments.flag("amend"):
+            raise StoreError(
+                f"there is an index {reference.familiar} already", hint="--amend adds to it"
+            )
         entries = _entries(store, images, arguments, cleanup)
         written = name_index(store, reference, index_with(index, entries))
     line(written.digest)

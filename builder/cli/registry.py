@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder.cli.access import (
     ACCESS,
+    AUTH_FILE,
     CREDS,
     DIGEST_FILE,
     PROGRESS,
@@ -372,6 +373,6 @@ LOGOUT = Command(
     synopsis="[REGISTRY]",
     about="Forget the password for a registry (default: Docker Hub).",
     act=logout,
-    options=ACCESS,
+    options=(AUTH_FILE,),
     words=(0, 1),
 )

@@ -25,7 +25,8 @@ from layerstore.blobs import (
     write_all,
 )
 from layerstore.digest import Digest
-from layerstore.errors import MalformedDocumentError, NotFoundError
+from layerstore.documents import DOCUMENT_BYTES_MAX
+from layerstore.errors import CorruptBlobError, MalformedDocumentError, NotFoundError
 
 _BUFFER_BYTES = 256 * 1024
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -147,6 +148,33 @@ def open_blob(path: str | Path, digest: Digest, *, size_bytes: int | None = None
         file.close()
         raise corrupt_blob(digest, f"{size_bytes} bytes", f"{status.st_size} bytes")
     return BlobReader(file.read, file.close, digest=digest, size_bytes=status.st_size)
+
+
+def has_blob(path: Path, digest: Digest, size_bytes: int) -> bool:
+    """Whether there is such a blob, and all of it is right; in any directory."""
+    try:
+        with open_blob(path, digest, size_bytes=size_bytes) as reader:
+            reader.drain()
+    except (OSError, NotFoundError, CorruptBlobError):
+        return False
+    return True
+
+
+def read_small(path: Path) -> bytes | None:
+    """A small file in any directory, be it a stranger's; None when it is not there.
+
+    Raises:
+        MalformedDocumentError: it is larger than a document may be.
+        OSError: it is a link or a directory, or cannot be read.
+    """
+    try:
+        with open(path, "rb", opener=lambda name, _: os.open(name, _READ_FLAGS)) as file:
+            data = file.read(DOCUMENT_BYTES_MAX + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if len(data) > DOCUMENT_BYTES_MAX:
+        raise MalformedDocumentError(context=path.name, problem="too large")
+    return data
 
 
 class BlobFile:

@@ -82,10 +82,10 @@ class MemoryBlobWriter:
         return _Written(self._pieces)
 
     def flush(self) -> None:
-        pass
+        """Every piece can be read as soon as it is in the list."""
 
     def sync(self) -> None:
-        pass
+        """There is no disk."""
 
     def commit(
         self, *, expected_digest: Digest | None = None, expected_size_bytes: int | None = None
@@ -125,4 +125,4 @@ class _Written:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        """There is nothing to close."""

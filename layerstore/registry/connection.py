@@ -132,7 +132,7 @@ class Response:
                 if len(data) > bytes_max or time.monotonic() > deadline:
                     break
         except (TransientError, RegistryError):
-            pass
+            pass  # what has come is all there is
         self.close()
         return data[:bytes_max]
 
@@ -334,30 +334,29 @@ def _impatient_pools(head_s: float) -> "dict[str, type[urllib3.HTTPConnectionPoo
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
-    def impatient(base: type[HTTPConnection]) -> type[HTTPConnection]:
-        class Impatient(base):  # type: ignore[valid-type, misc]  # mypy knows no bases by value
-            def getresponse(self) -> "urllib3.HTTPResponse":
-                sock, was_cut = self.sock, threading.Event()
-                patience_s = head_s + (sock.gettimeout() or 0)
-                timer = threading.Timer(patience_s, _cut, (sock, was_cut))
-                timer.daemon = True
-                timer.start()
-                try:
-                    response: urllib3.HTTPResponse = super().getresponse()
-                finally:
-                    timer.cancel()
-                    timer.join()  # before anybody forks
-                if was_cut.is_set():  # which http.client takes for the end of the head
-                    response.close()
-                    raise TimeoutError
-                return response
+    class Impatient(HTTPConnection):
+        def getresponse(self) -> "urllib3.HTTPResponse":  # type: ignore[override]  # as urllib3
+            sock, was_cut = self.sock, threading.Event()
+            patience_s = head_s + (sock.gettimeout() or 0)
+            timer = threading.Timer(patience_s, _cut, (sock, was_cut))
+            timer.daemon = True
+            timer.start()
+            try:
+                response = super().getresponse()
+            finally:
+                timer.cancel()
+                timer.join()  # before anybody forks
+            if was_cut.is_set():  # which http.client takes for the end of the head
+                response.close()
+                raise TimeoutError
+            return response
 
-        return Impatient
+    class ImpatientTls(Impatient, HTTPSConnection):
+        """The same, over TLS."""
 
-    plain, safe = impatient(HTTPConnection), impatient(HTTPSConnection)
     return {
-        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
-        "https": type("Pool", (HTTPSConnectionPool,), {"ConnectionCls": safe}),
+        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": Impatient}),
+        "https": type("Pool", (HTTPSConnectionPool,), {"ConnectionCls": ImpatientTls}),
     }
 
 

@@ -18,7 +18,7 @@ from layerstore.errors import StoreError
 
 
 class RegistryError(StoreError):
-    pass
+    """Any of them."""
 
 
 class UnreachableRegistryError(RegistryError):
@@ -56,7 +56,7 @@ class BlockedRegistryError(RegistryError):
 
 
 class CredentialsError(RegistryError):
-    pass
+    """The message says what file or program it is, and what is wrong with it."""
 
 
 class UnexpectedAnswerError(RegistryError):

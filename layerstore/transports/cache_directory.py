@@ -13,19 +13,17 @@ on no other file, so directories are merged by copying one over the other, in an
 What is made of it, and how little of it is believed: cached_steps.py.
 """
 
-import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerstore.backends.directory import open_blob
+from layerstore.backends.directory import open_blob, read_small
 from layerstore.blobs import BlobReader
 from layerstore.cacheindex import StepRow
 from layerstore.descriptor import OCI_CONFIG, OCI_MANIFEST, REF_NAME, Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import (
-    DOCUMENT_BYTES_MAX,
     LAYERS_MAX,
     History,
     ImageConfig,
@@ -33,7 +31,7 @@ from layerstore.documents import (
     Reader,
     canonical_json,
 )
-from layerstore.errors import MalformedDocumentError, UnusableLayerError
+from layerstore.errors import UnusableLayerError
 from layerstore.images import host_platform
 from layerstore.layers import Layer
 from layerstore.transports.cached_steps import encode_step
@@ -151,19 +149,3 @@ class DirectoryPlace:
     def open(self, blob: Descriptor) -> BlobReader:
         path = self._root / blob_name(blob.digest)
         return open_blob(path, blob.digest, size_bytes=blob.size_bytes)
-
-
-def read_small(path: Path) -> bytes | None:
-    """A small file of a stranger's directory; None when it is not there."""
-
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-    try:
-        with open(path, "rb", opener=opener) as file:
-            data = file.read(DOCUMENT_BYTES_MAX + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if len(data) > DOCUMENT_BYTES_MAX:
-        raise MalformedDocumentError(context=path.name, problem="too large")
-    return data

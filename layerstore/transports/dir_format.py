@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from layerstore import descriptor as media
-from layerstore.backends.directory import open_blob
-from layerstore.beside import remove_left_over, temporary_beside
+from layerstore.backends.directory import has_blob, open_blob, read_small
+from layerstore.beside import remove_left_over, replacing
 from layerstore.blobs import fsync
 from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
@@ -96,14 +96,10 @@ class DirectoryDestination(OneByOne):
     def has(self, blob: Descriptor) -> bool:
         if blob.digest.hex not in self._old:
             return False
-        try:
-            path = self._root / blob.digest.hex
-            with open_blob(path, blob.digest, size_bytes=blob.size_bytes) as reader:
-                reader.drain()
-        except (OSError, StoreError):
-            return False
-        self._written.add(blob.digest.hex)
-        return True
+        is_there = has_blob(self._root / blob.digest.hex, blob.digest, blob.size_bytes)
+        if is_there:
+            self._written.add(blob.digest.hex)
+        return is_there
 
     def put(self, blob: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> None:
         self._write(blob.digest.hex, pieces())
@@ -120,16 +116,8 @@ class DirectoryDestination(OneByOne):
         fsync(self._root)
 
     def _write(self, name: str, pieces: Iterator[bytes]) -> None:
-        path = self._root / name
-        temporary = temporary_beside(path)
-        try:
-            with temporary.open("xb") as file:
-                for piece in pieces:
-                    file.write(piece)
-            fsync(temporary)
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(self._root / name) as file:
+            file.writelines(pieces)
         self._written.add(name)
 
 
@@ -150,8 +138,6 @@ def media_type_of(data: bytes) -> str:
 
 
 def _small(path: Path) -> bytes:
-    from layerstore.transports.cache_directory import read_small
-
     try:
         data = read_small(path)
     except OSError as error:

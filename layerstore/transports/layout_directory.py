@@ -6,13 +6,11 @@ two directories can be merged by copying one over the other.
 Spec: OCI image-spec v1.1, image-layout.md.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from layerstore.backends.directory import open_blob
-from layerstore.beside import remove_left_over, temporary_beside, write_durably
-from layerstore.blobs import fsync
+from layerstore.backends.directory import has_blob
+from layerstore.beside import remove_left_over, replace_file, replacing
 from layerstore.descriptor import REF_NAME, Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import Index
@@ -49,24 +47,16 @@ class LayoutDirectory:
 
     def has(self, digest: Digest, size_bytes: int) -> bool:
         """Whether the blob is there, and right: all of it is read."""
-        return _is_right(self.root / blob_name(digest), digest, size_bytes)
+        return has_blob(self.root / blob_name(digest), digest, size_bytes)
 
     def put(self, digest: Digest, size_bytes: int, pieces: Callable[[], Iterable[bytes]]) -> None:
         """Add a blob. `pieces` verifies what it yields; it is called when the blob is missing."""
         if self.has(digest, size_bytes):
             return
         path = self.root / blob_name(digest)
-        temporary = self._temporary_for(path)
-        try:
-            with temporary.open("xb") as file:
-                for piece in pieces():
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        fsync(path.parent)
+        self._sweep(path.parent)
+        with replacing(path) as file:
+            file.writelines(pieces())
 
     def put_document(self, data: bytes) -> Digest:
         """Add a small blob."""
@@ -78,11 +68,8 @@ class LayoutDirectory:
         """Write a file that is no blob, or replace it."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._temporary_for(path)
-        try:
-            write_durably(path, data, temporary)
-        finally:
-            temporary.unlink(missing_ok=True)
+        self._sweep(path.parent)
+        replace_file(path, data)
 
     def list_entries(self, entries: Sequence[Descriptor]) -> None:
         """List `entries` in index.json; each takes its name, if it has one, from older ones.
@@ -109,24 +96,13 @@ class LayoutDirectory:
             ]
         self.write("index.json", Index(manifests=(*kept, *entries)).encode())
 
-    def _temporary_for(self, path: Path) -> Path:
-        if path.parent not in self._swept:
-            remove_left_over(path.parent)
-            self._swept.add(path.parent)
-        return temporary_beside(path)
+    def _sweep(self, directory: Path) -> None:
+        if directory not in self._swept:
+            remove_left_over(directory)
+            self._swept.add(directory)
 
 
 def _name(entry: Descriptor) -> str:
     """What an entry is called: a tag need not be the name of an image."""
     name = name_of_entry(entry)
     return entry.annotation(REF_NAME) if name is None else name.full
-
-
-def _is_right(path: Path, digest: Digest, size_bytes: int) -> bool:
-    """Whether the blob is there: a regular file with the right bytes."""
-    try:
-        with open_blob(path, digest, size_bytes=size_bytes) as reader:
-            reader.drain()
-    except (OSError, StoreError):
-        return False
-    return True

@@ -12,6 +12,7 @@ from layerstore.beside import (
     left_over,
     remove_left_over,
     replace_file,
+    replacing,
     temporary_beside,
     write_durably,
     written_beside,
@@ -94,6 +95,19 @@ def test_a_small_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) 
     replace_file(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_is_taken_from_the_link_that_has_it(tmp_path: Path) -> None:
+    (tmp_path / "there").write_bytes(b"old")
+    path = tmp_path / "it"
+    path.symlink_to("there")
+    with replacing(path) as file:
+        file.writelines((b"n", b"ew"))
+    assert (path.is_symlink(), path.read_bytes()) == (False, b"new")
+    assert (tmp_path / "there").read_bytes() == b"old"
+    with pytest.raises(ZeroDivisionError), replacing(path):
+        raise ZeroDivisionError
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "there"]
 
 
 def test_what_is_no_file_is_written_to_and_stays(tmp_path: Path) -> None:

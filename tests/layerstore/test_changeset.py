@@ -42,9 +42,9 @@ def test_changes_are_values(change: Change) -> None:
     assert hash(same) == hash(change)
     assert change.path == PATH
     with pytest.raises(dataclasses.FrozenInstanceError):
-        change.path = TreePath("other")  # type: ignore[misc]
+        change.path = TreePath("other")  # type: ignore[misc]  # the types forbid it, too
     with pytest.raises((AttributeError, TypeError)):
-        change.more = 1  # type: ignore[union-attr]
+        change.more = 1  # type: ignore[union-attr]  # and this
 
 
 def test_changes_of_different_kinds_are_never_equal() -> None:

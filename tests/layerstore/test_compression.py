@@ -134,13 +134,11 @@ def test_foreign_readers_read_what_we_write() -> None:
     data = TEXT + os.urandom(300_000)
     assert gzip.decompress(compress("gzip", data)) == data
     assert zstandard.ZstdDecompressor().decompressobj().decompress(compress("zstd", data)) == data
-    for program, kind in (("gzip", "gzip"), ("zstd", "zstd")):
-        if shutil.which(program):
+    programs: tuple[Compression, ...] = ("gzip", "zstd")
+    for kind in programs:
+        if shutil.which(kind):
             done = subprocess.run(
-                [program, "-dc"],
-                input=compress(kind, data),  # type: ignore[arg-type]
-                capture_output=True,
-                check=True,
+                [kind, "-dc"], input=compress(kind, data), capture_output=True, check=True
             )
             assert done.stdout == data
 

@@ -36,7 +36,7 @@ def test_descriptors_are_values() -> None:
     assert make() == make()
     assert len({make(), make(), make((("a", "b"),))}) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
-        make().size_bytes = 2  # type: ignore[misc]
+        make().size_bytes = 2  # type: ignore[misc]  # the types forbid it, too
 
 
 @pytest.mark.parametrize(

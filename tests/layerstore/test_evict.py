@@ -1,6 +1,7 @@
 """Which of the build cache goes: the arithmetic of limits, and the order."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,15 +10,15 @@ from hypothesis import strategies as st
 from layerstore.evict import CacheItem, CacheLimits, evicted
 
 
-def item(name: str, size: int, used_s: float, **more: object) -> CacheItem:
-    fields: dict[str, object] = {
+def item(name: str, size: int, used_s: float, **more: Any) -> CacheItem:
+    fields: dict[str, Any] = {
         "kind": "regular",
         "description": f"RUN {name}",
         "created_s": used_s,
         "is_shared": False,
         "is_in_use": False,
     }
-    return CacheItem(id=name, stored_bytes=size, used_s=used_s, **(fields | more))  # type: ignore[arg-type]
+    return CacheItem(id=name, stored_bytes=size, used_s=used_s, **(fields | more))
 
 
 ITEMS = [item("new", 30, 3.0), item("old", 10, 1.0), item("middle", 20, 2.0)]

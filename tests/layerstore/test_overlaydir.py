@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import random
 import re
 import resource
 import socket
@@ -154,11 +155,11 @@ def test_pack_write_and_survey_make_the_same_table(changeset: list[Change]) -> N
 @settings(max_examples=60, deadline=None)
 @given(changeset=strategies.changesets(), shuffler=st.randoms(use_true_random=False))
 def test_the_order_of_arrival_matters_only_to_hard_links(
-    changeset: list[Change], shuffler: object
+    changeset: list[Change], shuffler: random.Random
 ) -> None:
     plain = [change for change in changeset if not isinstance(change, PutHardlink)]
     links = [change for change in changeset if isinstance(change, PutHardlink)]
-    shuffler.shuffle(plain)  # type: ignore[attr-defined]
+    shuffler.shuffle(plain)
     with tempfile.TemporaryDirectory(dir=memory()) as made:
         table = write([*plain, *links], Path(made))
         assert table == survey(changeset)
@@ -880,15 +881,15 @@ def test_layers_of_the_specification_give_its_trees(
 @needs_cases
 @pytest.mark.parametrize("case", layer_cases("apply"), ids=lambda case: str(case["name"]))
 def test_layers_of_containerd_are_applied_as_containerd_does(
-    case: dict[str, object], tmp_path: Path, canary: Path
+    case: Mapping[str, Any], tmp_path: Path, canary: Path
 ) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    for operation in case["base"]:  # type: ignore[attr-defined]
+    for operation in case["base"]:
         perform(root, operation["op"], *operation["args"])
     made = tmp_path / "layer"
     made.mkdir()
-    tar = b"".join(map(containerd_entry, case["layer"]))  # type: ignore[call-overload]
+    tar = b"".join(map(containerd_entry, case["layer"]))
     if case.get("error"):
         with pytest.raises(StoreError):
             write(hostile(tar), made)
@@ -896,7 +897,7 @@ def test_layers_of_containerd_are_applied_as_containerd_does(
     write(hostile(tar), made)
     apply(changes(made), root)
     if "check" in case:
-        check(root, case["check"])  # type: ignore[arg-type]
+        check(root, case["check"])
 
 
 def containerd_entry(item: Mapping[str, Any]) -> bytes:

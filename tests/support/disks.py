@@ -11,15 +11,16 @@ SQLite syncs in C, unseen: what it has committed is taken as synced, with its na
 """
 
 import os
+import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from layerstore.database import Database
+from layerstore.database import Database, Statement
 
 CHANGING = ("write", "fsync", "rename", "mkdir", "open", "link", "symlink")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -118,12 +119,12 @@ class Disk:
             self._sync_all(self.root)
             self._told()
 
-        def write(database: Database, statements: object) -> None:
-            real_write(database, statements)  # type: ignore[arg-type]
+        def write(database: Database, statements: Iterable[Statement]) -> None:
+            real_write(database, statements)
             self._note_database(database._path)
 
-        def prepare(database: Database, connection: object) -> None:
-            real_prepare(database, connection)  # type: ignore[arg-type]
+        def prepare(database: Database, connection: sqlite3.Connection) -> None:
+            real_prepare(database, connection)
             self._note_database(database._path)
 
         patch.setattr(os, "fsync", fsync)

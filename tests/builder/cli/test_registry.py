@@ -383,6 +383,11 @@ def test_docker_hub_is_where_nobody_says_otherwise(bare: Commands) -> None:
         assert bare("logout", *words).lines == ["Not logged in to docker.io"]
 
 
+def test_a_logout_asks_no_registry_and_takes_no_word_on_how(bare: Commands) -> None:
+    for option in ("--tls-verify=false", "--cert-dir=x", "--retry=1"):
+        assert "unknown flag" in bare("logout", option, code=125).err
+
+
 def test_a_registry_with_a_certificate_of_its_own(bare: Commands, tmp_path: Path) -> None:
     with registry(tmp_path / "tls", tls=True) as server:
         name = f"{server.address}/a:1"

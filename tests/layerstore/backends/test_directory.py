@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from layerstore.backends.directory import DirectoryBlobs
+from layerstore.backends.directory import DirectoryBlobs, has_blob, read_small
 from layerstore.blobs import get, put
 from layerstore.digest import Digest
-from layerstore.errors import CorruptBlobError, NotFoundError
+from layerstore.errors import CorruptBlobError, MalformedDocumentError, NotFoundError
 
 DIGEST = Digest.of(b"content")
 
@@ -176,3 +176,29 @@ def test_a_blob_that_vanishes_is_not_found(blobs: DirectoryBlobs, directory: Pat
     with pytest.raises(NotFoundError):
         blobs.open(DIGEST)
     assert blobs.stamp(DIGEST) is None
+
+
+def test_a_blob_of_any_directory_is_there_when_all_of_it_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    assert not has_blob(path, DIGEST, 7)
+    path.write_bytes(b"content")
+    assert has_blob(path, DIGEST, 7)
+    assert not has_blob(path, DIGEST, 8)
+    assert not has_blob(path, Digest.of(b"other"), 7)
+    (tmp_path / "link").symlink_to(path)
+    assert not has_blob(tmp_path / "link", DIGEST, 7)
+    assert not has_blob(path / "below", DIGEST, 7)
+
+
+def test_a_small_file_of_any_directory_is_a_file_and_small(tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    assert read_small(path) is None
+    path.write_bytes(b"x" * (4 << 20))
+    assert read_small(path) == b"x" * (4 << 20)
+    assert read_small(path / "below") is None
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(OSError, match="symbolic links"):
+        read_small(tmp_path / "link")
+    path.write_bytes(b"x" * (4 << 20) + b"y")
+    with pytest.raises(MalformedDocumentError, match="too large"):
+        read_small(path)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def new_client(tmp_path: Path) -> Iterator[NewClient]:
     """Clients with short patience; keywords are those of Settings."""
     with ExitStack() as cleanup:
 
-        def make(**settings: object) -> RegistryClient:
+        def make(**settings: Any) -> RegistryClient:
             (tmp_path / "home").mkdir(exist_ok=True)
             base = Settings(
                 bounds=QUICK,
@@ -51,7 +52,7 @@ def new_client(tmp_path: Path) -> Iterator[NewClient]:
                     "CONTAINERS_REGISTRIES_CONF": str(tmp_path / "registries.conf"),
                 },
             )
-            return cleanup.enter_context(RegistryClient(replace(base, **settings)))  # type: ignore[arg-type]  # by name
+            return cleanup.enter_context(RegistryClient(replace(base, **settings)))
 
         yield make
 

@@ -10,7 +10,7 @@ from layerstore import Reference
 from layerstore.registry import Credentials, RegistryClient, Settings, UnauthorizedError
 from tests.layerstore.registry.conftest import NewClient
 from tests.support.oddregistry import OddRegistry, Reply
-from tests.support.registries import PASSWORD, USERNAME, registry
+from tests.support.registries import PASSWORD, USERNAME, Auth, registry
 
 ME = Credentials(user=USERNAME, password=PASSWORD)
 
@@ -44,9 +44,9 @@ def test_credentials_that_were_given_are_for_their_host_and_come_first(
 @pytest.mark.needs_registry
 @pytest.mark.parametrize("auth", ["basic", "token"])
 def test_a_login_is_checked_by_the_registry_and_kept(
-    tmp_path: Path, new_client: NewClient, auth: str
+    tmp_path: Path, new_client: NewClient, auth: Auth
 ) -> None:
-    with registry(tmp_path / "registry", auth=auth) as server:  # type: ignore[arg-type]  # of Auth
+    with registry(tmp_path / "registry", auth=auth) as server:
         client = new_client()
         with pytest.raises(UnauthorizedError):
             client.login(server.address, Credentials(user=USERNAME, password="wrong"))

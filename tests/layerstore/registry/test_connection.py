@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,10 +31,10 @@ from tests.support.oddregistry import OddRegistry, Reply, odd_registry
 from tests.support.registries import make_certificate
 
 
-def settings(tmp_path: Path, **more: object) -> Settings:
+def settings(tmp_path: Path, **more: Any) -> Settings:
     environment = {"HOME": str(tmp_path), **{k: str(v) for k, v in more.items() if k.isupper()}}
     others = {k: v for k, v in more.items() if not k.isupper()}
-    return Settings(bounds=QUICK, environment=environment, **others)  # type: ignore[arg-type]  # by name
+    return Settings(bounds=QUICK, environment=environment, **others)
 
 
 @pytest.fixture

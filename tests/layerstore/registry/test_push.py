@@ -20,7 +20,7 @@ from layerstore.registry import (
 from tests.layerstore.registry.conftest import NewClient
 from tests.support.faultproxy import FAULTS, Fault, fault_proxy
 from tests.support.oddregistry import OddRegistry, Reply, error_body
-from tests.support.registries import PASSWORD, USERNAME, Registry, registry
+from tests.support.registries import PASSWORD, USERNAME, Auth, Registry, registry
 from tests.support.stores import flip_blob, make_image
 
 pytestmark = pytest.mark.needs_registry
@@ -113,10 +113,10 @@ def test_a_damaged_layer_is_not_pushed(
 
 @pytest.mark.parametrize("auth", ["basic", "token"])
 def test_who_may_not_push_is_told(
-    tmp_path: Path, new_client: NewClient, store: Store, auth: str
+    tmp_path: Path, new_client: NewClient, store: Store, auth: Auth
 ) -> None:
     image = make_image(store, "a:1", {"a": b"x"})
-    with registry(tmp_path / "private", auth=auth) as server:  # type: ignore[arg-type]  # of Auth
+    with registry(tmp_path / "private", auth=auth) as server:
         with pytest.raises(UnauthorizedError, match="unauthorized"):
             push_image(new_client(), store, image, name(server))
         me = Credentials(user=USERNAME, password=PASSWORD)

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -18,7 +19,7 @@ DIGEST = Digest.of(b"")
 
 
 def ignore(event: Transfer) -> None:
-    pass
+    """Look at none."""
 
 
 def event(size: int) -> Transfer:
@@ -53,7 +54,7 @@ def test_events_are_told_by_the_thread_that_looks_on() -> None:
 
     with Workers(2, report, threading.Event()) as workers:
         for size in range(5):
-            workers.add(lambda size=size: workers.tell(event(size)))  # type: ignore[misc]  # a default
+            workers.add(partial(workers.tell, event(size)))
     assert sorted(size for size, _ in told) == [0, 1, 2, 3, 4]
     assert {thread for _, thread in told} == {threading.get_ident()}
 
@@ -93,7 +94,7 @@ def test_jobs_go_side_by_side_and_the_first_error_ends_them() -> None:
     done: list[int] = []
     stop = threading.Event()
     with Workers(2, ignore, stop) as workers:
-        workers.carry_out([lambda n=n: done.append(n) for n in range(4)])  # type: ignore[misc]  # a default
+        workers.carry_out([partial(done.append, n) for n in range(4)])
     assert sorted(done) == [0, 1, 2, 3]
 
     def fail() -> None:
