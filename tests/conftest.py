@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import host, networks, tally
+from tests.support import conformance, host, networks, tally
 from tests.support.cli import Lamina
 from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.registries import Registry, registry
@@ -39,6 +39,8 @@ GATES: dict[str, Callable[[pytest.Mark], str | None]] = {
     "needs_networks": lambda _: networks.no_private_networks(),
     "needs_git": lambda _: host.no_git(),
     "needs_debian": lambda _: host.no_debian(),
+    "needs_same_python": lambda _: host.no_same_python(),
+    "needs_material": lambda _: conformance.no_material(),
 }
 
 

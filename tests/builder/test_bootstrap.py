@@ -1,6 +1,5 @@
 """Base images of the distribution's packages: what is in them, and that they are the same twice."""
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,7 +150,7 @@ def test_a_program_that_asks_for_an_interpreter_is_not_static() -> None:
     assert not is_static(b"")
 
 
-@pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
+@pytest.mark.needs_peers("gcc")
 def test_a_program_linked_statically_is_static(tmp_path: Path) -> None:
     source = tmp_path / "a.c"
     source.write_text("int main(void) { return 0; }\n")

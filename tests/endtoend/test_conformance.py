@@ -19,9 +19,7 @@ from tests.support.tally import RecordProperty, note
 
 pytestmark = [
     pytest.mark.needs_overlay,
-    pytest.mark.skipif(
-        not conformance.cases(), reason=f"no conformance material in {conformance.MATERIAL}"
-    ),
+    pytest.mark.needs_material,
 ]
 
 DEBIAN = conformance.STATE / "rootfs/debian.tar"

@@ -27,9 +27,7 @@ from tests.support.tally import RecordProperty, note, note_row
 pytestmark = [
     pytest.mark.needs_root,  # buildah of an ordinary user gives something else
     pytest.mark.needs_overlay,
-    pytest.mark.skipif(
-        not conformance.cases(), reason=f"no conformance material in {conformance.MATERIAL}"
-    ),
+    pytest.mark.needs_material,
 ]
 
 

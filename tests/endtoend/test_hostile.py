@@ -4,7 +4,6 @@ Each ends in bounded time, what it failed for is told, nothing of it is left, an
 works. Fork bombs are in tests/builder/test_watch.py, with a limit too small to be noticed.
 """
 
-import shutil
 import signal
 import subprocess
 import time
@@ -112,12 +111,11 @@ def test_a_container_that_ignores_signals_is_stopped(busybox: Lamina) -> None:
     busybox("rm", "deaf")
 
 
+@pytest.mark.needs_peers("unshare")
 class TestDisk:
     """On a small file system in memory, in a mount namespace of its own."""
 
     def on_small_disk(self, tmp_path: Path, script: str) -> subprocess.CompletedProcess[str]:
-        if not shutil.which("unshare"):
-            pytest.skip("unshare (util-linux) is not installed: no small disk can be made")
         small = tmp_path / "small"
         small.mkdir()
         lamina = " ".join(command())

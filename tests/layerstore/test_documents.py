@@ -28,7 +28,7 @@ from layerstore.documents import (
     parse_json,
 )
 from layerstore.errors import MalformedDocumentError, StoreError
-from tests.support.schemas import OCI, needs_schemas, schema_error
+from tests.support.schemas import OCI, schema_error
 
 DIGEST = Digest.of(b"x")
 CREATED = "2024-05-06T07:08:09.123456789Z"
@@ -531,7 +531,7 @@ def test_the_reader_gives_none_for_absent_objects_and_lists() -> None:
 # ---- the specification's own schemas and cases
 
 
-@needs_schemas
+@pytest.mark.needs_material
 @pytest.mark.parametrize(
     ("schema", "document"),
     [
@@ -546,7 +546,7 @@ def test_what_we_write_is_valid(schema: str, document: ImageConfig | Manifest | 
     assert schema_error(schema, json_of(document)) == ""
 
 
-@needs_schemas
+@pytest.mark.needs_material
 def test_the_schemas_can_say_no() -> None:
     assert schema_error("image-manifest-schema.json", json_of(MANIFEST) | {"layers": []})
 
@@ -559,7 +559,7 @@ def schema_cases() -> list[Any]:
     return [pytest.param(case, id=case["name"]) for case in cases]
 
 
-@needs_schemas
+@pytest.mark.needs_material
 @pytest.mark.parametrize("case", schema_cases())
 def test_the_specifications_cases_are_judged_as_it_says(case: dict[str, Any]) -> None:
     """Invalid ones are refused; valid ones are read, unless their digest is no sha256."""
@@ -583,7 +583,7 @@ def test_the_specifications_cases_are_judged_as_it_says(case: dict[str, Any]) ->
         assert "sha256" in str(error), "only digests of other kinds may be refused"
 
 
-@needs_schemas
+@pytest.mark.needs_material
 def test_chain_ids_are_those_of_the_specification() -> None:
     for case in json.loads((OCI / "chainid_cases.json").read_bytes())["cases"]:
         assert chain_ids(map(Digest, case["digests"])) == case["chain"]

@@ -24,7 +24,7 @@ from layerstore import (
 from layerstore import descriptor as media
 from layerstore.errors import NotFoundError, StoreError
 from layerstore.locks import read_uses
-from tests.support.schemas import SCHEMAS, needs_schemas, schema_error
+from tests.support.schemas import SCHEMAS, schema_error
 from tests.support.stores import make_image, problems
 
 HERE = Platform(os="linux", architecture="amd64")
@@ -175,7 +175,7 @@ def test_versions_and_features_of_a_system_survive_the_document() -> None:
     assert b'"os.version":"10.0.1"' in index.encode()
 
 
-@needs_schemas
+@pytest.mark.needs_material
 def test_an_index_is_valid_by_the_specifications_schema() -> None:
     windows = Platform(
         os="windows", architecture="amd64", os_version="10.0.1", os_features=("win32k",)

@@ -31,6 +31,11 @@ PEERS = REPOSITORY.parent / "shared/peers"
 STATE = Path(os.environ.get("PEERS_STATE", "/var/lib/peers"))
 
 
+def no_material() -> str | None:
+    """Why its cases cannot be tried; None where they can."""
+    return None if MATERIAL.is_dir() else f"the conformance material is not at {MATERIAL}"
+
+
 @functools.cache
 def cases() -> dict[str, JSON]:
     """All build cases by name; empty where the material is not there."""

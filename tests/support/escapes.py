@@ -22,12 +22,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support import rootfs
+from tests.support import host, rootfs
 from tests.support.cli import REPOSITORY, Lamina, command
 
 SOURCE = Path(__file__).with_name("probe.c")
 VARIABLE = "LAMINAPROBE_CANARY"
-NOBODY = 65534
 _IPC_PRIVATE, _IPC_RMID = 0, 0
 _KMSG = (1, 11)
 
@@ -225,31 +224,17 @@ def in_rootless_build(ground: Ground) -> Answers:
 def _ordinary_user(ground: Ground) -> Iterator[tuple[Lamina, tuple[str, ...]]]:
     """A store of an ordinary user's, and the command for it."""
     home = ground.work / "ordinary"
-    python = public_python()
+    python = host.same_python()
     assert python is not None
-    prefix = (*as_nobody(), python, "-m", "builder")
+    prefix = (*host.as_nobody(), python, "-m", "builder")
     packages = sysconfig.get_path("purelib")
     env = {VARIABLE: VARIABLE, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
     lamina = Lamina(root=home / "store", env=env | {"PYTHONPATH": f"{REPOSITORY}:{packages}"})
     if not home.exists():
         home.mkdir()
-        os.chown(home, NOBODY, NOBODY)
+        os.chown(home, host.NOBODY, host.NOBODY)
         _run_passing(lamina, ground, "import", str(ground.image), "escapes", prefix=prefix)
     yield lamina, prefix
-
-
-def as_nobody() -> tuple[str, ...]:
-    return ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--")
-
-
-def public_python() -> str | None:
-    """An interpreter of our version that an ordinary user can execute, too."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for found in (str(Path(sys.executable).resolve()), f"/usr/bin/{version}"):
-        asked = [*as_nobody(), "env", found, "-c", ""]
-        if subprocess.run(asked, capture_output=True, check=False).returncode == 0:
-            return found
-    return None
 
 
 def _run_passing(

@@ -8,6 +8,7 @@ import ctypes.util
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from builder.sandbox import syscalls, syscalltable
 from builder.sandbox.idmap import own_maps
 
 PEERS = ("skopeo", "umoci", "podman", "buildah")
-_NOBODY = 65534
+NOBODY = 65534
 
 
 @cache
@@ -52,10 +53,30 @@ def no_userns() -> str | None:
     """Make a user namespace as an ordinary user."""
     unshare = ["unshare", "-Ur", "true"]
     if os.geteuid() == 0:
-        ids = ["--reuid", str(_NOBODY), "--regid", str(_NOBODY), "--clear-groups"]
-        unshare = ["setpriv", *ids, *unshare]
+        unshare = [*as_nobody(), *unshare]
     problem = _fails(unshare)
     return f"an ordinary user cannot make a user namespace: {problem}" if problem else None
+
+
+def as_nobody() -> tuple[str, ...]:
+    """What root puts before a command for an ordinary user to carry it out."""
+    return ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--")
+
+
+@cache
+def same_python() -> str | None:
+    """An interpreter of our version that an ordinary user can execute, too."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for found in (str(Path(sys.executable).resolve()), f"/usr/bin/{version}"):
+        if _fails([*as_nobody(), "env", found, "-c", ""]) is None:
+            return found
+    return None
+
+
+def no_same_python() -> str | None:
+    return (
+        None if same_python() else "no interpreter of our version that an ordinary user can execute"
+    )
 
 
 @cache

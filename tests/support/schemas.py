@@ -1,27 +1,23 @@
 """The JSON schemas of the OCI image specification, asked about documents."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from layerstore import descriptor as media
+from tests.support.conformance import MATERIAL
 
-OCI = Path(os.environ.get("LAMINA_CONFORMANCE", "/work/shared/conformance")) / "oci"
+OCI = MATERIAL / "oci"
 SCHEMAS = {
     media.OCI_MANIFEST: "image-manifest-schema.json",
     media.OCI_INDEX: "image-index-schema.json",
     media.OCI_CONFIG: "config-schema.json",
 }
 
-needs_schemas = pytest.mark.skipif(not OCI.is_dir(), reason=f"the OCI schemas are not there: {OCI}")
-
 
 def schema_error(name: str, document: object) -> str:
     """What jsonschema says about a document; empty when it is valid."""
-    jsonschema = pytest.importorskip("jsonschema")
+    import jsonschema
     from referencing import Registry, Resource
     from referencing.jsonschema import DRAFT4
 

@@ -25,7 +25,7 @@ from tests.layerstore.registry.conftest import NewClient
 from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.peers import run
 from tests.support.registries import Registry, registry
-from tests.support.schemas import SCHEMAS, needs_schemas, schema_error
+from tests.support.schemas import SCHEMAS, schema_error
 from tests.support.stores import cached_step, findings, flip, make_image, make_layer
 
 pytestmark = pytest.mark.needs_registry
@@ -98,7 +98,7 @@ def test_a_manifest_names_everything_that_the_cache_needs(
     assert send(server, store, new_client) == digest  # the same cache has the same bytes
 
 
-@needs_schemas
+@pytest.mark.needs_material
 def test_the_manifest_is_one_by_the_specifications_schema(
     server: Registry, store: Store, layers: list[Layer], new_client: NewClient
 ) -> None:

@@ -43,7 +43,7 @@ from layerstore.transports.places import (
     StoredImage,
 )
 from tests.support.peers import Containers, run
-from tests.support.schemas import layout_errors, needs_schemas
+from tests.support.schemas import layout_errors
 from tests.support.stores import flip, flip_blob, make_image, problems, tag_index
 
 OTHER = Platform(os="linux", architecture="s390x")
@@ -410,7 +410,7 @@ def test_layers_made_to_be_read_lazily_are_read_plainly(
     assert problems(tmp_path / "other") == []
 
 
-@needs_schemas
+@pytest.mark.needs_material
 @pytest.mark.parametrize("name", ["app:1", "multi", "lazy"])
 def test_every_document_that_is_written_is_valid_by_its_schema(
     name: str, store: Store, multi: Descriptor, image: Image, tmp_path: Path
