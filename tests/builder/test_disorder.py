@@ -99,8 +99,8 @@ def test_new_directories_list_in_another_order(
 def test_nothing_is_left_in_the_store(
     store: Store, layers: tuple[Layer, ...], server: ForkServer
 ) -> None:
-    with open_disordered(layers, store, server):
-        pass
+    with open_disordered(layers, store, server) as snapshot:
+        assert snapshot.upperdir.is_dir()
     store.lease()
     names = [path.name for path in store.tmp.glob("*/dir*")]
     assert names == []

@@ -55,7 +55,7 @@ def test_fresh_stores_and_equal_inputs_give_equal_digests(tmp_path: Path) -> Non
         finally:
             os.umask(old)
         digests.append(OciLayout(store.root).names()["it:latest"])
-        time.sleep(1.1 * (number == 0))
+        time.sleep(1.1 * (number == 0))  # the clock of whole seconds moves on
     assert digests[0] == digests[1]
 
 
@@ -69,7 +69,7 @@ def test_no_cache_in_one_store_gives_the_same_digest_too(busybox: Lamina, contex
         plain = busybox("build", "--no-cache", "--progress=plain", "-t", "it", context, env=env)
         assert len(executed(plain.stderr)) == 5
         digests.add(OciLayout(busybox.root).names()["it:latest"])
-        time.sleep(1.1)
+        time.sleep(1.1)  # as above
     assert len(digests) == 1
 
 

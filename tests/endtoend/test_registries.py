@@ -232,7 +232,7 @@ def test_a_killed_pull_leaves_a_store_without_fault(server: Registry, tmp_path: 
     lamina = Lamina(root=tmp_path / "store", env={"HOME": str(tmp_path)})
     for delay_s in (0.05, 0.15, 0.25, 0.4):
         process = lamina.start("pull", name)
-        time.sleep(delay_s)
+        time.sleep(delay_s)  # the moment is what is tried
         process.kill()
         process.communicate(timeout=60)
         lamina("fsck")

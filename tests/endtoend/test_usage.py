@@ -27,8 +27,9 @@ _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def size_of(text: str) -> float:
-    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]+)", text).groups()  # type: ignore[union-attr]
-    return float(number) * _UNITS[unit]
+    found = re.fullmatch(r"([0-9.]+)([a-zA-Z]+)", text)
+    assert found is not None, text
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def du(*paths: Path) -> int:

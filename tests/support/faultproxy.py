@@ -20,7 +20,7 @@ import re
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -246,10 +246,9 @@ class _Passage:
             self.hang_up()
             return
         if self.fault == "delay":
-            time.sleep(_DELAY_S)
+            time.sleep(_DELAY_S)  # this is the fault
         if self.fault in ("429", "500", "503"):
-            for _ in self._request_body():
-                pass
+            deque(self._request_body(), maxlen=0)  # or the client looks for no answer
             self._refuse(int(self.fault))
             return
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", upstream)) as connection:

@@ -74,9 +74,7 @@ def same_python() -> str | None:
 
 
 def no_same_python() -> str | None:
-    return (
-        None if same_python() else "no interpreter of our version that an ordinary user can execute"
-    )
+    return None if same_python() else "no python of our version that a user can execute"
 
 
 @cache

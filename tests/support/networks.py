@@ -1,7 +1,6 @@
 """Networks for tests: a namespace in the place of the host's, with nothing of the host in it."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from builder.network.bridges import HOST_STATE
 from builder.sandbox import netlink, syscalls
 from builder.sandbox.namespaces import attempt
+from layerstore import remove_tree
 
 # Waits until somebody listens on port 80 of the network it runs in.
 UNTIL_SERVED = "while ! grep -q ':0050 ' /proc/net/tcp /proc/net/tcp6; do :; done"
@@ -28,7 +28,7 @@ def own_network() -> Iterator[Path]:
             channel.request(netlink.bring_up("lo"))
         yield Path(f"/proc/{os.getpid()}/fd/{own}")
     finally:
-        shutil.rmtree(HOST_STATE / str(os.fstat(own).st_ino), ignore_errors=True)
+        remove_tree(HOST_STATE / str(os.fstat(own).st_ino))
         syscalls.setns(before, syscalls.CLONE_NEWNET)
         os.close(before)
         os.close(own)

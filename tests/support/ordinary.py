@@ -3,7 +3,6 @@
 import os
 import pwd
 import resource
-import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,14 +22,12 @@ from builder.sandbox import (
     recorder,
     syscalls,
 )
+from layerstore import remove_tree
 from tests.support import rootfs
 
 USER = 54321
-PRELOADED = (
-    pwd,
-    resource,
-    recorder,
-)  # an ordinary user may not be able to read the library of Python
+# An ordinary user may not be able to read the library of Python.
+PRELOADED = (pwd, resource, recorder)
 
 
 class Ordinary:
@@ -55,7 +52,7 @@ class Ordinary:
                     # What has changed its user is closed to itself in /proc; a login is not.
                     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
                 play()
-            except BaseException:
+            except BaseException:  # the last line of this process, which says no more than its code
                 traceback.print_exc()
                 raise
 
@@ -98,4 +95,4 @@ def ordinary_user() -> Iterator[Ordinary]:
     try:
         yield Ordinary(home)
     finally:
-        shutil.rmtree(home)
+        remove_tree(home)

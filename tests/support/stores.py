@@ -178,7 +178,7 @@ from layerstore import Store
 with Store.open(Path(sys.argv[1])) as store:
     with store.cache_mounts.hold(sys.argv[2], sys.argv[3], lambda path: None) as held:
         Path(sys.argv[4]).write_text(str(held.path))
-        time.sleep(60)
+        time.sleep(60)  # until it is killed
 """
 
 

@@ -31,8 +31,10 @@ def cached(bare: Commands) -> Commands:
             step = cached_step(document(name), layer, created_by=f"RUN {name}")
             store.cache.put(step, parent=None, variant="")
             store.flush()
-        with store.cache_mounts.hold("ab" * 32, "shared", fill) as held:  # type: ignore[union-attr]
-            assert held
+        held = store.cache_mounts.hold("ab" * 32, "shared", fill)
+        assert held is not None, "nobody excludes it"
+        with held:
+            assert (held.path / "file").exists()
     age(bare.root, first=72, second=48, third=24, shared=96)
     return bare
 

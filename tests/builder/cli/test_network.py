@@ -9,14 +9,14 @@ from tests.support.commands import Commands
 from tests.support.networks import UNTIL_SERVED, devices
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.needs_root, pytest.mark.needs_overlay, pytest.mark.needs_networks]
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_overlay,
+    pytest.mark.needs_networks,
+    pytest.mark.usefixtures("own_network"),
+]
 
 SERVE = ("sh", "-c", "nc -ll -p 80 -e /bin/echo hello")
-
-
-@pytest.fixture(autouse=True)
-def network(own_network: Path) -> None:
-    pass
 
 
 def reach(box: Commands, who: str, whom: str) -> str:

@@ -134,12 +134,9 @@ def test_the_host_s_network_is_the_host_s(box: Commands) -> None:
 
 
 @pytest.mark.needs_networks
+@pytest.mark.usefixtures("own_network")
 class TestNetworks:
     """In a network of the test's own: nothing of the host's is touched."""
-
-    @pytest.fixture(autouse=True)
-    def network(self, own_network: Path) -> None:
-        pass
 
     def test_the_default_is_private(self, box: Commands) -> None:
         script = "ls /sys/class/net; ip route | grep -c default; grep -c $(hostname) /etc/hosts"
