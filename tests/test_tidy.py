@@ -61,9 +61,10 @@ WALLED = (
 )
 # What of `builder` itself the rooms inside it may use, where that is less than everything.
 OF_BUILDER: dict[str, tuple[str, ...]] = {
-    "builder.network": ("builder.errors",),
+    "builder.network": ("builder.errors", "builder.interpreter"),
     "builder.runner": (
         "builder.errors",
+        "builder.interpreter",
         "builder.snapshot",
         "builder.platforms",
         "builder.timetravel",

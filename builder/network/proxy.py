@@ -19,10 +19,12 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from builder.errors import NetworkError
+from builder.interpreter import Companion
 from builder.network.ports import Publication
 
 if TYPE_CHECKING:
@@ -33,27 +35,19 @@ _TRIES = 20
 _PIECE_BYTES = 256 << 10
 _UDP_IDLE_S = 90.0
 _UDP_SENDERS_MAX = 4096
-_FIRST_WORDS = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from builder.network.proxy import main; main()"
-)
 _EVERYWHERE = ("0.0.0.0", "::")
 
 
 class Forwarding:
     """Ports that are passed on until `close`, or until this process ends."""
 
-    def __init__(self, published: tuple[Publication, ...], pid: int, lifeline: int) -> None:
+    def __init__(self, published: tuple[Publication, ...], proxy: Companion) -> None:
         self.published = published
-        self._pid = pid
-        self._lifeline = lifeline
+        self._proxy = proxy
 
     def close(self) -> None:
         """The ports are free when this returns."""
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-            os.waitpid(self._pid, 0)
+        self._proxy.close()
 
 
 def forward(
@@ -144,38 +138,18 @@ def _socket_at(address: str, port: int, protocol: str) -> socket.socket:
 def _spawn(
     bound: list[tuple[socket.socket, Publication]], address: str, namespace_fd: int | None
 ) -> Forwarding:
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    network = None if namespace_fd is None else os.dup(namespace_fd)
+    ports = [[sock.fileno(), made.protocol, made.container_port] for sock, made in bound]
+    inherited = [sock.fileno() for sock, _ in bound]
+    network = None if namespace_fd is None else os.dup(namespace_fd)  # ours stays uninheritable
     try:
         if network is not None:
-            os.set_inheritable(network, True)
-        os.set_inheritable(reader, True)
-        ports = []
-        for sock, made in bound:
-            sock.set_inheritable(True)
-            ports.append([sock.fileno(), made.protocol, made.container_port])
-        package = str(Path(__file__).parents[2])
-        words = json.dumps(
-            {"lifeline": reader, "network": network, "address": address, "ports": ports}
-        )
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", "-c", _FIRST_WORDS, package, words],
-            {"LC_ALL": "C.UTF-8"},
-            file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)],
-            setsid=True,
-            setsigdef=(),
-        )
-    except BaseException:
-        os.close(writer)
-        raise
+            inherited.append(network)
+        words = {"network": network, "address": address, "ports": ports}
+        proxy = Companion("builder.network.proxy", words, inherited=inherited)
     finally:
-        os.close(reader)
-        os.close(null)
         if network is not None:
             os.close(network)
-    return Forwarding(tuple(made for _, made in bound), pid, writer)
+    return Forwarding(tuple(made for _, made in bound), proxy)
 
 
 # The proxy's side.
@@ -261,19 +235,15 @@ async def _serve_udp(sock: socket.socket, address: str, port: int) -> None:
                 loop.add_reader(far.fileno(), answer, sender)
             far, last = senders[sender]
             last[0] = loop.time()
-            try:
+            with suppress(OSError):  # nobody listens, or the buffer is full: datagrams get lost
                 far.send(data)
-            except OSError:  # nobody listens there, or the buffer is full: datagrams get lost
-                pass
 
     def answer(sender: Any) -> None:
         far, last = senders[sender]
         last[0] = loop.time()
         for data, _ in _datagrams(far):
-            try:
+            with suppress(OSError):  # likewise
                 sock.sendto(data, sender)
-            except OSError:
-                pass
 
     def forget_idle() -> None:
         for sender, (far, last) in list(senders.items()):

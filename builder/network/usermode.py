@@ -18,18 +18,16 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Never
 
 from builder.errors import NetworkUnavailableError
+from builder.interpreter import Companion
 
 ADDRESS, PREFIX, GATEWAY = "10.0.2.100", 24, "10.0.2.2"
 _SLIRP_RESOLVER = "10.0.2.3"
 _PROGRAMS = ("pasta", "slirp4netns")
-_FIRST_WORDS = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from builder.network.usermode import main; main()"
-)
 _ANSWER_BYTES_MAX = 4096
 _TUN = "/dev/net/tun"
 
@@ -37,11 +35,10 @@ _TUN = "/dev/net/tun"
 class UserNetwork:
     """A namespace that is connected to the world until `close`, or until this process ends."""
 
-    def __init__(self, namespace_fd: int, program: str, pid: int, lifeline: int) -> None:
+    def __init__(self, namespace_fd: int, program: str, helper: Companion) -> None:
         self.namespace_fd = namespace_fd
         self.resolvers = (_SLIRP_RESOLVER,) if program == "slirp4netns" else ()
-        self._pid = pid
-        self._lifeline = lifeline
+        self._helper = helper
 
     address, prefix, gateway = ADDRESS, PREFIX, GATEWAY
 
@@ -52,11 +49,10 @@ class UserNetwork:
 
     def close(self) -> None:
         """End the program and what it gives."""
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-            os.waitpid(self._pid, 0)
+        self._helper.close()
+        if self.namespace_fd >= 0:
             os.close(self.namespace_fd)
+            self.namespace_fd = -1
 
 
 def connect() -> UserNetwork:
@@ -72,43 +68,28 @@ def connect() -> UserNetwork:
             hint=f"chmod 0666 {_TUN}, or use --network host or --network none",
         )
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    lifeline_reader, lifeline = os.pipe2(os.O_CLOEXEC)
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        theirs.set_inheritable(True)
-        os.set_inheritable(lifeline_reader, True)
-        words = {"program": path, "answer": theirs.fileno(), "lifeline": lifeline_reader}
-        pid = os.posix_spawn(
-            sys.executable,
-            [
-                *(sys.executable, "-I", "-S", "-c", _FIRST_WORDS),
-                *(str(Path(__file__).parents[2]), json.dumps(words)),
-            ],
-            {"LC_ALL": "C.UTF-8", "PATH": os.environ.get("PATH", os.defpath)},
-            file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)],
-            setsid=True,
-            setsigdef=(),
-        )
-        theirs.close()
-        data, descriptors, _, _ = socket.recv_fds(mine, _ANSWER_BYTES_MAX, 1)
-    except BaseException:
-        os.close(lifeline)
-        raise
-    finally:
-        mine.close()
-        theirs.close()
-        os.close(lifeline_reader)
-        os.close(null)
+    with mine:
+        with theirs:
+            helper = Companion(
+                "builder.network.usermode",
+                {"program": path, "answer": theirs.fileno()},
+                inherited=[theirs.fileno()],
+                environment={"PATH": os.environ.get("PATH", os.defpath)},
+            )
+        try:
+            data, descriptors, _, _ = socket.recv_fds(mine, _ANSWER_BYTES_MAX, 1)
+        except BaseException:
+            helper.let_go()
+            raise
     name = Path(path).name
     if not descriptors:
-        os.close(lifeline)
-        os.waitpid(pid, 0)
+        helper.close()
         raise NetworkUnavailableError(
             f"{name} gives no network: {data.decode(errors='replace').strip() or 'it ended'}",
             hint="--network host and --network none need no program",
         )
     os.set_inheritable(descriptors[0], False)
-    return UserNetwork(descriptors[0], name, pid, lifeline)
+    return UserNetwork(descriptors[0], name, helper)
 
 
 def _find_program() -> str:
@@ -136,10 +117,8 @@ def main() -> Never:
     try:
         _help(words["program"], answer, words["lifeline"])
     except BaseException as error:  # noqa: BLE001 - the last line of this process
-        try:
+        with suppress(OSError):  # nobody listens any more
             answer.send(str(error).encode()[:_ANSWER_BYTES_MAX])
-        except OSError:  # nobody listens any more
-            pass
     os._exit(0)
 
 

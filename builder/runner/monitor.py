@@ -6,8 +6,7 @@
       reads the pipe <---- nothing, or why it failed ---- executes the program
       prints the id, ends                    writes the log, notes the end, removes on --rm
 
-A new interpreter rather than a fork of the command: nothing of the command line is in it, it has
-none of the caller's descriptors and environment, and `ps` shows what it is.
+A new interpreter rather than a fork of the command: see builder/interpreter.py.
 """
 
 import json
@@ -18,14 +17,11 @@ from pathlib import Path
 from typing import Never
 
 from builder.errors import ContainerError
+from builder.interpreter import start as start_interpreter
 from builder.runner.container import ContainerRecord
 from builder.runner.liveness import Hold
 
 _ANSWER_BYTES_MAX = 64 << 10
-_FIRST_WORDS = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from builder.runner.monitor import main; main()"
-)
 
 
 class DetachedError(ContainerError):
@@ -42,9 +38,8 @@ def run_detached(root: Path, record: ContainerRecord, hold: Hold) -> tuple[str, 
     Raises:
         DetachedError: its program could not be executed.
     """
-    os.set_inheritable(hold.fd, True)
     try:
-        answer = _spawn(("run", str(root), record.id, str(hold.fd)))
+        answer = _spawn("run", str(root), record.id, str(hold.fd), inherited=(hold.fd,))
     finally:
         hold.hand_over()
     return _warnings_in(answer)
@@ -56,7 +51,7 @@ def exec_detached(root: Path, record: ContainerRecord, program: Sequence[object]
     Raises:
         DetachedError: it could not be executed.
     """
-    _warnings_in(_spawn(("exec", str(root), record.id, json.dumps(program))))
+    _warnings_in(_spawn("exec", str(root), record.id, json.dumps(program)))
 
 
 def main() -> Never:
@@ -120,33 +115,20 @@ def _exec(root: Path, container_id: str, program: str, writer: int) -> None:
 _VERBS = {"run": _run, "exec": _exec}
 
 
-def _spawn(arguments: Sequence[str]) -> bytes:
+def _spawn(*arguments: str, inherited: tuple[int, ...] = ()) -> bytes:
     """Start the monitor; returns what it reports once its program runs, or never will."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        os.set_inheritable(writer, True)
-        package = str(Path(__file__).parents[2])
-        line = [sys.executable, "-I", "-S", "-c", _FIRST_WORDS, package, *arguments, str(writer)]
-        os.posix_spawn(
-            sys.executable,
-            line,
-            {"LC_ALL": "C.UTF-8"},  # how names are encoded; nothing else is its business
-            file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)],
-            setsid=True,
-            setsigdef=(),
-        )
-        os.close(writer)
-        writer = -1
+        try:
+            start_interpreter(__name__, *arguments, str(writer), inherited=(*inherited, writer))
+        finally:
+            os.close(writer)
         answer = b""
         while len(answer) < _ANSWER_BYTES_MAX and (piece := os.read(reader, 4096)):
             answer += piece
         return answer
     finally:
         os.close(reader)
-        os.close(null)
-        if writer >= 0:
-            os.close(writer)
 
 
 def _answer(error: BaseException) -> bytes:

@@ -152,7 +152,7 @@ def test_it_ends_with_a_minder_that_is_killed() -> None:
         "from builder.network.ports import Publication\n"
         "from builder.network.proxy import forward\n"
         f"forwarding = forward([Publication(80, 'tcp', '{HOST}', {port})], '{HOST}')\n"
-        "print(forwarding._pid, flush=True); input()"
+        "print(forwarding._proxy.pid, flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program],

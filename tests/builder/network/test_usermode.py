@@ -69,7 +69,7 @@ network.close()
 """
 KILLED = """
 network = usermode.connect()
-print(network._pid, flush=True)
+print(network._helper.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
 

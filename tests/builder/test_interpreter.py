@@ -1,0 +1,126 @@
+"""New interpreters say themselves what they have of the caller: tests/support/companion.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from builder.interpreter import Companion, start
+from tests.support.cli import REPOSITORY
+from tests.support.waiting import wait_until
+
+MODULE = "tests.support.companion"
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def told(reader: int) -> dict[str, Any]:
+    line = b""
+    while not line.endswith(b"\n"):
+        line += os.read(reader, 1 << 16)
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+class TestStart:
+    def ended(self, pipe: tuple[int, int], **words: Any) -> dict[str, Any]:
+        """Start one, and wait for its end."""
+        text = json.dumps({"tell": pipe[1], "code": 3})
+        pid = start(MODULE, text, "more", inherited=[pipe[1]], **words)
+        found = told(pipe[0])
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+        assert found["argv"] == [text, "more"]
+        return found
+
+    def test_it_has_what_is_named_and_nothing_else(
+        self, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SECRET", "x")
+        other = os.open("/dev/null", os.O_RDONLY)
+        found = self.ended(pipe)
+        os.close(other)
+        assert found["descriptors"] == sorted({0, 1, 2, pipe[1]})
+        assert found["streams"] == ["/dev/null"] * 3
+        assert found["environment"] == {"LC_ALL": "C.UTF-8"}
+        assert found["leads a session"] is True
+
+    def test_its_environment_can_have_more(self, pipe: tuple[int, int]) -> None:
+        found = self.ended(pipe, environment={"PATH": "/x"})
+        assert found["environment"] == {"LC_ALL": "C.UTF-8", "PATH": "/x"}
+
+    def test_nothing_is_imported_that_nobody_asked_for(self, pipe: tuple[int, int]) -> None:
+        assert not {"site", "pytest", "builder"} & set(self.ended(pipe)["modules"])
+
+    def test_nothing_is_left_open(self, pipe: tuple[int, int]) -> None:
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - their number alone
+        self.ended(pipe)
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - likewise
+
+    def test_one_that_cannot_be_started_is_an_error(
+        self, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "executable", "/missing")
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - their number alone
+        with pytest.raises(FileNotFoundError):
+            start(MODULE, "{}", inherited=[pipe[1]])
+        with pytest.raises(FileNotFoundError):
+            Companion(MODULE, {}, inherited=[pipe[1]])
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - likewise
+
+
+class TestCompanion:
+    def test_it_ends_when_it_is_closed(self, pipe: tuple[int, int]) -> None:
+        companion = Companion(MODULE, {"tell": pipe[1], "code": 0}, inherited=[pipe[1]])
+        assert len(told(pipe[0])["descriptors"]) == 5  # with the lifeline
+        os.kill(companion.pid, 0)
+        companion.close()
+        with pytest.raises(ProcessLookupError):
+            os.kill(companion.pid, 0)
+        companion.close()
+
+    def test_it_need_not_be_waited_for(self, pipe: tuple[int, int]) -> None:
+        companion = Companion(MODULE, {"tell": pipe[1], "code": 0}, inherited=[pipe[1]])
+        told(pipe[0])
+        companion.let_go()
+        companion.close()
+        assert os.waitpid(companion.pid, 0)[1] == 0
+
+    def test_it_ends_with_who_has_started_it(self) -> None:
+        program = (
+            "import os\n"
+            "from builder.interpreter import Companion\n"
+            "companion = Companion(\n"
+            f"    {MODULE!r}, {{'tell': 1, 'code': 0}}, inherited=[]\n"
+            ")\n"
+            "print(companion.pid, flush=True); input()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            pid = int(process.stdout.readline())
+            os.kill(pid, 0)
+            process.send_signal(signal.SIGKILL)
+
+        def gone() -> bool:
+            try:
+                with open(f"/proc/{pid}/stat") as file:
+                    return file.read().rpartition(")")[2].split()[0] == "Z"
+            except OSError:
+                return True
+
+        wait_until(gone)
