@@ -134,7 +134,7 @@ def _made(
 
     if arguments.value("pull") in ("always", "newer"):  # whatever is remembered of it
         with open_store():
-            pass
+            pass  # it has been pulled
         return runner.create(session.root, image, options, session.open_store)
     return runner.create(session.root, image, options, open_store)
 

@@ -21,7 +21,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,8 +119,8 @@ def remove(name: str) -> None:
         directory = state_directory()
         (directory / f"{name}.json").unlink(missing_ok=True)
         if (directory / name).is_dir():
-            for lease in os.scandir(directory / name):
-                os.unlink(lease.path)  # noqa: PTH108
+            for lease in (directory / name).iterdir():
+                lease.unlink()
             (directory / name).rmdir()
 
 
@@ -303,10 +303,8 @@ def _forward6() -> None:
 
 
 def _set(path: Path, value: str) -> None:
-    try:
+    with suppress(FileNotFoundError):  # no IPv6 here
         path.write_text(value)
-    except FileNotFoundError:  # no IPv6 here
-        pass
 
 
 def _make_rules(bridge: Bridge, filtering: Channel) -> int:

@@ -113,7 +113,7 @@ def _parse(text: str) -> tuple[list[str], list[str], list[str]]:
             case ["options", *more]:
                 options += more
             case _:
-                pass
+                continue  # a comment, or a word that no resolver of a container needs
     return servers, search, options
 
 

@@ -31,7 +31,8 @@ def running(containers: ContainerStore, word: str) -> ContainerRecord:
 def started(containers: ContainerStore, record: ContainerRecord) -> ContainerRecord | None:
     """The record of a running container, None if it does not run.
 
-    Its minder has the lock before it has a program: that moment is waited for.
+    Its minder has the lock before it has a program: that moment is waited for. It owes nobody a
+    message when it is over, so its record is read again.
     """
     deadline = time.monotonic() + _START_WAIT_S
     while containers.is_running(record.id):

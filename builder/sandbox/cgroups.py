@@ -98,7 +98,7 @@ class Group(NamedTuple):
                     continue
             for path in freezers:
                 _write(path, "THAWED")
-            time.sleep(_KILL_PAUSE_S)
+            time.sleep(_KILL_PAUSE_S)  # v1 says nothing when they have ended
 
     def remove(self) -> None:
         """Remove the empty group. A process is counted until it has been reaped."""
@@ -110,7 +110,7 @@ class Group(NamedTuple):
                 except OSError as error:
                     if error.errno != errno.EBUSY:
                         break
-                time.sleep(0.002)
+                time.sleep(0.002)  # likewise; v2 does, but before it can be removed
 
 
 def is_unified() -> bool:

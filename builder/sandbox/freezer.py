@@ -12,6 +12,7 @@ Spec: Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst, cgroup-v2.rst "
 
 import contextlib
 import os
+import select
 import time
 from pathlib import Path
 
@@ -40,10 +41,10 @@ def freeze(init_pid: int) -> None:
             if _is_still(directory) and not _outside(init_pid, directory):
                 return
             _gather(init_pid, directory)
-            time.sleep(_PAUSE_S)
+            _await_change(directory)
             if number % _ROUNDS_EACH == 0:
                 _set(directory, frozen=False)
-                time.sleep(_PAUSE_S)
+                time.sleep(_PAUSE_S)  # they are to run for a moment
                 _set(directory, frozen=True)
     except OSError as error:
         raise UnsupportedHostError(
@@ -136,6 +137,22 @@ def _set(directory: Path, *, frozen: bool) -> None:
         (directory / "freezer.state").write_text("FROZEN" if frozen else "THAWED")
     else:
         (directory / "cgroup.freeze").write_text("1" if frozen else "0")
+
+
+def _await_change(directory: Path) -> None:
+    """A moment; in v2 no longer than until they have stopped, of which v1 says nothing."""
+    try:
+        fd = os.open(directory / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        time.sleep(_PAUSE_S)
+        return
+    try:
+        os.read(fd, 4096)  # changes from now on are told
+        poller = select.poll()
+        poller.register(fd, select.POLLPRI)
+        poller.poll(_PAUSE_S * 1000)
+    finally:
+        os.close(fd)
 
 
 def _is_still(directory: Path) -> bool:

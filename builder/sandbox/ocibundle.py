@@ -222,7 +222,7 @@ def _linux(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
         case "default":
             found["seccomp"] = _seccomp(spec.program, facts.machine)
         case "unconfined":
-            pass
+            pass  # where none is named, a runtime loads none
     return found
 
 

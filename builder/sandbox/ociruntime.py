@@ -27,6 +27,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, Self
@@ -233,11 +234,9 @@ class _Shim:
         try:
             play()
         except BaseException as error:  # noqa: BLE001  (the last line of a forked child)
-            try:
+            with suppress(OSError):  # nobody listens any more
                 namespaces.send(self.report_fd, marshal.dumps(("made", self.made)), [])
                 os.write(self.errors_fd, encode(error, self.phase))
-            except OSError:  # nobody listens any more
-                pass
         finally:
             os._exit(1)
 
@@ -418,7 +417,7 @@ class _Shim:
         return pid, os.pidfd_open(pid)
 
     def _start(self, pid: int) -> None:
-        """Until the program is executed."""
+        """Until the program is executed: of which the kernel tells only who traces it."""
         self.phase = "start"
         before, _ = _name_and_state(pid)
         if self._call("start", self.name):

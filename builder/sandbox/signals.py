@@ -35,7 +35,7 @@ def send(pidfd: int, number: int) -> None:
     try:
         _signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
-        pass
+        return
 
 
 def kill(pid: int, number: int) -> None:
@@ -43,7 +43,7 @@ def kill(pid: int, number: int) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
-        pass
+        return
 
 
 def ignore(number: int) -> None:

@@ -1,5 +1,7 @@
 """Sandboxes that are stopped where they are, by a control group of either version."""
 
+import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from builder.sandbox import (
     remove_freezer,
     thaw,
 )
+from tests.support import host
 from tests.support.sandboxes import Bench
 from tests.support.waiting import wait_until
 
@@ -108,6 +111,29 @@ def test_its_group_goes_with_the_next_one_that_is_made(bench: Bench) -> None:
     assert group is not None
     group.remove()
     assert not place.exists()
+
+
+@pytest.mark.needs_cgroup2
+def test_the_second_version_tells_when_they_have_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freezer, "_PAUSE_S", 60)
+    top = host.cgroup2()
+    assert top is not None
+    directory = top / cgroups.group_name()
+    directory.mkdir()
+    start = time.monotonic()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        try:
+            (directory / "cgroup.procs").write_text(str(child.pid))
+            timer = threading.Timer(0.1, freezer._set, [directory], {"frozen": True})
+            timer.start()
+            freezer._await_change(directory)
+            timer.join()
+            assert freezer._is_still(directory)
+        finally:
+            child.kill()
+            freezer._set(directory, frozen=False)
+    directory.rmdir()
+    assert time.monotonic() - start < 30
 
 
 def test_thawing_what_is_not_frozen_changes_nothing(bench: Bench) -> None:
