@@ -10,7 +10,7 @@ descriptors that are named, and `ps` shows what it is.
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ _FIRST_WORDS = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {} import 
 def start(
     module: str,
     *words: str,
-    inherited: Iterable[int],
+    inherited: Collection[int],
     environment: Mapping[str, str] | None = None,
 ) -> int:
     """Start a process, in a session of its own; returns its number.
@@ -34,14 +34,20 @@ def start(
     """
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
+        kept = {0, 1, 2, *inherited}
         for fd in inherited:
             os.set_inheritable(fd, True)
+        # Ours are closed by exec; what a shell has opened for this process (9>lock) is not.
+        others = {int(fd) for fd in os.listdir("/proc/self/fd")} - kept  # noqa: PTH208 - names alone
         package = str(Path(__file__).parents[1])
         return os.posix_spawn(
             sys.executable,
             [sys.executable, "-I", "-S", "-c", _FIRST_WORDS.format(module), package, *words],
             {"LC_ALL": "C.UTF-8", **(environment or {})},
-            file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)],
+            file_actions=[
+                *((os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)),
+                *((os.POSIX_SPAWN_CLOSE, fd) for fd in others),
+            ],
             setsid=True,
             setsigdef=(),
         )
@@ -61,7 +67,7 @@ class Companion:
         module: str,
         words: Mapping[str, Any],
         *,
-        inherited: Iterable[int],
+        inherited: Collection[int],
         environment: Mapping[str, str] | None = None,
     ) -> None:
         reader, self._lifeline = os.pipe2(os.O_CLOEXEC)

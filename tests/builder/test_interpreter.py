@@ -48,6 +48,7 @@ class TestStart:
     ) -> None:
         monkeypatch.setenv("SECRET", "x")
         other = os.open("/dev/null", os.O_RDONLY)
+        os.set_inheritable(other, True)  # as what a shell has opened for us
         found = self.ended(pipe)
         os.close(other)
         assert found["descriptors"] == sorted({0, 1, 2, pipe[1]})
