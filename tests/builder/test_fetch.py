@@ -179,7 +179,11 @@ def test_a_second_failure_is_an_error(
     assert server.asked("/f") == 2
 
 
-@pytest.mark.parametrize("wait", ["3600", "9" * 100, formatdate(time.time() + 9999, usegmt=True)])
+@pytest.mark.parametrize(
+    "wait",
+    ["3600", "9" * 100, formatdate(time.time() + 9999, usegmt=True)],
+    ids=["seconds", "a number without end", "a date"],
+)
 def test_waiting_is_capped(server: Server, new_fetcher: NewFetcher, wait: str) -> None:
     server.pages["/f"] = Page(b"1")
     server.faults["/f"] = [Page(status=503, headers={"Retry-After": wait})]
