@@ -5,9 +5,9 @@
         for each instruction (triggers of the base first)
             state, step = lower(instruction, state)
             step: key -> hit: the layer      (no file is touched)
-                      -> miss: perform, commit, and compare with what the same parent gave before
-                               (time-blind): equal -> take the earlier layer, so that everything
-                               below stays cached and the image does not change
+                      -> miss: it is carried out (execution.py): its layer, or the equal one that
+                               the same parent gave before, so that everything below stays cached
+                               and the image does not change
                a step that another process, or another stage, is carrying out is waited for
     seal the target's state
 
@@ -16,7 +16,7 @@ one's history entry too, so that the image does not change.
 
 Invariants (tests/builder/test_engine.py):
   1. A second build of the same inputs executes nothing and gives the same image digest.
-  2. A step whose result is equal to before changes no digest below it.
+  2. A step whose result is equal to before changes no digest below it (test_execution.py).
   3. A failed build leaves its good steps in the cache, and no tag.
   4. Stages the target does not need are not opened.
 """
@@ -48,7 +48,7 @@ from builder.events import (
     VertexDone,
     VertexOutput,
 )
-from builder.journal import Journal, first_line, record_of, rounded
+from builder.journal import Journal, first_line, record_of
 from builder.located import Located
 from builder.lower import Lowered, Surroundings, check, lower
 from builder.plan import (
@@ -61,7 +61,7 @@ from builder.plan import (
     plan,
     stages_of,
 )
-from builder.platforms import check_runnable, name_of
+from builder.platforms import name_of
 from builder.provide import Provider
 from builder.request import BuildRequest, BuildResult
 from builder.schedule import PAUSE, Needs, Work, run_all
@@ -75,18 +75,15 @@ from builder.steps import (
     ExecStep,
     FileStep,
     Step,
-    selections_of,
     stands_alone,
 )
 from builder.transferred import watch_pull
 from builder.urls import FileUrl, GitUrl, redacted
 from grammar import Instruction, Span, unparse
 from layerstore import (
-    CachedStep,
     Digest,
     Image,
     ImageConfig,
-    Layer,
     Store,
     StoreError,
     UnusableLayerError,
@@ -95,11 +92,10 @@ from layerstore import (
 
 if TYPE_CHECKING:
     from builder.earlier import Earlier, Missed
+    from builder.execution import Execution
     from builder.explain import Explanation
-    from builder.perform import Conditions
     from builder.predict import Predictor
-    from builder.runnetwork import RunNetworks
-    from builder.sandbox import Executor, ExitStatus
+    from builder.sandbox import Executor
     from builder.trial import Trial
 
 _WORKING = ("RUN", "COPY", "ADD", "WORKDIR")
@@ -229,7 +225,7 @@ class _Engine:
         predictor: "Predictor | None" = None,
     ) -> None:
         self._start_executor = start_executor
-        self._networks: RunNetworks | None = None
+        self._execution: Execution | None = None
         self._predictor = predictor
         self._request = request
         self._store = store
@@ -240,8 +236,6 @@ class _Engine:
         self._states: dict[int, StageState] = {}
         self._trial: Trial | None = None
         self._cache_mounts: dict[str, str] = {}  # by key: where it is shown
-        self._given: set[Digest] = set()  # by steps that were performed
-        self._unstable: list[str] = []  # paths that differ between two runs of a step
         self._noted: dict[int, list[tuple[int, StageState]]] = {}  # by stage: line, what it led to
         self._provider = Provider(
             request, store, cleanup, self._states.__getitem__, partial(watch_pull, self.journal)
@@ -256,8 +250,8 @@ class _Engine:
 
     def build(self) -> Image:
         target = self.fold()
-        if self._unstable:
-            raise NotReproducibleError(paths=tuple(dict.fromkeys(self._unstable)))
+        if self._execution is not None and self._execution.unstable:
+            raise NotReproducibleError(paths=tuple(dict.fromkeys(self._execution.unstable)))
         self._provider.remember()
         steps = self.journal.steps()
         image = self._sealer.seal(self._sealer.squash(target), steps)
@@ -352,13 +346,24 @@ class _Engine:
             vertices=self.journal.vertices,
         )
 
-    def _run_networks(self) -> "RunNetworks":
-        if self._networks is None:
-            from builder.runnetwork import RunNetworks
+    def _executing(self) -> "Execution":
+        """What carries steps out, from the first one on that is no hit."""
+        if self._execution is None:
+            from builder.execution import Execution  # nothing of it is loaded when all is cached
 
-            self._networks = RunNetworks()
-            self._cleanup.callback(self._networks.close)
-        return self._networks
+            assert self._earlier is not None, "the miss was explained"
+            self._execution = Execution(
+                request=self._request,
+                store=self._store,
+                journal=self.journal,
+                sealer=self._sealer,
+                steps=self._steps,
+                earlier=self._earlier,
+                epoch=self._epoch,
+                start_executor=self._start_executor,
+                cleanup=self._cleanup,
+            )
+        return self._execution
 
     def _build_stage(self, stage: PlannedStage) -> Work[None]:
         for needed in sorted(stage.needs):  # known to be there, unless a trigger asked for us
@@ -535,7 +540,7 @@ class _Engine:
             except BaseException:
                 self.journal.report(VertexCanceled(vertex=vertex, seconds=0.0))
                 raise
-            cached, layer = yield from self._execute(missed, below, stage, noted)
+            cached, layer = yield from self._executing().carry_out(missed, below, stage, noted)
         return lowered.state.with_layer(
             layer, created=cached.created, created_by=cached.created_by, line=line
         )
@@ -613,138 +618,6 @@ class _Engine:
         after = self._predictor.with_imaginary_layer(state, created_by)
         self.journal.note(stage, replace(noted, layer=after.layers[-1].diff_id))
         return after
-
-    # ---- performing
-
-    def _execute(
-        self, missed: "Missed", below: StageState, stage: PlannedStage, noted: record.StepRecord
-    ) -> Work[tuple[CachedStep, Layer]]:
-        """Perform a step; the result is an earlier one where the content is the same."""
-        from builder.mounting import is_as_keyed  # nothing of it is loaded when all is cached
-        from builder.perform import Conditions, perform
-        from builder.sandbox import ExitStatus
-
-        started = time.monotonic()
-        noted = replace(noted, started=self.journal.now())
-        vertex, status = noted.vertex, ExitStatus()
-
-        def ended(how: "ExitStatus") -> None:
-            nonlocal status
-            status = how
-
-        def note(outcome: str, seconds: float, layer: Layer | None = None) -> None:
-            self.journal.note(
-                stage,
-                replace(
-                    noted,
-                    outcome=outcome,
-                    seconds=rounded(seconds),
-                    cpu_s=rounded(status.cpu_s),
-                    memory_peak_bytes=status.memory_peak_bytes,
-                    layer="" if layer is None else layer.diff_id,
-                    size_bytes=0 if layer is None else layer.size_bytes,
-                    document=missed.document.decode() if layer is None else "",
-                ),
-            )
-
-        for selection in selections_of(missed.step):  # what explains the next miss
-            if selection.listing:  # what is fetched has none: its digest is another's
-                self._store.cache.put_listing(selection.digest, selection.listing)
-        conditions = Conditions(
-            store=self._store,
-            executor=self._start_executor,
-            output=partial(self.journal.output, vertex),
-            epoch=self._epoch,
-            ended=ended,
-            packed=partial(self.journal.packed, vertex),
-            grants=self._request.grants,
-            secrets=self.journal.secrets,
-            on_failure=self._request.on_failure,
-            networks=self._run_networks(),
-        )
-        with self.journal.failing(vertex, started):
-            try:
-                if isinstance(missed.step, ExecStep):
-                    check_runnable(below.platform)
-                layer = yield from perform(missed.step, below.layers, conditions)
-                self._given.add(layer.diff_id)
-                is_stable = yield from self._verify(missed, below, layer, conditions, noted)
-            except BaseException as error:
-                is_canceled = isinstance(error, GeneratorExit | KeyboardInterrupt)
-                note("canceled" if is_canceled else "failed", time.monotonic() - started)
-                raise
-        seconds = time.monotonic() - started
-        variant = str(self._epoch)
-        earlier = None
-        if not missed.forced:
-            earlier = self._store.cache.same_content(below.chain_id, layer.content_digest, variant)
-        earlier_layer = None if earlier is None else self._store.layers.find(earlier.diff_id)
-        made = CachedStep(
-            key=missed.key,
-            diff_id=layer.diff_id,
-            created=self._sealer.created_now(),
-            created_by=missed.created_by,
-            seconds=seconds,
-            document=missed.document,
-        )
-        is_reused = earlier_layer is not None
-        if earlier_layer is not None:
-            layer = earlier_layer
-            assert self._earlier is not None, "the miss was explained"
-            replaced = self._earlier.same_result(missed, layer.diff_id)
-            made = replace(
-                made,
-                diff_id=layer.diff_id,
-                created=made.created if replaced is None else replaced.created,
-                created_by=made.created_by if replaced is None else replaced.created_by,
-            )
-        if isinstance(missed.step, ExecStep) and not is_as_keyed(missed.step.mounts):
-            text = "the build context changed meanwhile: this result is not kept for later builds\n"
-            self.journal.report(VertexOutput(vertex=vertex, stream="stderr", data=text.encode()))
-        elif is_stable:
-            self._store.cache.put(made, parent=below.chain_id, variant=variant)
-        self.journal.report(
-            VertexDone(
-                vertex=vertex,
-                seconds=seconds,
-                layer=layer.diff_id,
-                size_bytes=layer.size_bytes,
-                reason=noted.reason,
-                reused=is_reused,
-            )
-        )
-        note("reused" if is_reused else "executed", seconds, layer)
-        self._steps.finished(missed.key)
-        return made, layer
-
-    def _verify(
-        self,
-        missed: "Missed",
-        below: StageState,
-        layer: Layer,
-        conditions: "Conditions",
-        noted: record.StepRecord,
-    ) -> Work[bool]:
-        """Whether a second run gives the same, where that was asked for."""
-        if not self._request.verify or not isinstance(missed.step, ExecStep):
-            return True
-        from builder.rehearse import Rehearsal
-
-        took_s = self.journal.now() - noted.started
-        rehearsal = Rehearsal(
-            step=missed.step,
-            layers=below.layers,
-            first=layer,
-            conditions=replace(conditions, output=lambda stream, data: None, on_failure=None),
-            tell=lambda text: self.journal.report(Notice(message=text, line=noted.line)),
-            used=self._given,
-        )
-        differences = yield from rehearsal.run(took_s=took_s)
-        for each in differences:
-            hint = f"; try: {each.hint}" if each.hint else ""
-            self.journal.report(Notice(message=f"not reproducible: {each}{hint}", line=noted.line))
-        self._unstable += [each.path for each in differences]
-        return not differences
 
     # ---- bases
 

@@ -19,7 +19,7 @@ HEAVY = {
 # What only a step that is carried out has a use for.
 EXPLAINING = {"builder.explain", "builder.earlier", "builder.predict", "resource"}
 PERFORMING = {
-    *("builder.perform", "builder.mounting", "builder.fileops"),
+    *("builder.execution", "builder.perform", "builder.mounting", "builder.fileops"),
     *("builder.sandbox.server", "builder.sandbox.spec"),
     *("layerstore.tarcodec", "layerstore.compression", "layerstore.overlaydir"),
 }

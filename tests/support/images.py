@@ -28,6 +28,7 @@ from layerstore import (
     Store,
     TocEntry,
 )
+from tests.support.executors import FakeExecutor
 from tests.support.layers import bytes_of, changes_of
 from tests.support.sources import Items
 
@@ -156,3 +157,10 @@ def run_build(
     )
     result = build(request, store, seen.append, start_executor=executor)
     return Built(result=result, events=seen, store=store)
+
+
+def rebuilt(store: Store, text: str, fake: FakeExecutor, **more: Any) -> tuple[Built, list[str]]:
+    """Build, and say which programs ran."""
+    before = len(fake.scripts)
+    built = run_build(store, text, executor=fake, **more)
+    return built, fake.scripts[before:]
