@@ -11,7 +11,7 @@ An attribute goes with its inode: it survives renames, hard links, copying up an
 whoever wrote it, and ends with the file. Links, fifos and sockets cannot have attributes of
 `user.`, so theirs is the owner they have.
 
-`builder/sandbox/recorder.py` writes the same attribute for programs that change owners.
+`builder/sandbox/ownerattribute.py` writes the same attribute for programs that change owners.
 """
 
 import errno

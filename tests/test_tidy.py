@@ -84,7 +84,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     # Locks of the store; of containers and of addresses, which are no part of it.
     "fcntl": (
         "builder/network/",
-        "builder/sandbox/recorder.py",  # ioctl, called for every question
+        "builder/sandbox/questions.py",  # ioctl, called for every question
         "layerstore/locks.py",
         "builder/runner/liveness.py",
         "builder/runner/runnable.py",

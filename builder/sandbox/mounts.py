@@ -36,11 +36,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from builder.sandbox import cgroups, syscalls
+from builder.sandbox import cgroups, ownerattribute, syscalls
 from builder.sandbox.errors import SandboxError, UnsupportedHostError
 from builder.sandbox.resolve import Place, locate, open_beneath, open_in_root
 from builder.sandbox.spec import (
-    OWNER_XATTR,
     BindMount,
     Device,
     FileMount,
@@ -1025,13 +1024,14 @@ def _make_file(name: str, dir_fd: int) -> None:
 
 
 def _give(fd: int, uid: int, gid: int) -> None:
-    """Give a file to somebody; one who does not exist here is recorded (see recorder.py)."""
+    """Give a file to somebody; one who does not exist here is recorded."""
     try:
         os.fchown(fd, uid, gid)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        os.setxattr(fd, OWNER_XATTR, b"%d:%d" % (uid, gid))
+        owned = ownerattribute.Owned(uid, gid)
+        os.setxattr(fd, ownerattribute.OWNER_XATTR, ownerattribute.encode(owned))
 
 
 def _repeat_attributes(original_fd: int, fd: int) -> os.stat_result:

@@ -15,9 +15,6 @@ from typing import Literal, NamedTuple, Protocol
 
 from builder.sandbox.limits import Limits, ResourceLimit
 
-# Of a file whose owner does not exist in the user namespace: see recorder.py.
-OWNER_XATTR = "user.lamina.owner"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlayRoot:

@@ -6,23 +6,15 @@ Source: asm/stat.h of x86_64, asm-generic/stat.h (aarch64), linux/stat.h (statx)
 import os
 import stat
 import struct
-from typing import NamedTuple
 
 from builder.sandbox import syscalls
+from builder.sandbox.ownerattribute import Owned
 
 STATX_BYTES = 256
 _X86_64 = struct.Struct("=QQQIII4xQqqqqQqQqQ24x")
 _GENERIC = struct.Struct("=QQIIIIQ8xqi4xqqQqQqQ8x")
 _STATX_OWNER_AT, _STATX_MODE_AT, _STATX_DEVICE_AT = 20, 28, 128
 _SECOND = 1_000_000_000
-
-
-class Owned(NamedTuple):
-    """What a file is said to be. `device` is (S_IFCHR or S_IFBLK, major, minor)."""
-
-    uid: int
-    gid: int
-    device: tuple[int, int, int] | None = None
 
 
 def pack(status: os.stat_result, owned: Owned, machine: str = syscalls.MACHINE) -> bytes:

@@ -85,28 +85,15 @@ def lower(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     executor = EXECUTORS[request.param]()
-    before = open_descriptors()
+    before = traces.open_descriptors()
     yield executor
     executor.close()
-    assert open_descriptors() <= before, "descriptors are left behind"
+    assert traces.open_descriptors() <= before, "descriptors are left behind"
 
 
 @pytest.fixture
 def bench(executor: Executor, lower: Path, tmp_path: Path) -> Bench:
     return Bench(executor=executor, lower=lower, scratch=tmp_path)
-
-
-def open_descriptors() -> set[str]:
-    """Pipes, sockets and the like have no name that another test could have."""
-    with os.scandir("/proc/self/fd") as entries:
-        names = [entry.name for entry in entries]
-    found = set()
-    for name in names:
-        try:
-            found.add(f"{name} {Path(f'/proc/self/fd/{name}').readlink()}")
-        except FileNotFoundError:
-            continue
-    return found
 
 
 class TestStatus:

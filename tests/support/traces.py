@@ -29,6 +29,19 @@ def processes_in(folder: Path) -> list[str]:
     return found
 
 
+def open_descriptors() -> set[str]:
+    """Of this process: number and target, as another may have been given the same number."""
+    with os.scandir("/proc/self/fd") as entries:
+        names = [entry.name for entry in entries]
+    found = set()
+    for name in names:
+        try:
+            found.add(f"{name} {Path(f'/proc/self/fd/{name}').readlink()}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
 def mounts_of(folder: Path) -> list[str]:
     """Lines of the mount table that name the folder."""
     return [

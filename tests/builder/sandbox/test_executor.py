@@ -35,6 +35,7 @@ from builder.sandbox.errors import encode
 from builder.sandbox.executor import Handshake, SandboxRunning
 from builder.sandbox.namespaces import Started
 from tests.support.sandboxes import Bench
+from tests.support.traces import open_descriptors
 
 
 def children() -> set[str]:
@@ -42,19 +43,14 @@ def children() -> set[str]:
     return set(Path("/proc/thread-self/children").read_text().split())
 
 
-def descriptors() -> set[str]:
-    with os.scandir("/proc/self/fd") as entries:
-        return {entry.name for entry in entries if entry.is_symlink()}
-
-
 class TestHandshake:
     def test_it_is_two_channels_and_nothing_is_left_of_them(self) -> None:
-        before = descriptors()
+        before = open_descriptors()
         handshake = Handshake.open()
-        assert len(descriptors() - before) == 4
+        assert len(open_descriptors() - before) == 4
         handshake.give_away()
         handshake.close()
-        assert descriptors() == before
+        assert open_descriptors() == before
 
     def test_silence_to_the_end_means_executed(self) -> None:
         handshake = Handshake.open()
@@ -142,7 +138,7 @@ Actors = Callable[..., Actor]
 @pytest.fixture
 def actors() -> Iterator[Actors]:
     """Makes actors; no child and no descriptor may be left of them."""
-    before = descriptors()
+    before = open_descriptors()
     made: list[Actor] = []
 
     def make(*, root: Root | None = None) -> Actor:
@@ -165,7 +161,7 @@ def actors() -> Iterator[Actors]:
         actor.running.kill()
         actor.running.wait()
         actor.close()
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 class TestConfirm:
@@ -319,14 +315,14 @@ class TestLocalExecutor:
     )
 
     def test_one_that_did_nothing_closes_to_nothing(self) -> None:
-        before = descriptors()
+        before = open_descriptors()
         with LocalExecutor():
             pass
-        assert descriptors() == before
+        assert open_descriptors() == before
 
     @pytest.mark.needs_root
     def test_a_root_that_is_not_there_leaves_nothing_behind(self) -> None:
-        before, processes = descriptors(), children()
+        before, processes = open_descriptors(), children()
         null = os.open(os.devnull, os.O_RDWR)
         stdio = Stdio(stdin=null, stdout=null, stderr=null)
         with LocalExecutor() as executor:
@@ -334,14 +330,14 @@ class TestLocalExecutor:
                 with pytest.raises(SandboxError, match="/does/not/exist"):
                     executor.start(self.NOWHERE, stdio)
         os.close(null)
-        assert descriptors() == before
+        assert open_descriptors() == before
         assert children() <= processes
 
     def test_joining_what_is_no_sandbox_leaves_nothing_behind(self) -> None:
-        before = descriptors()
+        before = open_descriptors()
         with LocalExecutor() as executor, pytest.raises(SandboxError, match="no sandbox"):
             executor.join(os.getpid(), Program(argv=("x",)), Stdio(stdin=0, stdout=1, stderr=2))
-        assert descriptors() == before
+        assert open_descriptors() == before
 
 
 @pytest.mark.needs_root

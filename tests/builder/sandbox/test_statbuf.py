@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from builder.sandbox import syscalls, syscalltable
-from builder.sandbox.statbuf import STATX_BYTES, Owned, pack, patch_statx
+from builder.sandbox.ownerattribute import Owned
+from builder.sandbox.statbuf import STATX_BYTES, pack, patch_statx
 
 _libc = ctypes.CDLL(None, use_errno=True)
 STATX_ALL = 0xFFF
