@@ -95,7 +95,7 @@ class Earlier:
         before, counterpart = self._counterpart(missed) or (None, None)
         same = self._same_key(missed, counterpart)
         if same is not None:
-            return Explanation(cause=same, nearest=missed.key)
+            return same
         new: Fields = json.loads(missed.document)
         if before is not None and counterpart is not None:
             document = self._document(counterpart)
@@ -104,15 +104,25 @@ class Earlier:
                 return self._differences(missed, counterpart.key, json.loads(document), new, above)
         return self._of_neighbours(missed, new)
 
-    def _same_key(self, missed: Missed, counterpart: StepRecord | None) -> Cause | None:
+    def _same_key(self, missed: Missed, counterpart: StepRecord | None) -> Explanation | None:
         """Why a result of exactly this step cannot be used; None when there never was one."""
+        cause: Cause
+        detail = ""
         if missed.is_expired:
-            return "expired"
-        if self._cache.find(missed.key) is not None:
-            return "damaged"
-        if counterpart is None or counterpart.key != missed.key:
+            cause = "expired"
+        elif self._cache.find(missed.key) is not None:
+            cause = "damaged"
+        elif counterpart is None or counterpart.key != missed.key:
             return None
-        return "failed" if counterpart.outcome in ("failed", "canceled") else "pruned"
+        elif counterpart.outcome == "failed":
+            cause = "failed"
+        elif counterpart.outcome == "canceled":
+            cause = "canceled"
+        elif counterpart.not_kept:
+            cause, detail = "unkept", counterpart.not_kept
+        else:
+            cause = "pruned"
+        return Explanation(cause=cause, detail=detail, nearest=missed.key)
 
     def _counterpart(self, missed: Missed) -> tuple[BuildRecord, StepRecord] | None:
         for before in self._builds():

@@ -72,7 +72,9 @@ class Execution:
             nonlocal status
             status = how
 
-        def note(outcome: str, seconds: float, layer: Layer | None = None) -> None:
+        def note(
+            outcome: str, seconds: float, layer: Layer | None = None, not_kept: str = ""
+        ) -> None:
             self.journal.note(
                 stage,
                 replace(
@@ -83,7 +85,8 @@ class Execution:
                     memory_peak_bytes=status.memory_peak_bytes,
                     layer="" if layer is None else layer.diff_id,
                     size_bytes=0 if layer is None else layer.size_bytes,
-                    document=missed.document.decode() if layer is None else "",
+                    not_kept=not_kept,
+                    document=missed.document.decode() if layer is None or not_kept else "",
                 ),
             )
 
@@ -103,9 +106,13 @@ class Execution:
         seconds = time.monotonic() - started
         made, found = self._made(missed, below, layer, seconds)
         if isinstance(missed.step, ExecStep) and not is_as_keyed(missed.step.mounts):
-            text = "the build context changed meanwhile: this result is not kept for later builds\n"
+            not_kept = "the build context changed meanwhile"
+            text = f"{not_kept}: this result is not kept for later builds\n"
             self.journal.report(VertexOutput(vertex=vertex, stream="stderr", data=text.encode()))
-        elif is_stable:
+        elif not is_stable:
+            not_kept = "two runs gave different results"
+        else:
+            not_kept = ""
             self.store.cache.put(made, parent=below.chain_id, variant=self._variant)
         is_reused = found is not None
         layer = found or layer
@@ -119,7 +126,7 @@ class Execution:
                 reused=is_reused,
             )
         )
-        note("reused" if is_reused else "executed", seconds, layer)
+        note("reused" if is_reused else "executed", seconds, layer, not_kept)
         self.steps.finished(missed.key)
         return made, layer
 

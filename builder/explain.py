@@ -27,7 +27,10 @@ Kind = Literal[
     "file", "files", "argument", "environment", "command", "shell", "heredoc", "field", "parent",
     "base",
 ]  # fmt: skip
-Cause = Literal["changed", "new", "forced", "expired", "pruned", "damaged", "failed"]
+Cause = Literal[
+    "changed", "new", "forced", "expired", "pruned", "damaged", "failed", "canceled",
+    "unkept",
+]  # fmt: skip
 
 DIFFERENCES_MAX = 200
 HIDDEN = "(hidden)"
@@ -47,6 +50,7 @@ _CAUSES: Mapping[Cause, str] = {
     "pruned": "its layer was pruned",
     "damaged": "its layer is gone or damaged",
     "failed": "it failed the last time",
+    "canceled": "it was canceled the last time",
 }
 _FIELDS = {"chown": "--chown", "chmod": "--chmod", "cwd": "working directory"}
 
@@ -75,7 +79,8 @@ class Explanation:
     """Why one step was carried out. `nearest` is the key that it was compared with, if any.
 
     cause   changed, new (nothing to compare with), forced (detail: the option), expired, pruned,
-            damaged (the layer cannot be used), failed (the last time)
+            damaged (the layer cannot be used), failed or canceled (the last time), unkept
+            (detail: why)
     """
 
     cause: Cause
@@ -89,6 +94,8 @@ class Explanation:
         """The explanation in one line."""
         if self.cause == "forced":
             return self.detail
+        if self.cause == "unkept":
+            return f"its result was not kept: {self.detail}"
         if self.cause != "changed":
             return _CAUSES[self.cause]
         text = sentence(self.differences[0])

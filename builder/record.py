@@ -47,7 +47,8 @@ class StepRecord:
     started   seconds after the build began; `seconds` how long it took
     cpu_s, memory_peak_bytes   of the RUN's processes: all their time, the largest one's memory
     size_bytes   of the files in the layer
-    document     the key document, where the cache does not have it (the step failed)
+    not_kept     why the cache does not have the result of a step that did not fail
+    document     the key document, where the cache does not have it (it failed, or was not kept)
     log_offset, log_bytes      where its output is in the log
     """
 
@@ -64,6 +65,7 @@ class StepRecord:
     cpu_s: float = 0.0
     memory_peak_bytes: int = 0
     size_bytes: int = 0
+    not_kept: str = ""
     document: str = ""
     explanation: "Explanation | None" = None
     log_offset: int = 0

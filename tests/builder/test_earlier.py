@@ -14,6 +14,7 @@ from builder.errors import StepFailedError
 from builder.events import Event, VertexDone
 from builder.explain import Difference, Explanation
 from builder.record import BaseRecord, StepRecord, read_all
+from builder.sandbox import SandboxSpec
 from layerstore import Digest, Store, prune
 from tests.support.executors import FakeExecutor, no_executor
 from tests.support.images import make_image, run_build
@@ -203,6 +204,19 @@ def test_a_step_that_failed_is_tried_again(store: Store) -> None:
             run_build(store, "FROM scratch\nRUN exit 3\n", executor=FakeExecutor())
     step = read_all(store.private / "builds")[0].steps[0]
     assert (step.outcome, step.reason) == ("failed", "it failed the last time")
+
+
+def test_a_step_that_was_interrupted_did_not_fail(store: Store) -> None:
+    text = "FROM scratch\nRUN echo a > /a\n"
+
+    def interrupted(spec: SandboxSpec) -> None:
+        raise KeyboardInterrupt
+
+    stopped = FakeExecutor()
+    stopped.before = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run_build(store, text, executor=stopped)
+    assert reasons(store, text) == ["it was canceled the last time"]
 
 
 def test_a_step_that_failed_is_what_its_repair_is_compared_with(store: Store) -> None:

@@ -433,6 +433,10 @@ def test_names_that_are_not_utf8_survive() -> None:
 # Explanations.
 
 
+def test_what_was_not_kept_says_why() -> None:
+    assert Explanation(cause="unkept", detail="so").reason == "its result was not kept: so"
+
+
 def test_the_first_difference_and_how_many_more() -> None:
     one = Difference(kind="file", name="a")
     assert changed("k", [one]).reason == "a changed"
@@ -455,6 +459,7 @@ def test_differences_are_bounded() -> None:
         ("pruned", "its layer was pruned"),
         ("expired", "older than --cache-ttl"),
         ("failed", "it failed the last time"),
+        ("canceled", "it was canceled the last time"),
         ("damaged", "its layer is gone or damaged"),
     ],
 )

@@ -57,7 +57,10 @@ def test_what_is_reproducible_passes_and_is_cached(box: Commands, tmp_path: Path
 def test_what_is_not_is_not_cached(box: Commands, tmp_path: Path) -> None:
     """Else a second look would find nothing wrong."""
     verify(box, tmp_path / "c", "date > /t", code=1)
-    assert "/t (content" in verify(box, tmp_path / "c", "date > /t", code=1).err
+    again = verify(box, tmp_path / "c", "date > /t", code=1).err
+    assert "/t (content" in again
+    assert "(its result was not kept: two runs gave different results)" in again
+    assert "(command changed)" in verify(box, tmp_path / "c", "date -u > /t", code=1).err
 
 
 def test_cached_steps_are_not_run(box: Commands, tmp_path: Path) -> None:
