@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerstore.errors import FULL_HINT, StoreBusyError, StoreError
+from layerstore.errors import DiskFullError, StoreBusyError, StoreError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -100,10 +100,16 @@ class Database:
             raise self._error(error) from error
 
     def problems(self, *, quick: bool) -> list[str]:
-        """What SQLite's own check finds. From then on nothing damaged is set aside."""
+        """What SQLite's own check finds. From then on nothing damaged is set aside.
+
+        Raises:
+            DiskFullError: SQLite has no room even to look.
+        """
         self._set_aside = None
         try:
             rows = self.query("PRAGMA quick_check" if quick else "PRAGMA integrity_check")
+        except DiskFullError:
+            raise
         except StoreError as error:
             return [error.message]
         return [str(row[0]) for row in rows if row[0] != "ok"]
@@ -169,9 +175,9 @@ class Database:
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return StoreBusyError(path=str(self._path), hint="try again")
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-            is_full = name.startswith("SQLITE_FULL") or self._is_disk_full()
-            problem = os.strerror(errno.ENOSPC if is_full else errno.EIO)
-            return StoreError(f"{self._path}: {problem}", hint=FULL_HINT if is_full else "")
+            if name.startswith("SQLITE_FULL") or self._is_disk_full():
+                return DiskFullError(f"{self._path}: {os.strerror(errno.ENOSPC)}")
+            return StoreError(f"{self._path}: {os.strerror(errno.EIO)}")
         hint = ""
         if "malformed" in str(error) or "not a database" in str(error):
             hint = (

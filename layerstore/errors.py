@@ -9,6 +9,7 @@ StoreError(message, hint)
   UnsupportedMediaTypeError(media_type)
   UnusableLayerError(source, error)     a layer that was offered could not be fetched
   StoreBusyError(path)
+  DiskFullError(message)
   InvalidReferenceError(text, reason)
 """
 
@@ -83,6 +84,11 @@ class StoreBusyError(StoreError):
     def __init__(self, *, path: str, hint: str = "") -> None:
         super().__init__(f"{path} is in use by another process", hint=hint)
         self.path = path
+
+
+class DiskFullError(StoreError):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint=FULL_HINT)
 
 
 class InvalidReferenceError(StoreError):

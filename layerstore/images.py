@@ -24,11 +24,13 @@ from layerstore.descriptor import Descriptor, Platform
 from layerstore.digest import Digest
 from layerstore.documents import History, ImageConfig, Index, Manifest
 from layerstore.errors import (
+    CorruptBlobError,
     InvalidReferenceError,
     MalformedDocumentError,
     NoPlatformError,
     NotFoundError,
     StoreError,
+    UnsafePathError,
     UnsupportedMediaTypeError,
 )
 from layerstore.indexfile import IndexFile, read_index_file
@@ -42,6 +44,13 @@ GET_HINT = (
     "`lamina load -i ARCHIVE`"
 )
 NESTING_MAX = 3  # of indexes in indexes
+_OF_AN_IMAGE = (
+    NotFoundError,
+    CorruptBlobError,
+    MalformedDocumentError,
+    UnsafePathError,
+    UnsupportedMediaTypeError,
+)
 _PREFIX_MIN = 2
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -429,7 +438,7 @@ class ImageStore:
             image = self._read(entry)
         except NoPlatformError:
             return replace(blank, id=entry.digest)
-        except StoreError as error:
+        except _OF_AN_IMAGE as error:  # what stops the store as a whole is not one image's problem
             return replace(blank, problem=error.message)
         return replace(
             blank,

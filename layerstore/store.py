@@ -45,7 +45,7 @@ from layerstore.cachemounts import CacheMounts
 from layerstore.claims import Claims
 from layerstore.database import Database
 from layerstore.digest import Digest
-from layerstore.errors import FULL_HINT, StoreError
+from layerstore.errors import DiskFullError, StoreError
 from layerstore.images import ImageStore
 from layerstore.layers import LayerStore
 from layerstore.locks import Lease, StoreLock
@@ -194,15 +194,14 @@ class Store:
         """Refuse what is announced as larger than the disk has room for, before it is written.
 
         Raises:
-            StoreError: it is.
+            DiskFullError: it is.
         """
         status = os.statvfs(self.private)
         free_bytes = status.f_bavail * status.f_frsize
         if size_bytes > free_bytes:
-            raise StoreError(
+            raise DiskFullError(
                 f"{self.root}: No space left on device: {size_bytes} bytes are to be stored, and "
-                f"{free_bytes} are free",
-                hint=FULL_HINT,
+                f"{free_bytes} are free"
             )
 
     def blob_path(self, digest: Digest) -> Path:

@@ -90,3 +90,20 @@ def test_what_others_fill_can_be_looked_at_and_emptied(
     assert set(codes.values()) == {0}, reports
     assert all(report["fsck"] == 0 for report in reports)
     assert reports[-1]["out"] == "hi\n"
+
+
+def test_where_not_a_byte_is_left_nothing_is_taken_for_damage(
+    archive: Path, context: Path, tmp_path: Path
+) -> None:
+    """The room that is kept has been given up, and others have filled it as well."""
+    reports = fill(tmp_path / "small", 12_000, archive, context, commands="packed")
+    made, first, *without_a_byte, again = reports
+    assert (made["code"], first["code"], again["code"]) == (0, 0, 0)
+    assert again["images"] == first["images"] == ["busybox"]
+    for report in without_a_byte:
+        assert (report["code"], report["out"]) == (1, "")
+        assert report["errors"].count("\n") == 1
+        assert f"cache.db: {FULL} (`lamina system df`" in report["errors"]
+        assert report["fsck"] == 1
+        assert report["found"].startswith("lamina: ")
+        assert FULL in report["found"]

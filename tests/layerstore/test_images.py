@@ -396,6 +396,16 @@ def test_a_damaged_image_is_listed_with_its_problem(store: Store, part: str) -> 
         other.images.resolve("good")
 
 
+def test_what_stops_the_whole_store_is_no_problem_of_an_image(store: Store) -> None:
+    make_image(store, "app", {"a": b"1"})
+    store.close()
+    database = store.private / "cache.db"
+    database.unlink()
+    database.mkdir()
+    with Store.open(store.root) as other, pytest.raises(StoreError, match=r"cache\.db"):
+        other.images.list()
+
+
 def test_a_damaged_image_can_be_replaced(store: Store) -> None:
     image = make_image(store, "app", {"a": b"1"})
     flip_blob(store, image.descriptor.digest)

@@ -1,6 +1,6 @@
 """A store on a small file system of its own, in a mount namespace of its own, until it is full.
 
-    unshare --mount python fulldisk.py DIRECTORY SIZE_KB ARCHIVE CONTEXT all|filled
+    unshare --mount python fulldisk.py DIRECTORY SIZE_KB ARCHIVE CONTEXT all|filled|packed
 
 prints a JSON line for every command: what it was, how it ended, and what fsck said after it.
 """
@@ -35,6 +35,17 @@ FILLED: tuple[tuple[str, ...], ...] = (
     ("system", "prune", "--force"),
     ("run", "--rm", "busybox", "echo", "hi"),
 )
+# The same, and they take what was put aside for those who look, too.
+PACKED: tuple[tuple[str, ...], ...] = (
+    ("bootstrap", "busybox"),
+    ("fill",),
+    ("images",),
+    ("fill",),
+    ("images",),
+    ("system", "df"),
+    ("empty",),
+    ("images",),
+)
 
 
 def main(directory: Path, size_kb: str, archive: str, context: str, commands: str) -> None:
@@ -43,10 +54,13 @@ def main(directory: Path, size_kb: str, archive: str, context: str, commands: st
     subprocess.run(mount, check=True)
     lamina = Lamina(root=directory / "store")
     known = {"CONTEXT": context, "ARCHIVE": archive}
-    for words in FILLED if commands == "filled" else ALL:
+    for words in {"all": ALL, "filled": FILLED, "packed": PACKED}[commands]:
         if words == ("fill",):
-            filling = f"cat /dev/zero > {directory}/filler"
+            filling = f"cat /dev/zero >> {directory}/filler"
             subprocess.run(["sh", "-c", filling], check=False, stderr=subprocess.DEVNULL)
+            continue
+        if words == ("empty",):
+            (directory / "filler").unlink()
             continue
         words = tuple(known.get(word, word) for word in words)
         done = lamina(*words, check=False)
