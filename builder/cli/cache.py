@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.output import Listing, line, printable, shortened, show_rows, warn
-from builder.cli.units import human_size, moment_of, rfc3339_seconds, since
+from builder.cli.units import human_size, local_time, moment_of, rfc3339_seconds, since
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
@@ -115,6 +115,22 @@ def _row(item: "CacheItem") -> dict[str, str]:
         "Shared": _word(item.is_shared),
         "InUse": _word(item.is_in_use),
         "CreatedAt": rfc3339_seconds(item.created_s),
+    }
+
+
+def df_row(item: "CacheItem", *, whole: bool) -> dict[str, str]:
+    """A piece as `system df -v` shows it. Differs: how often it was used is not counted."""
+    return {
+        "ID": (item.id if whole else item.id[:12]) + ("*" if item.is_in_use else ""),
+        "CacheType": item.kind,
+        "Description": item.description,
+        "InUse": _word(item.is_in_use),
+        "Shared": _word(item.is_shared),
+        "CreatedAt": local_time(item.created_s),
+        "CreatedSince": since(item.created_s),
+        "LastUsedAt": local_time(item.used_s),
+        "LastUsedSince": since(item.used_s),
+        "Size": human_size(item.stored_bytes, digits=4),
     }
 
 

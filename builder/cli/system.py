@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.commands import VERSION as LAMINA_VERSION
 from builder.cli.govalues import Struct, Value, plain
-from builder.cli.output import Listing, json_line, line, printable, show_rows, table, write
+from builder.cli.output import Listing, json_line, line, printable, show_rows, write
 from builder.cli.units import human_size
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
-    from layerstore import Store, Usage
+    from layerstore import CacheItem, Store, Usage
 
 DF_LISTING = Listing(
     headings={
@@ -26,23 +26,60 @@ DF_LISTING = Listing(
     columns=("Type", "TotalCount", "Active", "Size", "Reclaimable"),
 )
 
+_PART_COLUMNS = {
+    "Images": {
+        "Repository": "REPOSITORY",
+        "Tag": "TAG",
+        "ID": "IMAGE ID",
+        "CreatedSince": "CREATED",
+        "Size": "SIZE",
+        "SharedSize": "SHARED SIZE",
+        "UniqueSize": "UNIQUE SIZE",
+        "Containers": "CONTAINERS",
+    },
+    "Containers": {
+        "ID": "CONTAINER ID",
+        "Image": "IMAGE",
+        "Command": "COMMAND",
+        "LocalVolumes": "LOCAL VOLUMES",
+        "Size": "SIZE",
+        "RunningFor": "CREATED",
+        "Status": "STATUS",
+        "Names": "NAMES",
+    },
+    "Volumes": {"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"},
+    "BuildCache": {
+        "ID": "CACHE ID",
+        "CacheType": "CACHE TYPE",
+        "Size": "SIZE",
+        "CreatedSince": "CREATED",
+        "LastUsedSince": "LAST USED",
+        "Shared": "SHARED",
+    },
+}
+
 
 def df(arguments: Arguments, session: "Session") -> int:
     """Show what the store takes, and what could go."""
     from builder.cli.containers import opened
-    from layerstore import usage
+    from layerstore import cache_items, usage
 
     is_verbose = arguments.flag("verbose")
-    if is_verbose and arguments.value("format"):
-        raise UsageError("-v and --format do not go together")
+    template = arguments.value("format") or "table"
     opened(session)
     with session.open_store(with_reserve=True) as store:
         found = usage(store)
         volumes = _volumes(session, store)
-    if is_verbose:
-        _show_verbosely(found, volumes, session)
+        items = cache_items(store) if is_verbose else []
+    if not is_verbose:
+        show_rows(DF_LISTING, _df_rows(found, volumes, session), template)
         return 0
-    show_rows(DF_LISTING, _df_rows(found, volumes, session), arguments.value("format"))
+    is_table = template == "table"
+    parts = _parts(found, volumes, items, session, whole=not is_table)
+    if is_table:
+        _show_parts(parts, found, volumes)
+    else:  # as docker: one document, and not a row for each
+        _show(Struct({kind: [*map(_fields, rows)] for kind, rows in parts.items()}), template)
     return 0
 
 
@@ -85,8 +122,8 @@ def _df_row(name: str, total: int, active: int, size_bytes: int, free_bytes: int
         "Type": name,
         "TotalCount": str(total),
         "Active": str(active),
-        "Size": human_size(size_bytes, digits=4),
-        "Reclaimable": human_size(free_bytes, digits=4) + share,
+        "Size": _size(size_bytes),
+        "Reclaimable": _size(free_bytes) + share,
     }
 
 
@@ -116,65 +153,71 @@ def _volumes(session: "Session", store: "Store") -> dict[str, tuple[int, int]]:
     }
 
 
-def _show_verbosely(
-    found: "Usage", volumes: dict[str, tuple[int, int]], session: "Session"
-) -> None:
+def _parts(
+    found: "Usage",
+    volumes: dict[str, tuple[int, int]],
+    items: "list[CacheItem]",
+    session: "Session",
+    *,
+    whole: bool,
+) -> dict[str, list[dict[str, str]]]:
+    """Everything one by one, under docker's names for the kinds."""
+    from builder.cli.cache import df_row
     from builder.cli.containers import row_of
     from builder.cli.images import image_row
     from builder.runner import ContainerStore
 
-    line("Images space usage:\n")
-    rows = [
-        [
-            "REPOSITORY",
-            "TAG",
-            "IMAGE ID",
-            "CREATED",
-            "SIZE",
-            "SHARED SIZE",
-            "UNIQUE SIZE",
-            "CONTAINERS",
-        ]
-    ]
-    for image in found.images:
-        for name in image.record.names or ("",):
-            row = image_row(image.record, name, whole=False)
-            rows.append(
-                [
-                    *(row[key] for key in ("Repository", "Tag", "ID", "CreatedSince")),
-                    human_size(image.shared_bytes + image.unique_bytes, digits=4),
-                    human_size(image.shared_bytes, digits=4),
-                    human_size(image.unique_bytes, digits=4),
-                    str(len(image.containers)),
-                ]
-            )
-    table([[printable(cell) for cell in row] for row in rows])
-    line("\nContainers space usage:\n")
     containers = ContainerStore(session.private)
     sizes = {usage.id: usage.stored_bytes for usage in found.containers}
-    rows = [
-        ["CONTAINER ID", "IMAGE", "COMMAND", "LOCAL VOLUMES", "SIZE", "CREATED", "STATUS", "NAMES"]
-    ]
-    keys = ("ID", "Image", "Command", "LocalVolumes", "Size", "RunningFor", "Status", "Names")
-    for record in containers.all():
-        cells = row_of(record, containers, whole=False, with_size=False)
-        cells["Size"] = human_size(sizes.get(record.id, 0), digits=4)
-        rows.append([printable(cells[key]) for key in keys])
-    table(rows)
-    line("\nLocal Volumes space usage:\n")
-    table(
-        [
-            ["VOLUME NAME", "LINKS", "SIZE"],
-            *(
-                [name, str(users), human_size(size, digits=4)]
-                for name, (size, users) in volumes.items()
-            ),
-        ]
-    )
-    line(f"\nBuild cache usage: {human_size(found.cache_bytes, digits=4)}")
+    return {
+        "Images": [
+            image_row(image.record, name, whole=whole)
+            | {
+                "Size": _size(image.shared_bytes + image.unique_bytes),
+                "SharedSize": _size(image.shared_bytes),
+                "UniqueSize": _size(image.unique_bytes),
+                "Containers": str(len(image.containers)),
+            }
+            for image in found.images
+            for name in image.record.names or ("",)
+        ],
+        "Containers": [
+            row_of(record, containers, whole=whole, with_size=False)
+            | {"Size": _size(sizes.get(record.id, 0))}
+            for record in containers.all()
+        ],
+        "Volumes": [
+            {"Name": name, "Links": str(users), "Size": _size(size)}
+            for name, (size, users) in volumes.items()
+        ],
+        "BuildCache": [df_row(item, whole=whole) for item in items],
+    }
+
+
+def _show_parts(
+    parts: dict[str, list[dict[str, str]]], found: "Usage", volumes: dict[str, tuple[int, int]]
+) -> None:
+    """Everything one by one, as tables."""
+    for kind, title in (
+        ("Images", "Images space usage:"),
+        ("Containers", "\nContainers space usage:"),
+        ("Volumes", "\nLocal Volumes space usage:"),
+        ("BuildCache", f"\nBuild cache usage: {_size(found.cache_bytes)}"),
+    ):
+        line(f"{title}\n")
+        headings = _PART_COLUMNS[kind]
+        show_rows(Listing(headings=headings, columns=tuple(headings)), parts[kind], None)
     other_bytes = found.other_bytes - sum(size for size, _ in volumes.values())
-    line(f"Other (waiting for prune, indexes): {human_size(other_bytes, digits=4)}")
-    line(f"Total: {human_size(found.total_bytes, digits=4)}")
+    line(f"\nOther (waiting for prune, indexes): {_size(other_bytes)}")
+    line(f"Total: {_size(found.total_bytes)}")
+
+
+def _fields(row: dict[str, str]) -> Struct:
+    return Struct(sorted(row.items()))
+
+
+def _size(size_bytes: int) -> str:
+    return human_size(size_bytes, digits=4)
 
 
 def prune(arguments: Arguments, session: "Session") -> int:

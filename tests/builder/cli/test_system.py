@@ -19,7 +19,7 @@ BIG = 300_000
 
 @pytest.fixture
 def two(bare: Commands) -> Commands:
-    """Commands on a store with two images that share a layer, and a cached step in no image."""
+    """Commands on a store with two images that share a layer."""
     noise = os.urandom(BIG)
     with Store.open(bare.root) as store:
         make_image(store, "old", {"a": noise}, {"b": b"1"}, created=OLD)
@@ -86,11 +86,44 @@ class TestDf:
             "Containers space usage:",
             "Local Volumes space usage:",
         ]
+        assert "Build cache usage: 0B" in lines
         assert lines[-1].startswith("Total: ")
 
-    def test_one_by_one_goes_with_no_format(self, two: Commands) -> None:
-        done = two("system", "df", "-v", "--format", "json", code=125)
-        assert done.err == "lamina: -v and --format do not go together\n"
+    def test_one_by_one_as_json_is_one_document(self, two: Commands) -> None:
+        (line,) = two("system", "df", "-v", "--format", "json").lines
+        found = json.loads(line)
+        assert list(found) == ["Images", "Containers", "Volumes", "BuildCache"]
+        image = found["Images"][0]
+        assert (image["Repository"], image["Tag"], len(image["ID"])) == ("new", "latest", 71)
+        assert size_of(image["SharedSize"]) + size_of(image["UniqueSize"]) == pytest.approx(
+            size_of(image["Size"]), rel=0.01
+        )
+        assert list(image) == sorted(image)
+        assert two("system", "df", "-v", "--format", "{{json .}}").lines == [line]
+
+    def test_one_by_one_a_template_is_for_the_whole(self, two: Commands) -> None:
+        template = "{{range .Images}}{{.Repository}} {{end}}{{len .BuildCache}}"
+        assert two("system", "df", "-v", "--format", template).lines == ["new old 0"]
+        done = two("system", "df", "-v", "--format", "{{.Type}}", code=1)
+        assert "Type" in done.err
+
+    @pytest.mark.needs_root
+    @pytest.mark.needs_overlay
+    def test_one_by_one_the_build_cache_is_in_it(self, box: Commands, tmp_path: Path) -> None:
+        build(box, tmp_path / "made", f"RUN head -c {BIG} /dev/urandom > /noise")
+        box("rmi", "made")
+        (piece,) = json.loads(box("system", "df", "-v", "--format", "json").out)["BuildCache"]
+        assert (piece["CacheType"], piece["Shared"], piece["InUse"]) == (
+            "regular",
+            "false",
+            "false",
+        )
+        assert piece["Description"].startswith("RUN /bin/sh -c head -c")
+        assert size_of(piece["Size"]) > BIG
+        lines = box("system", "df", "-v").lines
+        at = lines.index(f"Build cache usage: {piece['Size']}")
+        assert lines[at + 2].split("   ")[0] == "CACHE ID"
+        assert lines[at + 3].split()[:3] == [piece["ID"][:12], "regular", piece["Size"]]
 
     @pytest.mark.needs_root
     @pytest.mark.needs_overlay
@@ -115,6 +148,13 @@ class TestDf:
         assert lines[at + 3].split()[:2] == ["vol", "2"]
         (line,) = (line for line in lines if line.endswith(" done"))
         assert '"sh -c head -c 5000' in line
+        (container,) = (
+            each
+            for each in json.loads(box("system", "df", "-v", "--format", "json").out)["Containers"]
+            if each["Names"] == "done"
+        )
+        assert (len(container["ID"]), container["LocalVolumes"]) == (64, "1")
+        assert container["Command"] == f'"sh -c {script}"'
         box("rm", "-f", "busy", "done")
         assert rows(box)["Local Volumes"]["Reclaimable"].endswith(" (100%)")
 
