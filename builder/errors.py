@@ -24,6 +24,9 @@ BuilderError(message, hint)
   ContainerError                     containers
     NoSuchContainerError(name)
     WrongStateError(name, state, wanted)
+  NetworkError                       networks
+    NoSuchNetworkError(name)
+    NetworkUnavailableError          this host has no private networks
 
 Sandbox errors (our turn) are in builder.sandbox.errors, store errors in layerstore.errors.
 """
@@ -107,6 +110,12 @@ class UnsupportedFeatureError(BuilderError):
 
 class NetworkError(BuilderError):
     """A network cannot be made, found or used."""
+
+
+class NoSuchNetworkError(NetworkError):
+    def __init__(self, *, name: str) -> None:
+        super().__init__(f"no such network: {name}", hint="`lamina network ls` lists them")
+        self.name = name
 
 
 class NetworkUnavailableError(NetworkError):

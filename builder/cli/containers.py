@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from builder import runner
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
-from builder.cli.labels import has_label
+from builder.cli.labels import has_label, parse_filters
 from builder.cli.output import Listing, line, shortened, show_rows, write
 from builder.cli.run import check_is_terminal, environment, run_attached
 from builder.cli.terminal import RawTerminal, size
@@ -278,7 +278,7 @@ def wait(arguments: Arguments, session: "Session") -> int:
 
 
 def rm(arguments: Arguments, session: "Session") -> int:
-    """Remove containers."""
+    """Remove containers; with --force one that is not there is told, but no failure, as docker."""
     containers = opened(session)
     force = arguments.flag("force")
 
@@ -286,13 +286,12 @@ def rm(arguments: Arguments, session: "Session") -> int:
         try:
             record = containers.find(word)
         except NoSuchContainerError:
-            if not force:
-                raise
-            containers.remove_damaged(word)
-            return
+            if force and containers.remove_damaged(word):
+                return
+            raise
         runner.remove(containers, record, force=force, with_volumes=arguments.flag("volumes"))
 
-    return _each(arguments.words, one)
+    return _each(arguments.words, one, forgiven=(NoSuchContainerError,) if force else ())
 
 
 def prune(arguments: Arguments, session: "Session") -> int:
@@ -350,8 +349,17 @@ def exists(arguments: Arguments, session: "Session") -> int:
     return 0
 
 
-def _each(words: list[str], act: Callable[[str], None]) -> int:
-    """Do one thing to many; what fails is told, the rest is done nevertheless."""
+def _each(
+    words: list[str],
+    act: Callable[[str], None],
+    *,
+    forgiven: tuple[type[ContainerError], ...] = (),
+) -> int:
+    """Do one thing to many; what fails is told, the rest is done nevertheless.
+
+    Returns:
+        The exit code; errors that are `forgiven` are told and do not count.
+    """
     from builder.cli.failures import report
     from builder.sandbox import SandboxError
 
@@ -359,6 +367,8 @@ def _each(words: list[str], act: Callable[[str], None]) -> int:
     for word in dict.fromkeys(words):
         try:
             act(word)
+        except forgiven as error:
+            report(error, command="", debug=False)
         except (ContainerError, SandboxError, OSError) as error:
             code = report(error, command="", debug=False)
         else:
@@ -380,14 +390,6 @@ Test = Callable[["ContainerRecord"], bool]
 
 def _filters(texts: Iterable[str], containers: "ContainerStore") -> list[Test]:
     """Filters of one key are alternatives, those of different keys go together."""
-    wanted: dict[str, list[str]] = {}
-    for text in texts:
-        key, equals, content = text.partition("=")
-        if not equals or key not in _FILTERS:
-            raise UsageError(
-                f"invalid filter {text!r}", hint=f"KEY=VALUE; there are {', '.join(_FILTERS)}"
-            )
-        wanted.setdefault(key, []).append(content)
 
     def alternatives(key: str, values: list[str]) -> Test:
         if key == "label":  # except labels, which all must be there
@@ -401,7 +403,7 @@ def _filters(texts: Iterable[str], containers: "ContainerStore") -> list[Test]:
         test = _FILTERS[key]
         return lambda record: any(test(record, text) for text in values)
 
-    return [alternatives(key, values) for key, values in wanted.items()]
+    return [alternatives(key, values) for key, values in parse_filters(texts, _FILTERS).items()]
 
 
 def _has_mount(record: "ContainerRecord", text: str) -> bool:

@@ -4,16 +4,16 @@ Source: docker/cli cli/command/network.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from builder import runner
-from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
+from builder.cli.arguments import Arguments, Command, flag, many, value
 from builder.cli.govalues import Struct, Value
 from builder.cli.inspect import show_documents
-from builder.cli.labels import parse_label
+from builder.cli.labels import has_label, parse_filters, parse_label
 from builder.cli.output import Listing, line, show_rows, write
 from builder.cli.units import local_time, rfc3339
-from builder.errors import BuilderError, NetworkError, UnsupportedFeatureError
+from builder.errors import BuilderError, NetworkError, NoSuchNetworkError, UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
@@ -57,9 +57,9 @@ def create(arguments: Arguments, session: "Session") -> int:
 
 def ls(arguments: Arguments, session: "Session") -> int:
     """List networks."""
-    keep = [_filter(text) for text in arguments.values("filter")]
-    found = _rows(session, whole=arguments.flag("no-trunc"))
-    rows = [row for row in found if all(test(row) for test in keep)]
+    wanted = parse_filters(arguments.values("filter"), _FILTERS)
+    found = [each for each in _all(session) if _fits(each, wanted)]
+    rows = [_row(each, whole=arguments.flag("no-trunc")) for each in found]
     if arguments.flag("quiet"):
         for row in rows:
             line(row["ID"])
@@ -85,22 +85,28 @@ def inspect(arguments: Arguments, session: "Session") -> int:
 
 
 def rm(arguments: Arguments, session: "Session") -> int:
-    """Remove networks."""
+    """Remove networks; what fails is told, the rest is done nevertheless."""
+    from builder.cli.failures import report
+
     session.enter()
     networks = _networks(session)
     users = list(_containers(session).all())
+    code = 0
     for word in arguments.words:
-        if word in runner.PREDEFINED_NETWORKS:
-            raise NetworkError(f"{word} is a pre-defined network and cannot be removed")
         try:
-            record = networks.find(word)
-        except NetworkError:
-            if arguments.flag("force"):
-                continue
-            raise
-        networks.remove(record, users)
-        line(word)
-    return 0
+            networks.remove(_removable(networks, word), users)
+        except NetworkError as error:
+            if not (arguments.flag("force") and isinstance(error, NoSuchNetworkError)):
+                code = report(error, command="", debug=False)
+        else:
+            line(word)
+    return code
+
+
+def _removable(networks: "NetworkStore", word: str) -> "NetworkRecord":
+    if word in runner.PREDEFINED_NETWORKS:
+        raise NetworkError(f"{word} is a pre-defined network and cannot be removed")
+    return networks.find(word)
 
 
 def prune(arguments: Arguments, session: "Session") -> int:
@@ -208,47 +214,55 @@ def _containers(session: "Session") -> "runner.ContainerStore":
     return opened(session)
 
 
-def _rows(session: "Session", *, whole: bool) -> list[dict[str, str]]:
-    def row(name: str, network_id: str, driver: str) -> dict[str, str]:
-        return {
-            "ID": network_id if whole else network_id[:12],
-            "Name": name,
-            "Driver": driver,
-            "Scope": "local",
-            "IPv6": "false",
-            "Internal": "false",
-            "Labels": "",
-            "CreatedAt": "",
-        }
+class _Network(NamedTuple):
+    """One that was made, with its record, or one that is always there."""
 
-    rows = [row(name, _predefined_id(name), driver) for name, driver in _DRIVERS.items()]
-    for record in _networks(session).all():
-        rows.append(
-            row(record.name, record.id, "bridge")
-            | {
-                "IPv6": str(bool(record.subnet6)).lower(),
-                "Internal": str(record.internal).lower(),
-                "Labels": ",".join(f"{name}={content}" for name, content in record.labels),
-                "CreatedAt": local_time(record.created),
-            }
-        )
-    return sorted(rows, key=lambda each: each["Name"])
+    name: str
+    id: str
+    driver: str
+    record: "NetworkRecord | None" = None
+
+    @property
+    def labels(self) -> tuple[tuple[str, str], ...]:
+        return self.record.labels if self.record else ()
 
 
-def _filter(text: str) -> Callable[[dict[str, str]], bool]:
-    key, equals, wanted = text.partition("=")
-    fields = {"name": "Name", "id": "ID", "driver": "Driver", "scope": "Scope", "label": "Labels"}
-    if not equals or key not in fields:
-        known = ", ".join(sorted(fields))
-        raise UsageError(f"invalid filter {text!r}", hint=f"KEY=VALUE; the keys are {known}")
-    if key == "label":
-        return lambda row: any(
-            label == wanted or label.partition("=")[0] == wanted
-            for label in row["Labels"].split(",")
-        )
-    if key in ("name", "id"):
-        return lambda row: wanted in row[fields[key]]
-    return lambda row: row[fields[key]] == wanted
+def _all(session: "Session") -> list[_Network]:
+    predefined = [_Network(name, _predefined_id(name), _DRIVERS[name]) for name in _DRIVERS]
+    made = [_Network(each.name, each.id, "bridge", each) for each in _networks(session).all()]
+    return sorted([*predefined, *made], key=lambda each: each.name)
+
+
+_FILTERS: dict[str, Callable[[_Network, str], bool]] = {
+    "name": lambda network, text: text in network.name,
+    "id": lambda network, text: text in network.id,
+    "driver": lambda network, text: text == network.driver,
+    "scope": lambda network, text: text == "local",
+    "type": lambda network, text: text == ("custom" if network.record else "builtin"),
+    "label": lambda network, text: has_label(network.labels, text),
+}
+
+
+def _fits(network: _Network, wanted: dict[str, list[str]]) -> bool:
+    def fits(key: str, texts: list[str]) -> bool:
+        found = (_FILTERS[key](network, text) for text in texts)
+        return all(found) if key == "label" else any(found)
+
+    return all(fits(key, texts) for key, texts in wanted.items())
+
+
+def _row(network: _Network, *, whole: bool) -> dict[str, str]:
+    record = network.record
+    return {
+        "ID": network.id if whole else network.id[:12],
+        "Name": network.name,
+        "Driver": network.driver,
+        "Scope": "local",
+        "IPv6": str(bool(record and record.subnet6)).lower(),
+        "Internal": str(bool(record and record.internal)).lower(),
+        "Labels": ",".join(f"{name}={content}" for name, content in network.labels),
+        "CreatedAt": local_time(record.created) if record else "",
+    }
 
 
 def _predefined_id(name: str) -> str:
@@ -339,7 +353,12 @@ LS = Command(
     options=(
         flag("-q", "--quiet", about="Only ids"),
         flag("--no-trunc", about="Whole ids"),
-        many("-f", "--filter", metavar="KEY=VALUE", about="name=, id=, driver=, scope=, label="),
+        many(
+            "-f",
+            "--filter",
+            metavar="KEY=VALUE",
+            about="name=, id=, driver=, scope=, type=, label=",
+        ),
         value("--format", about="A Go template, `table ...` or json"),
     ),
     words=(0, 0),

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from builder.errors import NetworkError
+from builder.errors import NetworkError, NoSuchNetworkError
 from builder.network import (
     DEFAULT_NETWORK,
     DEFAULT_PLAN,
@@ -112,7 +112,8 @@ class NetworkStore:
         """A network by its name, its id, or a prefix of the id that fits no other.
 
         Raises:
-            NetworkError: there is none, or several.
+            NoSuchNetworkError: there is none.
+            NetworkError: several fit.
         """
         record = _load(self._path(word)) if is_name(word) else None
         if record is not None:
@@ -121,7 +122,7 @@ class NetworkStore:
         if len(fitting) > 1:
             raise NetworkError(f"several networks have an id that begins with {word!r}")
         if not fitting:
-            raise NetworkError(f"no such network: {word}", hint="`lamina network ls` lists them")
+            raise NoSuchNetworkError(name=word)
         return fitting[0]
 
     def remove(self, record: NetworkRecord, users: Iterable[ContainerRecord]) -> None:

@@ -225,6 +225,8 @@ class ContainerStore:
         Args:
             word: its name, or the beginning of an id that nothing else damaged has.
         """
+        if not word:
+            return False
         named = self.id_of_name(word)
         ids = [each for each, _ in self.damaged() if each == named or each.startswith(word)]
         hold = liveness.take(self.live_path(ids[0])) if len(ids) == 1 else None

@@ -21,7 +21,16 @@ from builder.runner.profile import program_fields
 from builder.runner.start import OpenStore
 from builder.runner.store import ContainerStore
 from builder.runner.wiring import Wiring
-from builder.sandbox import ExitStatus, LocalExecutor, Program, Stdio, freeze, is_frozen, thaw
+from builder.sandbox import (
+    ExitStatus,
+    LocalExecutor,
+    Program,
+    SandboxError,
+    Stdio,
+    freeze,
+    is_frozen,
+    thaw,
+)
 
 _KILL_WAIT_S = 10.0
 _NO_TIMEOUT = -1
@@ -149,6 +158,7 @@ def execute(
 
     Raises:
         NoSuchContainerError, WrongStateError: there is none that runs.
+        SandboxError: it has no such working directory.
         ProgramNotFoundError, ProgramNotExecutableError: it has no such program.
     """
     containers = ContainerStore(root / "lamina")
@@ -219,6 +229,9 @@ def restored(root: Path, record: ContainerRecord, open_store: OpenStore) -> Cont
 
 
 def _program(record: ContainerRecord, options: ExecOptions, streams: Streams) -> Program:
+    cwd = options.cwd or record.cwd
+    if not cwd.startswith("/"):
+        raise SandboxError(phase="working directory", message=f"{cwd}: not an absolute path")
     env = dict(item.partition("=")[::2] for item in record.env)
     if options.terminal:
         env.setdefault("TERM", "xterm")
@@ -231,7 +244,7 @@ def _program(record: ContainerRecord, options: ExecOptions, streams: Streams) ->
     return Program(
         argv=options.command,
         env=tuple(f"{name}={value}" for name, value in env.items()),
-        cwd=options.cwd or record.cwd,
+        cwd=cwd,
         user=options.user or record.user,
         terminal=options.terminal,
         terminal_size=streams.size() if streams.size is not None else None,

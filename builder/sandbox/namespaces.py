@@ -703,7 +703,7 @@ class _Actor:
         self.phase = "look up the user"
         ids = find_ids(root_fd, self.program)
         self.phase = "working directory"
-        cwd_fd = make_directories(root_fd, self.program.cwd)
+        cwd_fd = open_in_root(root_fd, self.program.cwd, os.O_PATH | os.O_DIRECTORY)
         peer_fd = master_fd = None
         if self.program.terminal:
             self.phase = "open a terminal"

@@ -635,6 +635,14 @@ class TestJoin:
             )
             assert outcome.lines == ["ada", "/home/ada"]
 
+    def test_a_directory_that_is_not_there_is_an_error_and_not_made(self, bench: Bench) -> None:
+        with bench.background(*self.SLEEPER) as running:
+            with pytest.raises(SandboxError, match="working directory: /nowhere: No such file"):
+                bench.join(running, "/bin/true", cwd="/nowhere")
+            with pytest.raises(SandboxError, match="working directory: /etc/passwd: Not a dir"):
+                bench.join(running, "/bin/true", cwd="/etc/passwd")
+            assert bench.join(running, "/bin/ls", "-d", "/nowhere").status.code == 1
+
     def test_a_terminal_works(self, bench: Bench) -> None:
         with bench.background(*self.SLEEPER) as running, piped(b"") as (stdio, _):
             program = Program(argv=("/bin/tty",), terminal=True, terminal_size=(20, 30))

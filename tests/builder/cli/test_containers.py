@@ -228,7 +228,9 @@ def test_rm(box: Commands) -> None:
     assert "is running" in box("rm", "web", code=1).err
     assert box("rm", "old").out == "old\n"
     assert box("rm", "-f", "web").out == "web\n"
-    assert box("rm", "-f", "web").out == "web\n"
+    forced = box("rm", "-f", "web")
+    assert forced.out == ""
+    assert "no such container: web" in forced.err
     assert names_in(box.root / "lamina/containers") == []
 
 

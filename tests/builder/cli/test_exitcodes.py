@@ -4,7 +4,12 @@ from builder.cli.arguments import UsageError
 from builder.cli.exitcodes import exit_code
 from builder.errors import NoSuchContainerError, StepFailedError, WrongStateError
 from builder.runner import DetachedError
-from builder.sandbox import ProgramNotExecutableError, ProgramNotFoundError, SandboxError
+from builder.sandbox import (
+    ProgramNotExecutableError,
+    ProgramNotFoundError,
+    SandboxError,
+    UnknownUserError,
+)
 from layerstore import NotFoundError
 
 NOT_FOUND = ProgramNotFoundError(argv0="x", errno=2)
@@ -31,6 +36,9 @@ STEP_FAILED = StepFailedError(title="RUN false", code=7, signal=0, tail=b"")
         (NoSuchContainerError(name="x"), "stop", 1),
         (SandboxError(phase="mount", errno=1), "run", 125),
         (SandboxError(phase="mount", errno=1), "build", 1),
+        (SandboxError(phase="working directory", errno=2), "exec", 126),
+        (UnknownUserError(user="x", reason="nobody"), "container exec", 126),
+        (UnknownUserError(user="x", reason="nobody"), "run", 125),
         (NOT_FOUND, "run", 127),
         (NOT_FOUND, "exec", 127),
         (NOT_EXECUTABLE, "run", 126),

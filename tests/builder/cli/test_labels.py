@@ -1,9 +1,9 @@
-"""Labels on a command line."""
+"""Labels and filters on a command line."""
 
 import pytest
 
 from builder.cli.arguments import UsageError
-from builder.cli.labels import has_label, parse_label
+from builder.cli.labels import has_label, parse_filters, parse_label
 
 LABELS = (("a", "1"), ("b", ""), ("c", "x=y"))
 
@@ -29,3 +29,15 @@ def test_a_label_is_found_by_its_name_or_with_its_value(wanted: str) -> None:
 @pytest.mark.parametrize("wanted", ["d", "a=", "a=2", "b=1", "c=x", ""])
 def test_another_name_or_value_is_not_found(wanted: str) -> None:
     assert not has_label(LABELS, wanted)
+
+
+def test_filters_are_grouped_by_their_keys() -> None:
+    texts = ["name=a,b", "label=x=y", "name=", "label=z"]
+    wanted = {"name": ["a,b", ""], "label": ["x=y", "z"]}
+    assert parse_filters(texts, ("label", "name", "id")) == wanted
+
+
+@pytest.mark.parametrize("text", ["name", "colour=red", "=x", ""])
+def test_a_filter_has_a_key_that_is_known(text: str) -> None:
+    with pytest.raises(UsageError, match="invalid filter"):
+        parse_filters([text], ("name", "label"))

@@ -98,7 +98,22 @@ def test_networks_are_listed_and_described(box: Commands) -> None:
         ["none", "null", "local"],
     ]
     assert len(box("network", "ls", "-q", "--no-trunc", "-f", "name=back").out.strip()) == 64
-    assert box("network", "ls", "-f", "label=a", "--format", "{{.Name}}").out == "back\n"
+    box("network", "create", "--label", "list=b,c", "--label", "a=d", "front")
+
+    def chosen(*filters: str) -> list[str]:
+        options = [option for text in filters for option in ("-f", text)]
+        return box("network", "ls", *options, "--format", "{{.Name}}").lines
+
+    assert chosen("label=a") == ["back", "front"]
+    assert chosen("label=a=b") == ["back"]
+    assert chosen("label=list=b,c", "label=a") == ["front"]
+    assert chosen("label=c") == chosen("label=list=b") == chosen("label=a=b", "label=list") == []
+    assert chosen("name=back", "name=host") == ["back", "host"]
+    assert chosen("name=back", "driver=null") == []
+    assert chosen("type=builtin") == ["bridge", "host", "none"]
+    (network_id,) = box("network", "ls", "-q", "--no-trunc", "-f", "name=front").lines
+    assert chosen(f"id={network_id}") == ["front"]
+    box("network", "rm", "front")
     serve(box, "web", "--network", "back")
     (found,) = json.loads(box("network", "inspect", "back").out)
     assert found["IPAM"]["Config"] == [{"Subnet": "10.9.1.0/24", "Gateway": "10.9.1.1"}]
@@ -114,7 +129,12 @@ def test_what_is_in_use_or_not_there_is_not_removed(box: Commands) -> None:
     assert "active endpoints: web" in box("network", "rm", "back", code=1).err
     assert "pre-defined network" in box("network", "rm", "bridge", code=1).err
     assert "no such network: nope" in box("network", "rm", "nope", code=1).err
-    assert box("network", "rm", "-f", "nope").out == ""
+    forced = box("network", "rm", "-f", "nope")
+    assert (forced.out, forced.err) == ("", "")
+    box("network", "create", "front")
+    several = box("network", "rm", "nope", "back", "front", code=1)
+    assert several.out == "front\n"
+    assert len(several.err.splitlines()) == 2
 
 
 def test_unused_ones_are_pruned(box: Commands) -> None:

@@ -143,6 +143,7 @@ def test_a_container_with_a_damaged_record_can_be_removed(containers: ContainerS
     assert not containers.remove_damaged(whole.id)
     assert not containers.remove_damaged("")
     assert containers.remove_damaged(first.name)
+    assert not containers.remove_damaged("")  # although only one is left
     assert containers.remove_damaged(second.id[:12])
     assert list(containers.damaged()) == []
     assert containers.ids() == [whole.id]

@@ -17,7 +17,7 @@ from builder.runner.options import RunOptions
 from builder.runner.start import create
 from builder.runner.store import ContainerStore
 from builder.runner.verbs import ExecOptions
-from builder.sandbox import ProgramNotFoundError
+from builder.sandbox import ProgramNotFoundError, SandboxError
 from layerstore import Store
 from tests.support.commands import copy_store
 from tests.support.containers import names_in
@@ -154,6 +154,8 @@ def test_another_program_runs_beside(root: Path, containers: ContainerStore) -> 
     assert written.splitlines()[:3] == ["hello x y", "/tmp", "ada"]
     code, written = execute(root, record.id[:8], "sh", "-c", "pwd; id -u", cwd="/etc", user="0")
     assert written.splitlines() == ["/etc", "0"]
+    with pytest.raises(SandboxError, match="working directory: etc: not an absolute path"):
+        execute(root, record.name, "pwd", cwd="etc")
     verbs.remove(containers, record, force=True, with_volumes=False)
 
 
