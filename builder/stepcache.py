@@ -39,7 +39,7 @@ class StepCache:
         if request.no_cache:
             return "--no-cache"
         if stage.is_one_of(request.no_cache_stages):
-            return f"--no-cache-filter={stage.title}"
+            return f"--no-cache-filter={stage.name or stage.index}"
         if request.no_cache_from is not None and line >= request.no_cache_from:
             return f"--no-cache-from={request.no_cache_from}"
         return ""

@@ -53,6 +53,13 @@ def test_a_filter_carries_out_one_stage(store: Store, fake: FakeExecutor, name: 
     assert 2 not in found
 
 
+def test_a_stage_without_a_name_is_told_by_the_number_that_the_option_takes(
+    store: Store, fake: FakeExecutor
+) -> None:
+    found = forced(store, fake, no_cache_stages=("2",))
+    assert found == {7: "--no-cache-filter=2"}
+
+
 def test_several_stages_can_be_named(store: Store, fake: FakeExecutor) -> None:
     assert {2, 4, 5} <= forced(store, fake, no_cache_stages=("one", "two")).keys()
 
