@@ -191,4 +191,6 @@ def rounded(seconds: float) -> float:
 
 def first_line(error: BaseException) -> str:
     """What a list of builds has room for."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -194,7 +194,7 @@ def test_what_is_done_when_another_stage_fails_is_recorded_as_canceled(
     with pytest.raises(KeyboardInterrupt):
         run_build(store, "FROM scratch\nRUN touch /a\n", executor=fake)
     (found,) = record.read_all(store.private / "builds")
-    assert found.error
+    assert found.error == "interrupted"
     assert [step.outcome for step in found.steps] == ["canceled"]
 
 
