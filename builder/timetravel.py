@@ -21,7 +21,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from builder.errors import NoSuchMomentError
-from layerstore import CacheIndex, Image, ImageConfig, MalformedDocumentError, Store
+from layerstore import (
+    CacheIndex,
+    Image,
+    ImageConfig,
+    MalformedDocumentError,
+    Platform,
+    Store,
+    check_platform,
+)
 
 _ADDRESS = re.compile(
     r"(?P<name>.+)(?:@(?P<number>[0-9]{1,9})|@L(?P<line>[0-9]{1,9})|~(?P<back>[0-9]{0,9}))"
@@ -50,19 +58,21 @@ def is_address(name: str) -> bool:
     return _ADDRESS.fullmatch(name) is not None
 
 
-def resolve(store: Store, name: str) -> Image:
+def resolve(store: Store, name: str, platform: Platform | None = None) -> Image:
     """Find an image, or a moment of one, by what the user wrote.
 
     A moment is sealed like an image, unlisted; it is kept if the store is flushed.
 
     Raises:
-        StoreError: no such image.
+        StoreError: no such image, or none for the `platform`.
         NoSuchMomentError: it has fewer instructions, or none at that line.
     """
     address = _ADDRESS.fullmatch(name)
+    image = store.images.resolve(name if address is None else address["name"], platform)
+    if platform is not None and image.index is None:
+        check_platform(image.config, platform)
     if address is None:
-        return store.images.resolve(name)
-    image = store.images.resolve(address["name"])
+        return image
     found = moments(store.cache, image)
     return at(store, image, found, _number(found, address, name))
 

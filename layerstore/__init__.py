@@ -76,7 +76,7 @@ if TYPE_CHECKING:
         UnusableLayerError,
     )
     from layerstore.evict import CacheItem, CacheLimits
-    from layerstore.images import Image, ImageRecord, ImageStore, host_platform
+    from layerstore.images import Image, ImageRecord, ImageStore, check_platform, host_platform
     from layerstore.indexes import (
         EntryWishes,
         find_index,
@@ -222,6 +222,7 @@ _HOMES = {
     "chain_ids": "digest",
     "copy_between": "transports.places:copy",
     "decompressor": "compression",
+    "check_platform": "images",
     "default_root": "store",
     "detect": "compression",
     "disk_bytes": "collect",
@@ -365,6 +366,7 @@ __all__ = [
     "cache_items",
     "canonical_json",
     "chain_ids",
+    "check_platform",
     "copy_between",
     "decompressor",
     "default_root",

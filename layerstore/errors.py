@@ -2,7 +2,7 @@
 
 StoreError(message, hint)
   NotFoundError(kind, key)              no such image, blob, layer
-    NoPlatformError(wanted, offered)    an index has nothing for that platform
+    NoPlatformError(wanted, offered)    an index, or an image, is not for that platform
   CorruptBlobError(what, expected, actual)
   MalformedDocumentError(context, problem)
   UnsafePathError(path, reason)         a name that would leave, or confuse, its root
@@ -35,10 +35,10 @@ class NotFoundError(StoreError):
 
 
 class NoPlatformError(NotFoundError):
-    def __init__(self, *, wanted: str, offered: str) -> None:
+    def __init__(self, *, wanted: str, offered: str, what: str = "the index offers") -> None:
         super().__init__(
             kind=f"image for {wanted}",
-            key=f"the index offers {offered}",
+            key=f"{what} {offered}",
             hint="--platform of build, pull, load, save and copy takes another one",
         )
         self.wanted = wanted

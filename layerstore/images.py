@@ -506,6 +506,22 @@ def choose(index: Index, wanted: Platform) -> Descriptor:
     return (of_variant or fitting)[0]
 
 
+def is_for(config: ImageConfig, wanted: Platform) -> bool:
+    """Whether an image says itself that it is for a platform; the variant does not count."""
+    return (config.os, config.architecture) == (wanted.os, wanted.architecture)
+
+
+def check_platform(config: ImageConfig, wanted: Platform) -> None:
+    """For an image that no index has said anything of.
+
+    Raises:
+        NoPlatformError: it is for another platform.
+    """
+    if not is_for(config, wanted):
+        found = f"{config.os}/{config.architecture}"
+        raise NoPlatformError(wanted=str(wanted), offered=found, what="the image is for")
+
+
 def _by_digest(name: str, entries: Sequence[Descriptor]) -> Descriptor | None:
     """`sha256:...` or `name@sha256:...` of an entry itself."""
     _, at, text = name.rpartition("@")

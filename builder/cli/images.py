@@ -237,12 +237,14 @@ def _check_containers(session: "Session", image: "Image", *, force: bool) -> Non
 
 def history(arguments: Arguments, session: "Session") -> int:
     """Show what an image was made by, the last first."""
+    from builder.cli.copy import chosen_platform
     from builder.timetravel import base_count, resolve
 
+    platform = chosen_platform(arguments)
     whole = arguments.flag("no-trunc")
     human = not arguments.options["human"] or arguments.flag("human")
     with session.open_store() as store:
-        image = resolve(store, arguments.words[0])
+        image = resolve(store, arguments.words[0], platform)
         below = base_count(store.cache, image)
     template = arguments.value("format")
     is_table = template in (None, "", "table") and not arguments.flag("quiet")
@@ -511,10 +513,10 @@ HISTORY = Command(
         flag("-H", "--human", about="Sizes and times for people (default: true)"),
         flag("--no-trunc", about="Do not shorten anything"),
         flag("-q", "--quiet", about="Only ids"),
+        value("--platform", metavar="OS/ARCH", about="Which image of a multi-platform one"),
         _FORMAT,
     ),
     words=(1, 1),
-    refused={"--platform": "images are for the platform of this machine"},
 )
 IMAGE_PRUNE = Command(
     name="image prune",

@@ -12,7 +12,7 @@ from builder.errors import BuilderError, NoSuchContainerError
 if TYPE_CHECKING:
     from builder.cli.session import Session
     from builder.runner import ContainerRecord, MountPoint
-    from layerstore import ContainerConfig, Image, Store
+    from layerstore import ContainerConfig, Image, Platform, Store
 
 _NEVER = "0001-01-01T00:00:00Z"
 
@@ -61,17 +61,20 @@ def inspect_containers(arguments: Arguments, session: "Session") -> int:
 
 
 def _inspect(arguments: Arguments, session: "Session", kind: str) -> int:
+    from builder.cli.copy import chosen_platform
     from builder.cli.failures import report
     from layerstore import StoreError
 
     style = arguments.value("format")
     template = None if style == "json" else _template(style)
+    platform = chosen_platform(arguments) if "platform" in arguments.options else None
+    with_size = "size" in arguments.options and arguments.flag("size")
     found: list[Document] = []
     code = 0
     with session.open_store() as store:
         for word in arguments.words:
             try:
-                found.append(_find(store, session, word, kind, with_size=_wants_size(arguments)))
+                found.append(_find(store, session, word, kind, platform, with_size=with_size))
             except (StoreError, BuilderError) as error:
                 code = report(error, command="", debug=False)
     _show(found, style, template)
@@ -105,11 +108,15 @@ def _template(text: str | None) -> Callable[[Value], str] | None:
     return lambda value: printable(template.render(value), keep="\n\t")
 
 
-def _wants_size(arguments: Arguments) -> bool:
-    return "size" in arguments.options and arguments.flag("size")
-
-
-def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size: bool) -> Document:
+def _find(
+    store: "Store",
+    session: "Session",
+    word: str,
+    kind: str,
+    platform: "Platform | None",
+    *,
+    with_size: bool,
+) -> Document:
     from builder.cli.containers import opened
     from builder.timetravel import resolve
     from layerstore import NotFoundError
@@ -124,7 +131,7 @@ def _find(store: "Store", session: "Session", word: str, kind: str, *, with_size
         else:
             return container_document(record, session, with_size=with_size)
     try:
-        image = resolve(store, word)
+        image = resolve(store, word, platform)
     except NotFoundError:
         if kind == "image":
             raise
@@ -408,9 +415,11 @@ IMAGE_INSPECT = Command(
     synopsis="IMAGE...",
     about="Show everything about images, as a JSON array.",
     act=inspect_images,
-    options=(_FORMAT,),
+    options=(
+        _FORMAT,
+        value("--platform", metavar="OS/ARCH", about="Which image of a multi-platform one"),
+    ),
     words=(1, None),
-    refused={"--platform": "images are for the platform of this machine"},
 )
 CONTAINER_INSPECT = Command(
     name="container inspect",

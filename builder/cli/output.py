@@ -143,7 +143,7 @@ def _unescape(text: str) -> str:
 
 
 def _cells(row: Row) -> dict[str, object]:
-    return {name: _cell(text) for name, text in sorted(row.items())}
+    return {name: _cell(text) for name, text in row.items()}
 
 
 def _cell(text: str) -> str:

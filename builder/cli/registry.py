@@ -138,7 +138,9 @@ def platform_of(arguments: Arguments) -> "Platform | None":
 
 def push(arguments: Arguments, session: "Session") -> int:
     """Store an image in a registry; prints its digest there as docker does."""
+    from builder.cli.copy import chosen_platform
     from builder.cli.transfers import check_style
+    from builder.timetravel import resolve
     from layerstore import Reference
 
     word, *others = arguments.words
@@ -148,6 +150,7 @@ def push(arguments: Arguments, session: "Session") -> int:
         raise UsageError("tag can't be used with --all-tags/-a")
     check_style(arguments.value("progress"))
     recompress = _wished(arguments)
+    platform = chosen_platform(arguments)  # as with docker, the environment's is for pulling
     with (
         session.open_store() as store,
         client_of(arguments, target) as client,
@@ -159,7 +162,7 @@ def push(arguments: Arguments, session: "Session") -> int:
         targets = _tags_of(store, target) if everything else [target]
         for each in targets:
             source = each.familiar if everything else word
-            image = store.images.resolve(source, platform_of(arguments))
+            image = resolve(store, source, platform)
             pushed = _push_one(store, client, image, each, recompress, arguments)
             if not quiet:
                 line(

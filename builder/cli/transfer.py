@@ -91,10 +91,9 @@ def _exports(store: "Store", names: list[str], platform: "Platform | None") -> "
     images: dict[str, Image] = {}
     wanted: dict[str, list[Reference]] = {}
     for name in names:
-        if platform is None:
-            image = resolve(store, name)
-        else:
-            image = replace(store.images.resolve(name, platform), index=None)
+        image = resolve(store, name, platform)
+        if platform is not None:
+            image = replace(image, index=None)
         digest = image.entry.digest
         images[digest] = image
         named = wanted.setdefault(digest, [])

@@ -17,14 +17,14 @@ from layerstore import descriptor as media
 from layerstore.compression import FOREIGN_TYPES
 from layerstore.descriptor import Descriptor, Platform
 from layerstore.digest import Digest
-from layerstore.documents import Index, Manifest
+from layerstore.documents import DOCUMENT_BYTES_MAX, ImageConfig, Index, Manifest
 from layerstore.errors import (
     CorruptBlobError,
     MalformedDocumentError,
     NotFoundError,
     UnsupportedMediaTypeError,
 )
-from layerstore.images import NESTING_MAX, choose, host_platform
+from layerstore.images import NESTING_MAX, check_platform, choose, host_platform
 
 MANIFESTS_MAX = 1000  # of one copy: an index of every platform there is has some twenty
 
@@ -102,15 +102,18 @@ def copy_image(
     """Copy an image; returns what the destination names now.
 
     Args:
-        platform: which image of an index is copied; None is this host's.
+        platform: which image of an index is copied; None is this host's. What is no index must be
+            for it.
         whole: copy an index with all its images.
 
     Raises:
-        NoPlatformError: an index has nothing for the platform.
+        NoPlatformError: there is nothing for the platform.
         UnsupportedMediaTypeError: what is to be copied is no image.
         MalformedDocumentError, CorruptBlobError, NotFoundError: the source is damaged.
     """
     root = source.root().plain
+    if platform is not None and root.media_type in media.MANIFEST_TYPES:
+        _check_platform(source, root, platform)
     depth = 0
     while root.media_type in media.INDEX_TYPES and not whole:
         _check_depth(depth := depth + 1)
@@ -120,6 +123,17 @@ def copy_image(
     copy.take(root, depth=0)
     destination.finish(root)
     return root
+
+
+def _check_platform(source: Source, root: Descriptor, platform: Platform) -> None:
+    config = Manifest.parse(source.document(root)).config
+    if config.media_type not in media.CONFIG_TYPES:
+        return  # no image: it runs nowhere
+    if config.size_bytes > DOCUMENT_BYTES_MAX:
+        raise MalformedDocumentError(
+            context=f"config {config.digest}", problem="too large for a document"
+        )
+    check_platform(ImageConfig.parse(b"".join(source.pieces(config))), platform)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from layerstore.descriptor import OCI_CONFIG, Descriptor, Platform
 from layerstore.digest import Digest
 from layerstore.documents import ImageConfig, Reader, canonical_json, parse_json
 from layerstore.errors import CorruptBlobError, MalformedDocumentError, NotFoundError
+from layerstore.images import is_for
 from layerstore.layers import Layer
 from layerstore.reference import Reference
 from layerstore.transports.exports import (
@@ -86,17 +87,13 @@ def read(store: "Store", members: Members, platform: Platform | None = None) -> 
     """The images of an archive, or those for a platform. Layers are kept as they are."""
     # First all that can go wrong: a manifest that is made here would not be dropped.
     parts = [_read_parts(store, members, row) for row in _rows(members)]
-    found = [part for part in parts if platform is None or _fits(part[1], platform)]
+    found = [part for part in parts if platform is None or is_for(part[1], platform)]
     if not found:
         raise NotFoundError(kind=f"image for {platform} in the archive", key=f"{len(parts)} others")
     return [
         Export(image=store.images.assemble(descriptor, config, layers), names=names)
         for descriptor, config, layers, names in found
     ]
-
-
-def _fits(config: ImageConfig, platform: Platform) -> bool:
-    return (config.os, config.architecture) == (platform.os, platform.architecture)
 
 
 def with_names(members: Members, exports: Sequence[Export]) -> list[Export]:

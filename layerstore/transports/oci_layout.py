@@ -24,7 +24,7 @@ from layerstore.errors import (
     StoreError,
     UnsupportedMediaTypeError,
 )
-from layerstore.images import Image, host_platform, name_of_entry, named
+from layerstore.images import Image, check_platform, host_platform, name_of_entry, named
 from layerstore.reference import Reference
 from layerstore.transports.exports import (
     LAYOUT_FILE,
@@ -109,6 +109,8 @@ def read(store: "Store", members: Members, platform: Platform | None = None) -> 
     for entry in wanted:
         image = store.images.open(entry, platform)
         if platform is not None:
+            if image.index is None and entry.platform is None:
+                check_platform(image.config, platform)
             image = replace(image, index=None)
         found.setdefault(image.entry.digest, (image, []))[1].append(entry)
     return [

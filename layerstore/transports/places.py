@@ -98,6 +98,9 @@ TRANSPORTS = ("oci", "oci-archive", "docker-archive", "dir", "docker")
 # of the same tools; what they hold is kept by daemons and libraries of others
 _FOREIGN = ("docker-daemon", "containers-storage", "ostree", "tarball", "sif", "atomic")
 
+_WHICH = "say which: add :TAG or :@DIGEST"
+_WHICH_OF_DOCKER_S = "say which: add :NAME:TAG, or :@N for the N-th, from 0"
+
 
 def parse_place(text: str) -> Place:
     """Read the name of a place.
@@ -359,7 +362,7 @@ class _FromLayout:
                 context=str(root), problem="not an OCI image layout: it has no file oci-layout"
             )
         self._path = root
-        self._root = _only(entries_called(read_index(root), tag), str(root), tag)
+        self._root = _only(entries_called(read_index(root), tag), str(root), tag, _WHICH)
 
     def root(self) -> Descriptor:
         return self._root
@@ -412,7 +415,7 @@ def _root_of(store: "Store", members: "Members", place: LayoutPlace | DockerArch
     path = str(place.path)
     if isinstance(place, LayoutPlace):
         index = Index.parse(members.document("index.json"))
-        return _only(entries_called(index, place.tag), path, place.tag)
+        return _only(entries_called(index, place.tag), path, place.tag, _WHICH)
     exports = docker_archive.read(store, members)
     if place.name.startswith("@"):
         number = place.name.removeprefix("@")
@@ -422,12 +425,12 @@ def _root_of(store: "Store", members: "Members", place: LayoutPlace | DockerArch
         found = [export for export in exports if wanted in export.names]
     else:
         found = exports
-    return _only([export.image.descriptor for export in found], path, place.name)
+    return _only([e.image.descriptor for e in found], path, place.name, _WHICH_OF_DOCKER_S)
 
 
-def _only(found: list[Descriptor], path: str, wanted: str) -> Descriptor:
+def _only(found: list[Descriptor], path: str, wanted: str, hint: str) -> Descriptor:
     if len({each.digest for each in found}) > 1:
-        raise StoreError(f"{path} has {len(found)} images", hint="say which: add :TAG or :@DIGEST")
+        raise StoreError(f"{path} has {len(found)} images", hint=hint)
     if not found:
         raise NotFoundError(kind=f"image in {path}", key=wanted or "it has none")
     first = found[0]

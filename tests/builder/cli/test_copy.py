@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import Image, Store
+from layerstore import Image, Store, host_platform
 from tests.support.commands import Commands
 from tests.support.registries import registry
 from tests.support.stores import make_image, problems
@@ -119,3 +119,13 @@ def test_mistakes_are_one_line_and_change_nothing(
     assert "Traceback" not in done.err
     assert sorted(path for path in tmp_path.rglob("*") if "store" not in path.parts) == before
     assert shop("images", "-q").lines == [image(shop, "one:1").id.short]
+
+
+def test_an_image_for_one_platform_is_for_no_other(shop: Commands, tmp_path: Path) -> None:
+    here = str(host_platform())
+    shop("copy", "one:1", f"dir:{tmp_path}/plain")
+    for source in ("one:1", f"dir:{tmp_path}/plain"):
+        done = shop("copy", "--platform", "linux/s390x", source, f"oci:{tmp_path}/out", code=1)
+        assert f"no such image for linux/s390x: the image is for {here} (" in done.err
+        assert done.out == ""
+        shop("copy", "--platform", here, source, f"oci:{tmp_path}/{source[:3]}")

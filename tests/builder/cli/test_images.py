@@ -462,7 +462,7 @@ class TestHistory:
             (("nope",), 1, "no such image: nope"),
             ((), 1, "'history' requires exactly 1 argument"),
             (("a", "b"), 1, "'history' requires exactly 1 argument"),
-            (("--platform", "linux/arm64", "app:1"), 125, "--platform is not supported"),
+            (("--platform", "linux/s390x", "app:1"), 1, "no such image for linux/s390x: the image"),
             (("--human=perhaps", "app:1"), 125, "invalid argument 'perhaps' for --human"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

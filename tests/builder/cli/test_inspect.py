@@ -261,7 +261,7 @@ class TestForms:
             (("inspect", "--type", "container", "full"), 1, "no such container: full"),
             (("inspect", "--type", "image", "nope"), 1, "no such image: nope"),
             (("container", "inspect", "full"), 1, "no such container: full"),
-            (("image", "inspect", "--platform", "linux/arm64", "full"), 125, "not supported"),
+            (("image", "inspect", "--platform", "linux/s390x", "full"), 1, "the image is for"),
             (("image", "inspect", "-s", "full"), 125, "unknown shorthand flag: 's'"),
             (("inspect", "-f", "{{", "full"), 1, "bad template: unclosed action"),
             (("inspect", "-f", "{{.Nope}}", "full"), 1, "there is no field 'Nope'"),

@@ -239,3 +239,12 @@ def test_mistakes_are_told_and_change_nothing(
     assert done.code != 0
     assert problem in done.err
     assert (shop.root / "index.json").read_bytes() == before
+
+
+def test_any_image_of_an_index_is_described(shop: Commands) -> None:
+    make(shop)
+    for words in (("image", "inspect", "--format", "{{.Id}}"), ("history", "-q", "--no-trunc")):
+        for platform, name in (("linux/arm64/v8", "two:1"), (str(host_platform()), "one:1")):
+            done = shop(*words, "--platform", platform, "many")
+            assert done.lines[0] == image(shop, name).id
+        assert "linux/s390x" in shop(*words, "--platform", "linux/s390x", "many", code=1).err

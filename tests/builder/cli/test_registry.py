@@ -398,3 +398,14 @@ def test_a_registry_with_a_certificate_of_its_own(bare: Commands, tmp_path: Path
         (tmp_path / "certs").mkdir()
         (tmp_path / "certs/ca.crt").write_bytes(server.ca_file.read_bytes())
         bare("pull", "--cert-dir", tmp_path / "certs", name)
+
+
+def test_an_image_for_one_platform_is_pushed_for_no_other(
+    bare: Commands, server: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(bare.root) as store:
+        make_image(store, "a:1", {"a": b"1"})
+    done = bare("push", "--platform", "linux/s390x", "a:1", f"{server.address}/a:1", code=1)
+    assert "no such image for linux/s390x: the image is for linux/" in done.err
+    monkeypatch.setenv("DOCKER_DEFAULT_PLATFORM", "linux/s390x")  # is for what is pulled and built
+    bare("push", "a:1", f"{server.address}/a:1")

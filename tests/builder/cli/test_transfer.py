@@ -34,7 +34,10 @@ def shop(bare: Commands) -> Commands:
     """Commands on a store with two images that share a layer; one has two names."""
     with Store.open(bare.root) as store:
         make_image(store, "one:1", {"a": b"shared"}, {"b": b"1"})
-        make_image(store, "team/two", {"a": b"shared"}, {"b": b"2"})
+        two = make_image(store, "team/two", {"a": b"shared"}, {"b": b"2"})
+        config = replace(two.config, architecture="s390x")
+        store.images.tag(store.images.seal(config, two.layers), Reference.parse("team/two"))
+        store.images.remove(two)
     bare("tag", "one:1", "one:first")
     return bare
 
@@ -118,6 +121,24 @@ class TestSeveralPlatforms:
         )
         assert "windows/amd64" in refused.err
         assert not (tmp_path / "no").exists()
+
+    @pytest.mark.parametrize("style", ["docker", "oci-archive", "docker-archive"])
+    def test_an_image_for_one_platform_is_for_no_other(
+        self, shop: Commands, elsewhere: Commands, tmp_path: Path, style: str
+    ) -> None:
+        archive = tmp_path / "out"
+        words = ("save", "--format", style, "--platform")
+        refused = shop(*words, OTHER, "-o", archive, "one:1", code=1)
+        here = str(host_platform())
+        assert f"no such image for {OTHER}: the image is for {here} (" in refused.err
+        assert not archive.exists()
+        shop(*words, here, "-o", archive, "one:1")
+        refused = elsewhere("load", "-i", archive, "--platform", OTHER, code=1)
+        assert f"no such image for {OTHER}" in refused.err
+        assert names(elsewhere) == []
+        assert problems(elsewhere.root) == []
+        elsewhere("load", "-i", archive, "--platform", here)
+        assert names(elsewhere) == ["one:1"]
 
     def test_an_old_archive_has_its_platform(
         self, shop: Commands, elsewhere: Commands, multi: Descriptor, tmp_path: Path

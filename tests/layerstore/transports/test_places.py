@@ -209,8 +209,9 @@ def test_a_layout_is_added_to_and_a_tag_moves(store: Store, image: Image, tmp_pa
         assert copy(other, f"{there}:V1.0", "x") == newer.descriptor
         assert copy(other, f"{there}:b", "y") == image.descriptor
         assert copy(other, f"{there}:@{image.descriptor.digest}", "z") == image.descriptor
-        with pytest.raises(StoreError, match="has 2 images"):
+        with pytest.raises(StoreError, match="has 2 images") as caught:
             copy(other, there, "w")
+        assert ":@DIGEST" in caught.value.hint
         with pytest.raises(NotFoundError, match="nope"):
             copy(other, f"{there}:nope", "w")
 
@@ -235,8 +236,9 @@ def test_the_images_of_a_docker_archive_are_chosen_by_name_or_number(
         for missing in ("app:3", "@2", "@x"):
             with pytest.raises(NotFoundError):
                 copy(other, f"{there}:{missing}", "w")
-        with pytest.raises(StoreError, match="has 2 images"):
+        with pytest.raises(StoreError, match="has 2 images") as caught:
             copy(other, there, "w")
+        assert ":@N" in caught.value.hint
     assert problems(tmp_path / "other") == []
 
 
