@@ -30,8 +30,12 @@ def random_name(attempt: int = 0) -> str:
     return name if attempt < 2 else f"{name}{number % 100}"
 
 
-def is_name(text: str) -> bool:
-    """Whether `text` may name a container or volume: docker's [a-zA-Z0-9][a-zA-Z0-9_.-]+."""
-    if not 2 <= len(text) <= 128 or not text.isascii():
+def is_name(text: str, *, least: int = 2) -> bool:
+    """Whether `text` may name a container or volume: docker's [a-zA-Z0-9][a-zA-Z0-9_.-]+.
+
+    Args:
+        least: how short it may be; docker lets a network be named by one letter.
+    """
+    if not least <= len(text) <= 128 or not text.isascii():
         return False
     return text[0].isalnum() and all(char.isalnum() or char in "_.-" for char in text)

@@ -79,10 +79,10 @@ class NetworkStore:
         Raises:
             NetworkError: the name is taken or none, or a subnet cannot be had.
         """
-        if not is_name(request.name):
+        if not is_name(request.name, least=1):
             raise NetworkError(
                 f"invalid network name {request.name!r}",
-                hint="letters, digits, `_`, `.` and `-`, at least two, a letter or digit first",
+                hint="letters, digits, `_`, `.` and `-`, a letter or digit first",
             )
         if request.name in (*PREDEFINED, DEFAULT) or self._path(request.name).exists():
             raise NetworkError(f"network with name {request.name} already exists")
@@ -115,7 +115,7 @@ class NetworkStore:
             NoSuchNetworkError: there is none.
             NetworkError: several fit.
         """
-        record = _load(self._path(word)) if is_name(word) else None
+        record = _load(self._path(word)) if is_name(word, least=1) else None
         if record is not None:
             return record
         fitting = [each for each in self.all() if word and each.id.startswith(word)]

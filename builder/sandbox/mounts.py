@@ -32,7 +32,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -769,10 +769,8 @@ class Stage:
         mount = operation.mount
         match mount:
             case TmpfsMount():
-                flags = _NO_DEVICES | (syscalls.MS_RDONLY if mount.read_only else 0)
-                flags |= syscalls.MS_NOEXEC if mount.no_exec else 0
                 fd = self._open_target(mount.target, is_directory=True)
-                mount_fd = _new_filesystem("tmpfs", flags, mount.options)
+                mount_fd = _new_tmpfs(mount)
                 syscalls.move_mount(mount_fd, fd)
                 os.close(mount_fd)
             case FileMount():
@@ -800,14 +798,7 @@ class Stage:
         while view:
             view = view[os.write(fd, view) :]
         if mount.uid or mount.gid:
-            try:
-                _give(fd, mount.uid, mount.gid)
-            except OSError as error:  # EINVAL: this user namespace has no such id
-                raise SandboxError(
-                    phase=f"give {mount.target} to {mount.uid}:{mount.gid}",
-                    errno=error.errno or 0,
-                    hint="without subordinate ids (/etc/subuid, /etc/subgid) there is only root",
-                ) from error
+            _give(fd, mount)
         os.fchmod(fd, mount.mode)
         os.close(fd)
         return os.open(name, _PATH | os.O_NOFOLLOW, dir_fd=self._generated_fd)
@@ -1023,15 +1014,37 @@ def _make_file(name: str, dir_fd: int) -> None:
     os.close(os.open(name, flags, 0o644, dir_fd=dir_fd))
 
 
-def _give(fd: int, uid: int, gid: int) -> None:
-    """Give a file to somebody; one who does not exist here is recorded."""
+def _new_tmpfs(mount: TmpfsMount) -> int:
+    """A file system in memory that is mounted nowhere yet, and whose root is given away."""
+    flags = _NO_DEVICES | (syscalls.MS_NOEXEC if mount.no_exec else 0)
+    read_only = syscalls.MS_RDONLY if mount.read_only else 0
+    if not mount.uid and not mount.gid:
+        return _new_filesystem("tmpfs", flags | read_only, mount.options)
+    mount_fd = _new_filesystem("tmpfs", flags, replace(mount, uid=0, gid=0).options)
+    top_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount_fd)
+    _give(top_fd, mount)
+    os.close(top_fd)
+    if mount.read_only:
+        syscalls.mount_setattr(mount_fd, syscalls.MOUNT_ATTR_RDONLY)
+    return mount_fd
+
+
+def _give(fd: int, mount: FileMount | TmpfsMount) -> None:
+    """Give a file to the owner of its mount; one who does not exist here is recorded."""
     try:
-        os.fchown(fd, uid, gid)
+        try:
+            os.fchown(fd, mount.uid, mount.gid)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            owned = ownerattribute.Owned(mount.uid, mount.gid)
+            os.setxattr(fd, ownerattribute.OWNER_XATTR, ownerattribute.encode(owned))
     except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        owned = ownerattribute.Owned(uid, gid)
-        os.setxattr(fd, ownerattribute.OWNER_XATTR, ownerattribute.encode(owned))
+        raise SandboxError(
+            phase=f"give {mount.target} to {mount.uid}:{mount.gid}",
+            errno=error.errno or 0,
+            hint="without subordinate ids (/etc/subuid, /etc/subgid) there is only root",
+        ) from error
 
 
 def _repeat_attributes(original_fd: int, fd: int) -> os.stat_result:

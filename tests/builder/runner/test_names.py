@@ -31,3 +31,9 @@ def test_what_may_be_a_name(text: str) -> None:
 )
 def test_what_may_not(text: str) -> None:
     assert not is_name(text)
+
+
+def test_a_name_may_be_shorter_where_that_is_said() -> None:
+    assert is_name("a", least=1)
+    assert not is_name("-", least=1)
+    assert not is_name("", least=1)

@@ -33,6 +33,11 @@ def test_a_network_is_found_by_name_and_id(networks: NetworkStore, tmp_path: Pat
     assert devices() == {"lo"}, "its bridge is made when it is needed"
 
 
+def test_one_letter_is_a_name_as_in_docker(networks: NetworkStore) -> None:
+    record = networks.create(ask("x"))
+    assert networks.find("x") == record
+
+
 def test_free_subnets_are_chosen_and_never_twice(networks: NetworkStore) -> None:
     subnets = [parse_subnet(networks.create(ask(f"net{n}")).subnet) for n in range(3)]
     subnets.append(parse_subnet(attach().bridge.subnet))
@@ -56,7 +61,8 @@ def test_what_is_asked_for_is_given(networks: NetworkStore) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "x"}, "invalid network name 'x'"),
+        ({"name": "-"}, "invalid network name '-'"),
+        ({"name": ""}, "invalid network name ''"),
         ({"name": "../x"}, "invalid network name"),
         ({"name": "host"}, "already exists"),
         ({"name": "bridge"}, "already exists"),

@@ -559,6 +559,14 @@ class TestMountsAskedFor:
         mount = FileMount(target="/s/file", content=b"x", mode=0o440, uid=12, gid=34)
         assert bench.sh("stat -c '%u %g %a' /s/file", mounts=(mount,)).lines == ["12 34 440"]
 
+    @pytest.mark.parametrize("read_only", [False, True])
+    def test_a_tmpfs_belongs_to_whom_it_should(self, bench: Bench, *, read_only: bool) -> None:
+        mount = TmpfsMount(target="/t", mode=0o1750, uid=12, gid=34, read_only=read_only)
+        script = "stat -c '%u %g %a' /t; touch /t/x && echo written"
+        written = [] if read_only else ["written"]
+        outcome = bench.sh(f"{script} 2> /dev/null; true", mounts=(mount,))
+        assert outcome.lines == ["12 34 1750", *written]
+
     def test_a_tmpfs_of_a_size_and_one_that_is_read_only(self, bench: Bench) -> None:
         mounts = (
             TmpfsMount(target="/t", size_bytes=1 << 20),

@@ -9,10 +9,12 @@ import pytest
 
 from builder.sandbox import (
     ExitStatus,
+    FileMount,
     ForkServer,
     LocalExecutor,
     Program,
     Stdio,
+    TmpfsMount,
     enter_user_namespace,
 )
 from builder.sandbox.recorder import is_offered
@@ -121,6 +123,25 @@ class TestLife:
             with ForkServer() as server:
                 ended, output = ordinary.run(server, script)
                 assert (ended, output) == (ExitStatus(), "48\n")
+
+        ordinary.act(play)
+
+    def test_mounts_belong_to_whom_they_should(self, ordinary: Ordinary) -> None:
+        def play() -> None:
+            enter_user_namespace()
+            mounts = (
+                FileMount(target="/s/file", content=b"x", mode=0o440, uid=12, gid=34),
+                TmpfsMount(target="/t", mode=0o1750, uid=12, gid=34),
+                TmpfsMount(target="/r", mode=0o700, gid=34, read_only=True),
+            )
+            script = "stat -c '%u %g %a' /s/file /t /r; chown 5 /t; stat -c %u /t; chown 5 /r"
+            with LocalExecutor() as executor:
+                ended, output = ordinary.run(executor, script, mounts=mounts)
+            assert output.splitlines() == [
+                *("12 34 440", "12 34 1750", "0 34 700", "5"),
+                "chown: /r: Read-only file system",
+            ]
+            assert ended == ExitStatus(code=1)
 
         ordinary.act(play)
 
