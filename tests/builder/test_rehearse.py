@@ -119,6 +119,16 @@ def test_an_order_that_is_hidden_in_a_digest_is_found_by_another_run(
     assert "/y (content: a digest of something that differs)" in done.err
 
 
+def test_a_step_that_fails_the_second_time_alone_is_told_as_that(
+    box: Commands, tmp_path: Path
+) -> None:
+    mounted = "--mount=type=cache,target=/c test ! -e /c/begun && touch /c/begun"
+    done = verify(box, tmp_path / "c", mounted, code=1)
+    assert "not reproducible: the first run succeeded, the second one fails (line 2)" in done.err
+    failing = verify(box, tmp_path / "c", "exit 3", code=1)
+    assert "not reproducible" not in failing.err
+
+
 def test_a_step_that_memory_has_no_room_for_runs_on_the_disk(
     box: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
