@@ -167,7 +167,6 @@ class Execution:
             return True
         from builder.rehearse import Rehearsal
 
-        took_s = self.journal.now() - noted.started
         rehearsal = Rehearsal(
             step=missed.step,
             layers=below.layers,
@@ -176,7 +175,7 @@ class Execution:
             tell=lambda text: self.journal.report(Notice(message=text, line=noted.line)),
             used=self._given,
         )
-        differences = yield from rehearsal.run(took_s=took_s)
+        differences = yield from rehearsal.run()
         for each in differences:
             hint = f"; try: {each.hint}" if each.hint else ""
             self.journal.report(Notice(message=f"not reproducible: {each}{hint}", line=noted.line))

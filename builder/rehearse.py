@@ -33,7 +33,7 @@ from builder.snapshot import Snapshot
 from builder.steps import ExecStep
 from layerstore import Digest, Layer, LayerStore, Store, StoreError, TocEntry
 
-_APART_S = 1.1  # a clock that is read in whole seconds must have moved on
+_APART_S = 1.1  # a clock that is read in whole seconds has moved on since the first run's end
 _Disordered = Callable[[tuple[Layer, ...], Store], AbstractContextManager[Snapshot]]
 
 
@@ -53,17 +53,13 @@ class Rehearsal:
     used: Set[Digest]
     _made: list[Layer] = field(default_factory=list)
 
-    def run(self, *, took_s: float) -> Work[list[Difference]]:
-        """Run once more and say where the result differs from the first.
-
-        Args:
-            took_s: how long ago the first run began.
+    def run(self) -> Work[list[Difference]]:
+        """Run once more and say where the result differs from the first, which has just ended.
 
         Raises:
             StepFailedError: it fails the second time.
         """
-        if took_s < _APART_S:
-            yield Later(_APART_S - took_s)
+        yield Later(_APART_S)
         try:
             disordered = self._disordered()
             second = None

@@ -26,6 +26,16 @@ def test_a_clock_in_a_file_is_named(box: Commands, tmp_path: Path) -> None:
     assert box("images", "-q", "it").out == ""
 
 
+def test_a_clock_that_is_read_at_the_end_of_a_long_run_is_named(
+    box: Commands, tmp_path: Path
+) -> None:
+    """The first run ends just after a second began; the second one reads the clock at once."""
+    aligned = "sleep 1.2; s=$(date +%s); while [ $(date +%s) = $s ]; do :; done"
+    run = f"if [ ! -e /c/ran ]; then touch /c/ran; {aligned}; fi; date +%s > /t"
+    done = verify(box, tmp_path / "c", f"--mount=type=cache,target=/c {run}", code=1)
+    assert "not reproducible: /t (content: timestamp" in done.err
+
+
 @pytest.mark.parametrize(
     ("run", "expected"),
     [
