@@ -28,7 +28,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -131,6 +131,7 @@ def prune(
     choose_cache: Callable[[CacheItem], bool] | None = None,
     limits: CacheLimits = NO_LIMITS,
     dry_run: bool = False,
+    without: Collection[str] = (),
 ) -> Pruned:
     """Remove what is not needed; nothing pending may be left in `store`.
 
@@ -141,6 +142,7 @@ def prune(
         choose_cache: the same for the build cache.
         limits: gives up of the build cache only the least recently used, until these are kept.
         dry_run: only say what would go.
+        without: the ids of containers that count as gone.
     """
     only = None
     if cache != "none" and (choose_cache is not None or limits):
@@ -149,7 +151,7 @@ def prune(
             return choose_cache is None or choose_cache(item)
 
         only = _evicted(store, cache_items(store), cache, limits, may_go)
-    return _prune(store, images, cache, choose, only, dry_run=dry_run)
+    return _prune(store, images, cache, choose, only, dry_run=dry_run, without=without)
 
 
 def limit_cache(store: "Store", limits: CacheLimits) -> Pruned | None:
@@ -171,17 +173,18 @@ def _prune(
     only: set[Digest | Path] | None,
     *,
     dry_run: bool,
+    without: Collection[str] = (),
 ) -> Pruned:
     records = _records(store)
     if dry_run:
-        plan = _plan(store, images, cache, _chosen(records, choose), only)
+        plan = _plan(store, images, cache, _chosen(records, choose), only, without)
         mounts = store.cache_mounts.unused() if cache != "none" else []
         if only is not None:
             mounts = [path for path in mounts if path in only]
         freed_bytes = sum(disk_bytes(path) for path in (*plan.paths, *mounts))
         return _report(plan, records, len(mounts), freed_bytes)
     with store.lock.exclusive():
-        plan = _plan(store, images, cache, _chosen(records, choose), only)
+        plan = _plan(store, images, cache, _chosen(records, choose), only, without)
         trash = _carry_out(store, plan)
     count = store.cache_mounts.carry_off(trash, only) if cache != "none" else 0
     freed_bytes = sum(map(disk_bytes, trash.iterdir()))
@@ -316,10 +319,11 @@ def _plan(
     images: ImageChoice,
     cache: CacheChoice,
     is_chosen: Callable[[Descriptor], bool],
-    only: set[Digest | Path] | None = None,
+    only: set[Digest | Path] | None,
+    without: Collection[str],
 ) -> _Plan:
     entries = store.images.entries()
-    busy = _needs_of_containers(store)
+    busy = _needs_of_containers(store, without)
     busy |= _needs_of_leases(store)
 
     def goes(entry: Descriptor) -> bool:
@@ -512,9 +516,11 @@ def _needs_of_leases(store: "Store", dead: Sequence[Lease] = ()) -> Needs:
     return needs
 
 
-def _needs_of_containers(store: "Store") -> Needs:
+def _needs_of_containers(store: "Store", without: Collection[str] = ()) -> Needs:
     needs = Needs()
     for container in containers(store):
+        if container.id in without:
+            continue
         if container.manifest_digest is not None:
             needs |= _needs_of_entry(store, _as_entry(container.manifest_digest))
         needs.layers |= set(container.layers)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from builder import runner
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.labels import has_label, parse_filters
-from builder.cli.output import Listing, line, shortened, show_rows, write
+from builder.cli.output import Listing, line, shortened, show_gone, show_rows
 from builder.cli.run import check_is_terminal, environment, run_attached
 from builder.cli.terminal import RawTerminal, size
 from builder.cli.units import human_duration, human_size, local_time, moment_of, since
@@ -324,9 +324,7 @@ def prune_containers(
     """Remove those that do not run and are chosen, and list them. Returns the bytes freed."""
     removed = []
     freed = 0
-    for record in list(containers.all()):
-        if record.state == "running" or not choose(record):
-            continue
+    for record in prunable_containers(containers, choose):
         taken = runner.disk_usage(containers, record)
         try:
             hold, fresh = containers.own(record)
@@ -335,9 +333,15 @@ def prune_containers(
         containers.remove(fresh, hold, with_volumes=False)
         removed.append(record.id)
         freed += taken
-    if removed:
-        write("Deleted Containers:\n" + "".join(f"{name}\n" for name in removed) + "\n")
+    show_gone("Deleted Containers", removed)
     return freed
+
+
+def prunable_containers(
+    containers: "ContainerStore", choose: "Callable[[ContainerRecord], bool]"
+) -> "list[ContainerRecord]":
+    """Those that do not run and are chosen."""
+    return [each for each in containers.all() if each.state != "running" and choose(each)]
 
 
 def exists(arguments: Arguments, session: "Session") -> int:

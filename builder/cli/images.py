@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.labels import has_label
-from builder.cli.output import Listing, line, shortened, show_rows, warn, write
+from builder.cli.output import Listing, line, shortened, show_gone, show_rows, warn
 from builder.cli.units import (
     human_size,
     local_time,
@@ -315,9 +315,7 @@ def show_pruned_images(records: "Iterable[ImageRecord]", *, is_done: bool = True
         for record in records
         for text in (*(f"untagged: {name}" for name in record.names), f"deleted: {record.id}")
     ]
-    if lines:
-        heading = "Deleted Images" if is_done else "Images that would be deleted"
-        write(f"{heading}:\n" + "".join(f"{text}\n" for text in lines) + "\n")
+    show_gone("Deleted Images" if is_done else "Images that would be deleted", lines)
 
 
 def image_exists(arguments: Arguments, session: "Session") -> int:

@@ -3,7 +3,7 @@
 Source: docker/cli cli/command/network.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from builder import runner
@@ -11,7 +11,7 @@ from builder.cli.arguments import Arguments, Command, flag, many, value
 from builder.cli.govalues import Struct, Value
 from builder.cli.inspect import show_documents
 from builder.cli.labels import has_label, parse_filters, parse_label
-from builder.cli.output import Listing, line, show_rows, write
+from builder.cli.output import Listing, line, show_gone, show_rows
 from builder.cli.units import local_time, rfc3339
 from builder.errors import BuilderError, NetworkError, NoSuchNetworkError, UnsupportedFeatureError
 
@@ -128,14 +128,24 @@ def prune_networks(
     """Remove those that no container is to be on and that are chosen, and list them."""
     networks = _networks(session)
     users = list(_containers(session).all())
+    found = prunable_networks(session, choose, users)
+    for record in found:
+        networks.remove(record, users)
+    show_gone("Deleted Networks", [record.name for record in found])
+
+
+def prunable_networks(
+    session: "Session",
+    choose: "Callable[[tuple[tuple[str, str], ...], float], bool]",
+    users: "Sequence[ContainerRecord]",
+) -> "list[NetworkRecord]":
+    """Those that none of these containers is to be on and that are chosen."""
     used = {name for user in users for name in user.networks}
-    removed = []
-    for record in list(networks.all()):
-        if record.name not in used and choose(record.labels, record.created):
-            networks.remove(record, users)
-            removed.append(record.name)
-    if removed:
-        write("Deleted Networks:\n" + "".join(f"{name}\n" for name in removed) + "\n")
+    return [
+        record
+        for record in _networks(session).all()
+        if record.name not in used and choose(record.labels, record.created)
+    ]
 
 
 def connect(arguments: Arguments, session: "Session") -> int:

@@ -34,6 +34,12 @@ def line(text: str) -> None:
     write(text + "\n")
 
 
+def show_gone(heading: str, names: Sequence[str]) -> None:
+    """List what was removed, or would be, as docker's prune commands do; nothing for none."""
+    if names:
+        write(f"{heading}:\n" + "".join(f"{name}\n" for name in names) + "\n")
+
+
 def warn(text: str) -> None:
     """Write a line that is not the result."""
     sys.stdout.flush()

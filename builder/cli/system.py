@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.commands import VERSION as LAMINA_VERSION
 from builder.cli.govalues import Struct, Value, plain
-from builder.cli.output import Listing, json_line, line, printable, show_rows, write
+from builder.cli.output import Listing, json_line, line, printable, show_gone, show_rows
 from builder.cli.units import human_size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from builder.cli.images import Labels
     from builder.cli.session import Session
+    from builder.runner import ContainerRecord
     from layerstore import CacheItem, Store, Usage
 
 DF_LISTING = Listing(
@@ -224,7 +228,12 @@ def prune(arguments: Arguments, session: "Session") -> int:
     """Remove stopped containers, unused networks, images without a name, and build cache."""
     from builder.cli.cache import cache_chooser, pruned_cache
     from builder.cli.confirm import confirmed
-    from builder.cli.containers import container_chooser, opened, prune_containers
+    from builder.cli.containers import (
+        container_chooser,
+        opened,
+        prunable_containers,
+        prune_containers,
+    )
     from builder.cli.images import chooser, image_chooser, show_pruned_images
     from builder.cli.network import prune_networks
     from layerstore import prune as prune_store
@@ -243,12 +252,15 @@ def prune(arguments: Arguments, session: "Session") -> int:
     if not dry_run and not arguments.flag("force") and not confirmed(warning):
         return 0
     containers = opened(session)
-    freed = 0
-    if not dry_run:
-        freed += prune_containers(containers, choose_container)
+    gone: list[ContainerRecord] = []
+    if dry_run:
+        gone = prunable_containers(containers, choose_container)
+        freed = _show_prunable(session, gone, chooser(filters), with_volumes=with_volumes)
+    else:
+        freed = prune_containers(containers, choose_container)
         prune_networks(session, chooser(filters))
-    if with_volumes and not dry_run:
-        freed += _prune_volumes(session)
+        if with_volumes:
+            freed += _prune_volumes(session)
     with session.open_store(with_reserve=True) as store:
         pruned = prune_store(
             store,
@@ -257,6 +269,7 @@ def prune(arguments: Arguments, session: "Session") -> int:
             choose=choose,
             choose_cache=cache_chooser(filters) if filters and not has_labels else None,
             dry_run=dry_run,
+            without={record.id for record in gone},
         )
     show_pruned_images(pruned.images, is_done=not dry_run)
     if pruned.steps or pruned.cache_mounts:
@@ -280,24 +293,49 @@ def _prune_warning(
     return text + (f"\nof these, what fits {', '.join(filters)}" if filters else "")
 
 
+def _show_prunable(
+    session: "Session",
+    gone: "list[ContainerRecord]",
+    choose: "Callable[[Labels, float], bool]",
+    *,
+    with_volumes: bool,
+) -> int:
+    """List what would go with these containers; returns its bytes."""
+    from builder.cli.network import prunable_networks
+    from builder.runner import ContainerStore, disk_usage
+
+    containers = ContainerStore(session.private)
+    left = [record for record in containers.all() if record not in gone]
+    networks = prunable_networks(session, choose, left)
+    volumes = _prunable_volumes(session, left) if with_volumes else {}
+    show_gone("Containers that would be deleted", [record.id for record in gone])
+    show_gone("Networks that would be deleted", [record.name for record in networks])
+    show_gone("Volumes that would be deleted", [*volumes])
+    return sum(disk_usage(containers, record) for record in gone) + sum(volumes.values())
+
+
 def _prune_volumes(session: "Session") -> int:
     """Remove anonymous volumes that no container mounts; returns their bytes."""
-    from builder.runner import ContainerStore, remove_volume, volume_names
+    from builder.runner import ContainerStore, remove_volume
+
+    found = _prunable_volumes(session, ContainerStore(session.private).all())
+    for name in found:
+        remove_volume(session.private, name)
+    show_gone("Deleted Volumes", [*found])
+    return sum(found.values())
+
+
+def _prunable_volumes(session: "Session", users: "Iterable[ContainerRecord]") -> dict[str, int]:
+    """Anonymous volumes that none of these containers mounts, with their bytes."""
+    from builder.runner import volume_names
     from layerstore import disk_bytes
 
-    used = {
-        mount.source for record in ContainerStore(session.private).all() for mount in record.mounts
+    used = {mount.source for record in users for mount in record.mounts}
+    return {
+        name: disk_bytes(session.private / "volumes" / name)
+        for name in volume_names(session.private)
+        if name not in used and len(name) == 64  # named ones are somebody's on purpose
     }
-    freed = 0
-    removed = []
-    for name in volume_names(session.private):
-        if name not in used and len(name) == 64:  # named ones are somebody's on purpose
-            freed += disk_bytes(session.private / "volumes" / name)
-            remove_volume(session.private, name)
-            removed.append(name)
-    if removed:
-        write("Deleted Volumes:\n" + "".join(f"{name}\n" for name in removed) + "\n")
-    return freed
 
 
 def info(arguments: Arguments, session: "Session") -> int:
@@ -455,7 +493,7 @@ PRUNE = Command(
         flag("-a", "--all", about="All images that no container uses, and all build cache"),
         flag("-f", "--force", about="Do not ask"),
         flag("--volumes", about="Also anonymous volumes that no container uses"),
-        flag("--dry-run", about="Only say what would go of images and build cache"),
+        flag("--dry-run", about="Only say what would go"),
         many(
             "--filter",
             metavar="KEY=VALUE",

@@ -215,13 +215,45 @@ class TestPrune:
         lost = build(box, tmp_path / "context", "RUN echo 1 > /file")
         box("untag", "made")
         box(*self.RUN, "--name", "old", "box", "true")
+        (old,) = box("ps", "-aq", "--no-trunc").lines
         done = box("system", "prune", "--dry-run")
-        assert done.lines[:2] == ["Images that would be deleted:", f"deleted: {lost}"]
+        assert done.lines[:2] == ["Containers that would be deleted:", old]
+        assert done.lines[3:5] == ["Images that would be deleted:", f"deleted: {lost}"]
         assert "Build cache that would be deleted: 1 steps" in done.lines
         assert done.lines[-1].startswith("Would reclaim: ")
         assert "Deleted" not in done.out
         assert box("image", "exists", lost).code == 0
         assert box("ps", "-aq").lines != []
+
+    def test_a_dry_run_says_what_is_then_done(self, box: Commands, tmp_path: Path) -> None:
+        """Images and volumes included that only the containers need which would go."""
+        build(box, tmp_path / "context", "RUN echo 1 > /file", name="used")
+        build(box, tmp_path / "context", "RUN echo 2 > /file", name="running")
+        box(
+            "run",
+            "--network",
+            "none",
+            "-v",
+            "/v",
+            "used",
+            "sh",
+            "-c",
+            "head -c 90000 /dev/zero > /v/a",
+        )
+        box("run", "--network", "none", "-d", "-v", "/v", "running", "sleep", "60")
+        box("network", "create", "nobody")
+        words = ("system", "prune", "--all", "--volumes")
+        said = box(*words, "--dry-run")
+        assert said.out.count("untagged: used:latest\n") == 1
+        assert "running" not in said.out
+        done = box(*words, "--force")
+        text = said.out.replace("Build cache that would be deleted", "Deleted build cache")
+        for kind in ("Containers", "Networks", "Volumes", "Images"):
+            assert f"{kind} that would be deleted:\n" in said.out
+            text = text.replace(f"{kind} that would be deleted", f"Deleted {kind}")
+        assert text.splitlines()[:-1] == done.lines[:-1]
+        would, freed = (size_of(lines[-1].split()[-1]) for lines in (said.lines, done.lines))
+        assert 90_000 < would == pytest.approx(freed, rel=0.05)
 
     def test_filters_choose_containers_and_images_and_no_cache(
         self, box: Commands, tmp_path: Path
