@@ -45,6 +45,7 @@ from layerstore import (
     StepCache,
     Store,
     StoreError,
+    export_descriptions,
     export_mount,
     export_steps,
     take_in_image,
@@ -194,6 +195,7 @@ def _write(
     keys, dest = _keys(result, export.mode), export.dest
     if isinstance(dest, Path):
         export_steps(store, keys, dest)
+        export_descriptions(store, result.foreign, dest)
         if export.mounts:
             write = partial(export_mount, store, root=dest)
             _write_mounts(result, write, secrets, notice)
@@ -202,6 +204,7 @@ def _write(
 
     exporter = CacheExporter(store=store, client=dest.client, reference=dest.reference)
     exporter.add_steps(keys)
+    exporter.add_descriptions(result.foreign)
     with store.new_tmpdir() as folder:
         if export.mounts:
             write = partial(exporter.add_mount, folder=folder / "mounts")

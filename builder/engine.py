@@ -77,7 +77,7 @@ from builder.steps import (
     Step,
     stands_alone,
 )
-from builder.transferred import watch_pull
+from builder.transferred import fetch_layers, watch_pull
 from builder.urls import FileUrl, GitUrl, redacted
 from grammar import Instruction, Span, unparse
 from layerstore import (
@@ -170,7 +170,9 @@ def _build(
         except BaseException as error:
             engine.journal.write(started, None, first_line(error))
             raise
-        if request.keep:
+        elsewhere = sum(store.layers.is_offered(layer.diff_id) for layer in image.layers)
+        is_kept = request.keep and not elsewhere
+        if is_kept:
             for name in request.names:
                 store.images.tag(image, name)
             if not request.names:
@@ -185,9 +187,14 @@ def _build(
             raise
     written = engine.journal.write(started, image, "")
     if request.keep:
-        names = tuple(name.familiar for name in request.names)
-        report(ImageSealed(image_id=image.id, manifest_digest=image.descriptor.digest, names=names))
-    return engine.result(image, written)
+        sealed = ImageSealed(
+            image_id=image.id,
+            manifest_digest=image.descriptor.digest,
+            names=tuple(name.familiar for name in request.names) if is_kept else (),
+            elsewhere=elsewhere,
+        )
+        report(sealed)
+    return engine.result(image, written, is_kept=is_kept)
 
 
 def predict(request: BuildRequest, store: Store) -> tuple[record.StepRecord, ...]:
@@ -254,8 +261,11 @@ class _Engine:
             raise NotReproducibleError(paths=tuple(dict.fromkeys(self._execution.unstable)))
         self._provider.remember()
         steps = self.journal.steps()
-        image = self._sealer.seal(self._sealer.squash(target), steps)
         assert self._plan is not None, "folded before"
+        if self._request.wants_layers:
+            stage = self._plan.stages[self._plan.target]
+            fetch_layers(self.journal, stage, self._store, target.layers)
+        image = self._sealer.seal(self._sealer.squash(target), steps)
         noted = self._noted[self._plan.target]
         lines = [line for line, _ in noted]
         configs = (self._sealer.image_config(state) for _, state in noted)
@@ -332,7 +342,7 @@ class _Engine:
                     image = self._store.images.resolve(base.name, plan.stages[index].platform)
                     yield base.name, (image.id, image.config)
 
-    def result(self, image: Image, written: record.BuildRecord) -> BuildResult:
+    def result(self, image: Image, written: record.BuildRecord, *, is_kept: bool) -> BuildResult:
         """What `build` made of the target."""
         assert self._plan is not None, "built before"
         state = self._states[self._plan.target]
@@ -341,8 +351,10 @@ class _Engine:
             record=written,
             base=state.base,
             own=frozenset(layer.diff_id for layer in state.layers) - state.base,
+            foreign=self._provider.foreign_layers(),
             epoch=self._epoch,
             cache_mounts=self._cache_mounts,
+            is_kept=is_kept,
             vertices=self.journal.vertices,
         )
 

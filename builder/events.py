@@ -97,11 +97,15 @@ class CheckWarning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSealed:
-    """The result: image id (config digest), manifest digest, and the names it got."""
+    """The result: image id (config digest), manifest digest, and the names it got.
+
+    It is not kept in the store where some of its layers are only `elsewhere`: then it has no names.
+    """
 
     image_id: str
     manifest_digest: str
     names: tuple[str, ...]
+    elsewhere: int = 0
 
 
 Event = (

@@ -33,6 +33,7 @@ from builder.sealing import Sealer
 from builder.state import StageState
 from builder.stepcache import StepCache
 from builder.steps import ExecStep, selections_of
+from builder.transferred import fetch_layers
 from layerstore import CachedStep, Digest, Layer, Store
 
 
@@ -96,6 +97,7 @@ class Execution:
             try:
                 if isinstance(missed.step, ExecStep):
                     check_runnable(below.platform)
+                    fetch_layers(self.journal, stage, self.store, below.layers)
                 layer = yield from perform(missed.step, below.layers, conditions)
                 self._given.add(layer.diff_id)
                 is_stable = yield from self._verify(missed, below, layer, conditions, noted)

@@ -8,7 +8,8 @@
     type=docker[,dest=FILE|-]               the image as an archive that docker loads; without dest
                                             into the store
     type=image[,name=NAME][,push=true]      the image in the store, and in its registry
-    type=registry[,name=NAME]               the same as type=image,push=true
+    type=registry[,name=NAME]               the image in its registry; also in the store, unless
+                                            layers of it are only elsewhere
     type=cacheonly                          nothing
 
 Without any it is type=image. With others alone the image is neither named nor listed in the store,
@@ -26,7 +27,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, assert_never
@@ -98,6 +99,7 @@ class StoreOutput:
     names: tuple[Reference, ...] = ()
     encoding: Encoding
     push: bool = False  # and to the registries of its names
+    load: bool = True  # False: layers that are elsewhere need not come, even if it is not kept then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +123,12 @@ class Outputs:
         return next((each for each in self.all if isinstance(each, StoreOutput)), None)
 
     @property
-    def are_none(self) -> bool:
-        """Whether nobody wants the result: only what the build leaves in the cache."""
-        return all(isinstance(each, CacheOnlyOutput) for each in self.all)
+    def need_layers(self) -> bool:
+        """Whether layers must come that are elsewhere: not for the cache or a registry alone."""
+        return any(
+            each.load if isinstance(each, StoreOutput) else not isinstance(each, CacheOnlyOutput)
+            for each in self.all
+        )
 
     @property
     def names(self) -> tuple[Reference, ...]:
@@ -166,6 +171,8 @@ def parse_outputs(
         wants_rewrite |= rewrite
     if not outputs or (load and not any(isinstance(each, StoreOutput) for each in outputs)):
         outputs.append(StoreOutput(names=names, encoding=Encoding(annotations=common)))
+    if load:
+        outputs = [replace(o, load=True) if isinstance(o, StoreOutput) else o for o in outputs]
     found = Outputs(all=_one_stored(outputs), wants_rewrite=wants_rewrite)
     if sum(isinstance(o, TarOutput | ArchiveOutput) and o.dest is None for o in found.all) > 1:
         raise OutputError(f"{_OPTION}: two outputs for standard output")
@@ -240,7 +247,8 @@ def _of_image(
             raise OutputError(
                 "tag is needed when pushing to registry", hint="-t NAME, or name=NAME"
             )
-        return StoreOutput(names=names, encoding=encoding, push=push)
+        load = kind == "image" or not push
+        return StoreOutput(names=names, encoding=encoding, push=push, load=load)
     dest = attributes.text("dest")
     in_tar = attributes.boolean("tar", default=True)
     if kind == "oci":
@@ -320,8 +328,8 @@ def _one_stored(outputs: list[Output]) -> tuple[Output, ...]:
         raise OutputError(f"{_OPTION}: two outputs into the store that are to be different")
     names = dict.fromkeys(name for each in stored for name in each.names)
     others = [each for each in outputs if not isinstance(each, StoreOutput)]
-    push = any(each.push for each in stored)
-    return (replace(stored[0], names=tuple(names), push=push), *others)
+    push, load = any(each.push for each in stored), any(each.load for each in stored)
+    return (replace(stored[0], names=tuple(names), push=push, load=load), *others)
 
 
 # ---- writing
@@ -441,9 +449,22 @@ def _push(
         total=lambda size: report(VertexProgress(vertex=vertex, size_bytes=size)),
     )
     to_registry = RegistryClient() if client is None else client()
-    for name in output.names:
-        digest = push_image(to_registry, store, result.image, name, report=shown.report)
-        write(f"pushed {name.full}@{digest}")
+    with nullcontext() if result.is_kept else _documents(store, result.image):
+        for name in output.names:
+            digest = push_image(to_registry, store, result.image, name, report=shown.report)
+            write(f"pushed {name.full}@{digest}")
+
+
+@contextmanager
+def _documents(store: Store, image: Image) -> Iterator[None]:
+    """Have manifest and config of an image that is not kept in the store for the time being."""
+    plain = store.images.seal(image.config, image.layers, fetch=False)
+    store.images.assemble_as(image.manifest, image.config, image.layers)
+    try:
+        yield
+    finally:
+        for digest in (plain.descriptor.digest, image.descriptor.digest, image.id):
+            store.blobs.discard(digest)
 
 
 def _write_archive(

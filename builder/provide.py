@@ -67,7 +67,7 @@ class Provider:
         self._cleanup = cleanup
         self._finished = finished
         self._watch_pull = watch_pull
-        self._images: dict[tuple[str, Platform], Image] = {}  # pulled, or asked about
+        self._images: dict[tuple[str, Platform], Image] = {}  # asked for
         self._contexts = {context_name(name): value for name, value in request.contexts.items()}
         self._opened: dict[tuple[str, Platform], Image | SourceTree | None] = {}
         self._directories: dict[str, ContextTree] = {}  # by what their digests are kept under
@@ -93,15 +93,18 @@ class Provider:
             raise UnknownStageError(name=name, nearest=close) from error
 
     def _find_image(self, name: str, platform: Platform, watch: "Watch | None" = None) -> Image:
+        key = name, platform
+        if key not in self._images:
+            self._images[key] = self._get_image(name, platform, watch)
+        return self._images[key]
+
+    def _get_image(self, name: str, platform: Platform, watch: "Watch | None") -> Image:
         pulling = self._request.pulling
         if pulling is None:
             return self._store.images.resolve(name, platform)
-        key = name, platform
-        if key not in self._images:
-            from builder.pulling import untold
+        from builder.pulling import untold
 
-            self._images[key] = pulling.image(self._store, name, platform, watch or untold)
-        return self._images[key]
+        return pulling.image(self._store, name, platform, watch or untold, lazily=True)
 
     def context(self, name: str, platform: Platform) -> Image | SourceTree | None:
         """The named context `name`: an image, a tree, or None for an empty one."""
@@ -132,6 +135,12 @@ class Provider:
         if name == "scratch":
             return self._layer_tree((), "scratch")
         return self._as_tree(self.image(name, stage), description=f"the image {name!r}")
+
+    def foreign_layers(self) -> tuple[Layer, ...]:
+        """The layers that images have brought, each once."""
+        opened = (each for each in self._opened.values() if isinstance(each, Image))
+        images = (*self._images.values(), *opened)
+        return tuple(dict.fromkeys(layer for image in images for layer in image.layers))
 
     def remotes(self) -> "Remotes":
         """What fetches."""

@@ -59,8 +59,19 @@ class Pulling:
     policy: PullPolicy
     client: "Callable[[], RegistryClient]"
 
-    def image(self, store: Store, name: str, platform: Platform | None, watch: Watch) -> Image:
+    def image(
+        self,
+        store: Store,
+        name: str,
+        platform: Platform | None,
+        watch: Watch,
+        *,
+        lazily: bool = False,
+    ) -> Image:
         """The image that `name` stands for, in the store when this returns.
+
+        With `lazily`, layers that build caches describe are only offered to the store then, and
+        come when they are wanted (see layerstore/registry/pull.py).
 
         Raises:
             NotFoundError: it is neither here nor can it be had.
@@ -73,7 +84,12 @@ class Pulling:
         local = _local(store, name, platform)
         if local is not None and not self._is_to_be_asked(store, local, reference):
             return local
-        from layerstore.registry import RegistryError, UnreachableRegistryError, pull_image
+        from layerstore.registry import (
+            RegistryError,
+            UnreachableRegistryError,
+            offer_image,
+            pull_image,
+        )
         from layerstore.registry import is_current as is_current_there
 
         client = self.client()
@@ -81,7 +97,11 @@ class Pulling:
             with watch(reference) as report:
                 if local is not None and is_current_there(client, store, local, reference):
                     return local
-                pulled = pull_image(client, store, reference, platform=platform, report=report)
+                if lazily:
+                    return offer_image(
+                        client, store, reference, platform=platform, report=report, watch=watch
+                    )
+                return pull_image(client, store, reference, platform=platform, report=report).image
         except RegistryError as error:
             if local is not None and self.policy == "newer":
                 return local
@@ -89,7 +109,6 @@ class Pulling:
                 key = f"{name}: {error.message}"
                 raise NotFoundError(kind="image", key=key, hint=_GET_HINT) from error
             raise
-        return pulled.image
 
     def _is_to_be_asked(self, store: Store, local: Image, reference: Reference) -> bool:
         if self.policy == "missing" or reference.digest is not None:

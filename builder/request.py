@@ -10,7 +10,7 @@ from builder.grants import NO_GRANTS, Grants
 from builder.sources import SourceTree
 from builder.steps import NO_SETTINGS, RunSettings
 from grammar import Dockerfile
-from layerstore import Digest, Image, Platform, Reference
+from layerstore import Digest, Image, Layer, Platform, Reference
 
 if TYPE_CHECKING:
     from builder.cacheoptions import CacheImport
@@ -50,7 +50,7 @@ class BuildRequest:
     verify: bool = False  # run each program that has to run twice, and compare
     on_failure: "OnFailure | None" = None  # where a RUN has failed, before the build ends
     keep: bool = True  # False: the image is for outputs alone, and gets neither name nor listing
-    is_unused: bool = False  # nobody reads the image: layers that are elsewhere stay there
+    wants_layers: bool = True  # False: what is elsewhere stays there, and such an image is not kept
     squash: "Squash | None" = None
     encoding: "Encoding | None" = None  # of the image in the store
     inline_cache: bool = False  # the image says which steps made its layers
@@ -62,14 +62,18 @@ class BuildRequest:
 class BuildResult:
     """What a build made. `base` and `own`: the layers the image stands on, and those made here.
 
-    They are diff_ids; `own` are the layers before they were squashed. `cache_mounts`: those of all
-    steps, whether carried out or cached, by their keys; the values say where they are shown.
+    They are diff_ids; `own` are the layers before they were squashed. `foreign`: the layers of all
+    images that were stood on or copied from. `cache_mounts`: those of all steps, whether carried
+    out or cached, by their keys; the values say where they are shown. `is_kept`: whether the image
+    is in the store.
     """
 
     image: Image
     record: record.BuildRecord
     base: frozenset[Digest] = frozenset()
     own: frozenset[Digest] = frozenset()
+    foreign: tuple[Layer, ...] = ()
     epoch: int | None = None
     cache_mounts: Mapping[str, str] = field(default_factory=dict)
+    is_kept: bool = True
     vertices: int = 0  # how many pieces of work were numbered

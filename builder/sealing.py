@@ -34,7 +34,7 @@ class Sealer:
         config = self.image_config(state)
         if self._request.inline_cache:
             config = replace(config, inline_cache=self._inline_cache(state, steps))
-        image = self._store.images.seal(config, state.layers, fetch=not self._request.is_unused)
+        image = self._store.images.seal(config, state.layers, fetch=self._request.wants_layers)
         return image if self._request.encoding is None else self._encoded(image, state)
 
     def image_config(self, state: StageState) -> ImageConfig:
@@ -61,7 +61,7 @@ class Sealer:
     def _inline_cache(self, state: StageState, steps: Sequence[StepRecord]) -> str:
         from layerstore import inline_steps
 
-        own = {self._store.layers.fetch(layer).diff_id for layer in state.layers} - state.base
+        own = {layer.diff_id for layer in state.layers} - state.base
         keys = [Digest(step.key) for step in steps if step.key and step.layer in own]
         return inline_steps(self._store, keys)
 

@@ -101,7 +101,11 @@ if TYPE_CHECKING:
     from layerstore.tarcodec import InOrder, Limits, Packed, is_tar, pack, unpack
     from layerstore.toc import Summary, TocEntry, summarise
     from layerstore.transports import Export, Format, load_images, read_layout_image, save_images
-    from layerstore.transports.cache_directory import DirectoryPlace, export_steps
+    from layerstore.transports.cache_directory import (
+        DirectoryPlace,
+        export_descriptions,
+        export_steps,
+    )
     from layerstore.transports.cached_mounts import CachedMounts, export_mount
     from layerstore.transports.cached_steps import CachePlace, StepCache
     from layerstore.transports.copying import Copied
@@ -229,6 +233,7 @@ _HOMES = {
     "document_at": "transports.places",
     "encode_image": "encoding",
     "export_mount": "transports.cached_mounts",
+    "export_descriptions": "transports.cache_directory",
     "export_steps": "transports.cache_directory",
     "fsync": "blobs",
     "give_file": "owners:give",
@@ -374,6 +379,7 @@ __all__ = [
     "disk_bytes",
     "document_at",
     "encode_image",
+    "export_descriptions",
     "export_mount",
     "export_steps",
     "find_index",

@@ -20,12 +20,15 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from layerstore.database import Database, Row, Statement, checksum
 from layerstore.digest import Digest
 from layerstore.documents import whole_characters
 from layerstore.layers import Layer
+
+if TYPE_CHECKING:
+    from layerstore.toc import TocEntry
 
 _STEP = (
     "key, diff_id, created, created_by, seconds, document, put_s, parent, variant, content_digest"
@@ -79,6 +82,20 @@ class StepRow:
         )
 
 
+class DescribedLayer(Protocol):
+    """What a cache elsewhere says of a layer."""
+
+    @property
+    def layer(self) -> Layer:
+        """What it is said to be."""
+
+    def read_toc(self) -> "list[TocEntry]":
+        """Its table of contents. Raises UnusableLayerError."""
+
+    def check(self, layer: Layer) -> Layer:
+        """Return `layer`, which has come. Raises UnusableLayerError: it is not as was said."""
+
+
 class StepSource(Protocol):
     """A cache elsewhere. It offers the layers of the steps that it gives to the store."""
 
@@ -92,6 +109,9 @@ class StepSource(Protocol):
 
     def row(self, key: Digest) -> StepRow | None:
         """A step that was found there, and what else it is found by."""
+
+    def describe(self, diff_id: Digest) -> DescribedLayer | None:
+        """What is known there of a layer whose blob lies in another place."""
 
 
 class FileStamp(NamedTuple):
@@ -199,6 +219,10 @@ class CacheIndex:
         """The same, also where it was found elsewhere and its layer has not come."""
         elsewhere = (source.row(key) for source in self._sources)
         return self.row(key) or next(filter(None, elsewhere), None)
+
+    def describe(self, diff_id: Digest) -> DescribedLayer | None:
+        """What a cache elsewhere knows of a layer that is not here."""
+        return next(filter(None, (each.describe(diff_id) for each in self._sources)), None)
 
     def steps(self) -> Iterator[CachedStep]:
         """Every step there is, oldest first."""

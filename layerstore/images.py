@@ -161,7 +161,7 @@ class ImageStore:
     ) -> Image:
         """Make an image of a stored config, whose bytes are kept, and its layers."""
         if fetch:
-            layers = [self._layers.fetch(layer) for layer in layers]
+            layers = self._layers.fetch_all(layers)
         manifest = Manifest(
             config=config_descriptor,
             layers=tuple(layer.descriptor for layer in layers),

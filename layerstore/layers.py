@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from layerstore.toc import TocEntry
     from layerstore.treeindex import Node, TreeIndex
 
+# is told which blob is on its way, how many bytes of it have come, and how many it has
+Came = Callable[[Digest, int, int], object]
+
 _COLUMNS = (
     "diff_id, media_type, digest, blob_bytes, size_bytes, tar_bytes, content_digest,"
     " files, dirs, removed"
@@ -95,8 +98,18 @@ class Offer(Protocol):
     def layer(self) -> Layer:
         """What it is said to be."""
 
+    @property
+    def origin(self) -> str:
+        """The repository of a registry (`host/path`) that its blob is in; empty elsewhere."""
+
     def read_toc(self) -> "list[TocEntry]":
         """Its table of contents. Raises UnusableLayerError."""
+
+    def bring(self, offers: "Sequence[Offer]", came: "Came") -> None:
+        """Have the bytes of those of `offers` come that lie in the same place, side by side.
+
+        What does not come well is left to `fetch`, which says why.
+        """
 
     def fetch(self) -> Layer:
         """Take it into the store. Raises UnusableLayerError."""
@@ -218,7 +231,7 @@ class LayerStore:
 
         Raises as `adopt`, and NotFoundError when the blob is missing.
         """
-        known = self._find_here(expected_diff_id)
+        known = self.find_here(expected_diff_id)
         if known is not None and known.descriptor.digest == descriptor.digest:
             return known
         with self._blobs.open(descriptor.digest, size_bytes=descriptor.size_bytes) as reader:
@@ -257,9 +270,10 @@ class LayerStore:
     def find(self, diff_id: Digest) -> Layer | None:
         """The layer; None when there is none that can be used (blob missing or damaged)."""
         offer = self._offers.get(diff_id)
-        return self._find_here(diff_id) if offer is None else offer.layer
+        return self.find_here(diff_id) if offer is None else offer.layer
 
-    def _find_here(self, diff_id: Digest) -> Layer | None:
+    def find_here(self, diff_id: Digest) -> Layer | None:
+        """The same, but not one that is only offered."""
         known = self._pending.get(diff_id) or self._found.get(diff_id)
         if known is not None:
             return known
@@ -275,15 +289,23 @@ class LayerStore:
         return None
 
     def offer(self, offer: Offer) -> bool:
-        """Know a layer that can be fetched, while this object lives; False when it is here."""
-        if self._find_here(offer.layer.diff_id) is not None:
+        """Know a layer that can be fetched, while this object lives; False when it is here.
+
+        It takes the place of an earlier offer of that layer.
+        """
+        if self.find_here(offer.layer.diff_id) is not None:
             return False
-        self._offers.setdefault(offer.layer.diff_id, offer)
+        self._offers[offer.layer.diff_id] = offer
         return True
 
     def is_offered(self, diff_id: Digest) -> bool:
         """Whether the layer is elsewhere, and has not been fetched."""
         return diff_id in self._offers
+
+    def origin_of(self, layer: Layer) -> str:
+        """The repository (`host/path`) that offers the layer; empty when none does."""
+        offer = self._offers.get(layer.diff_id)
+        return "" if offer is None else offer.origin
 
     def fetch(self, layer: Layer) -> Layer:
         """Make sure that the bytes of `layer` are here.
@@ -291,8 +313,26 @@ class LayerStore:
         Raises:
             UnusableLayerError: it was offered, and what came is not what was said.
         """
-        offer = self._offers.pop(layer.diff_id, None)
-        return layer if offer is None else offer.fetch()
+        (fetched,) = self.fetch_all((layer,))
+        return fetched
+
+    def fetch_all(
+        self, layers: Sequence[Layer], came: Came = lambda blob, come_bytes, size_bytes: None
+    ) -> list[Layer]:
+        """The same for several, side by side where they lie in one place."""
+        offers = {
+            layer.diff_id: self._offers[layer.diff_id]
+            for layer in layers
+            if layer.diff_id in self._offers
+        }
+        if len(offers) > 1:
+            for offer in offers.values():
+                offer.bring([*offers.values()], came)
+        fetched = []
+        for layer in layers:
+            self._offers.pop(layer.diff_id, None)
+            fetched.append(offers[layer.diff_id].fetch() if layer.diff_id in offers else layer)
+        return fetched
 
     def find_all(self, diff_ids: Sequence[Digest]) -> dict[Digest, Layer]:
         """Those of `diff_ids` that are known, by one query. Nothing is held or looked at."""
@@ -515,7 +555,7 @@ class LayerStore:
 
         self._hold((packed.diff_id,))
         self._offers.pop(packed.diff_id, None)
-        known = self._find_here(packed.diff_id)
+        known = self.find_here(packed.diff_id)
         if known is not None and (
             known.diff_id in self._pending or is_intact(self._blobs, known.descriptor.digest)
         ):
@@ -540,7 +580,7 @@ class LayerStore:
         """Make the layer known; the one that is there stays, if its blob is good."""
         self._hold((layer.diff_id, layer.descriptor.digest))  # a blob of `index` is not held yet
         self._offers.pop(layer.diff_id, None)
-        known = self._find_here(layer.diff_id)
+        known = self.find_here(layer.diff_id)
         if known is not None and known.descriptor.digest != layer.descriptor.digest:
             if is_intact(self._blobs, known.descriptor.digest):
                 return known

@@ -122,7 +122,7 @@ def build(
             on_failure=on_failure,
             verify=arguments.flag("verify"),
             keep=outputs is None or stored is not None,
-            is_unused=outputs is not None and outputs.are_none,
+            wants_layers=outputs is None or outputs.need_layers,
             squash=_squash(arguments),
             encoding=None if stored is None else stored.encoding,
             inline_cache=is_inline,

@@ -410,8 +410,11 @@ def _warned(warnings: list[CheckWarning]) -> str:
 
 
 def _sealed(event: ImageSealed) -> str:
-    names = f", named {', '.join(printable(name) for name in event.names)}" if event.names else ""
-    return f"image {event.image_id}{names}"
+    more = f", named {', '.join(printable(name) for name in event.names)}" if event.names else ""
+    if event.elsewhere:
+        layers = "a layer" if event.elsewhere == 1 else f"{event.elsewhere} layers"
+        more = f", not kept here: {layers} did not have to be fetched (--load keeps it)"
+    return f"image {event.image_id}{more}"
 
 
 class Shown:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from layerstore.registry.pull import (
         Pulled,
         is_current,
+        offer_image,
         pull_image,
     )
     from layerstore.registry.push import is_whole, push_image, push_index
@@ -66,6 +67,7 @@ _HOMES = {
     "inline_image_exists": "build_cache",
     "proxy_for": "proxies",
     "retry_after": "connection",
+    "offer_image": "pull",
     "pull_image": "pull",
     "push_image": "push",
     "push_index": "push",
@@ -97,6 +99,7 @@ __all__ = [
     "inline_image_exists",
     "is_current",
     "is_whole",
+    "offer_image",
     "proxy_for",
     "pull_image",
     "push_image",

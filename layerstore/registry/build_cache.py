@@ -1,20 +1,22 @@
 """The build cache in a repository of a registry: cached steps and cache mounts for other machines.
 
     the manifest    named by the user; config: the steps and mounts, as documents
-                    layers: every layer, table of contents and content of a mount, so that a
-                    registry keeps them as long as it keeps the manifest
-    config          {"schema": 1, "steps": [...], "mounts": [...]}: what a directory of cached steps
-                    has in its files (layerstore/transports/cache_directory.py)
+                    layers: every layer of a step, table of contents and content of a mount, so
+                    that a registry keeps them as long as it keeps the manifest
+    config          {"schema": 1, "steps": [...], "layers": [...], "mounts": [...]}: what a
+                    directory of cached steps has in its files
+                    (layerstore/transports/cache_directory.py)
 
 Any registry that keeps OCI artifacts keeps it. Reading fetches manifest and config, and a blob
 when its bytes are needed, not before. What is made of it, and how little is believed:
 layerstore/transports/cached_steps.py.
 
 Writing replaces what the name stood for. A layer that was only offered by a cache, and is in the
-repository already, is not fetched to be written.
+repository already or in another one of its registry, is not fetched to be written.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,19 +36,21 @@ from layerstore.documents import (
     parse_json,
 )
 from layerstore.errors import (
+    CorruptBlobError,
     MalformedDocumentError,
+    NotFoundError,
     StoreError,
     UnusableLayerError,
 )
-from layerstore.layers import Layer
+from layerstore.layers import Came, Layer
 from layerstore.reference import Reference
-from layerstore.registry.pull import find_remote
+from layerstore.registry.pull import fetch_layers, find_remote
 from layerstore.registry.repository import RemoteDocument, Repository
-from layerstore.registry.transfers import side_by_side
-from layerstore.registry.upload import upload
+from layerstore.registry.transfers import Transfer, side_by_side
+from layerstore.registry.upload import find_there, path_at, upload
 from layerstore.transports.cache_directory import MOUNTS
 from layerstore.transports.cached_mounts import Filter, export_mount
-from layerstore.transports.cached_steps import encode_step, table_descriptor
+from layerstore.transports.cached_steps import encode_layer, encode_step, table_descriptor
 from layerstore.transports.exports import blob_name
 
 if TYPE_CHECKING:
@@ -65,10 +69,13 @@ class RepositoryPlace:
 
     attempts = 2
 
-    def __init__(self, repository: Repository, label: str, config: bytes) -> None:
+    def __init__(
+        self, client: "RegistryClient", repository: Repository, label: str, config: bytes
+    ) -> None:
+        self._client = client
         self._repository = repository
         self._label = label
-        self._steps, self._mounts = _parse(config)
+        self._steps, self._layers, self._mounts = _parse(config)
         self._results: dict[tuple[str, str, str], Digest] = {}
         for key, step in self._steps.items():
             self._results.setdefault(step.result, key)
@@ -84,11 +91,15 @@ class RepositoryPlace:
         config = _config_of(root)
         if config is None:
             return None
-        return cls(repository, reference.familiar, repository.document(config))
+        return cls(client, repository, reference.familiar, repository.document(config))
 
     @property
     def label(self) -> str:
         return self._label
+
+    @property
+    def origin(self) -> str:
+        return self._repository.name
 
     def exists(self) -> bool:
         return True
@@ -96,6 +107,9 @@ class RepositoryPlace:
     def step(self, key: Digest) -> bytes | None:
         found = self._steps.get(key)
         return None if found is None else found.data
+
+    def layer(self, diff_id: Digest) -> bytes | None:
+        return self._layers.get(diff_id)
 
     def result(self, parent: Digest | None, content_digest: Digest, variant: str) -> Digest | None:
         return self._results.get((parent or "", content_digest, variant))
@@ -109,6 +123,15 @@ class RepositoryPlace:
     def open(self, blob: Descriptor) -> BlobReader:
         pieces = _Pieces(self._repository.raw_pieces(blob))
         return BlobReader(pieces.read, pieces.close, digest=blob.digest, size_bytes=blob.size_bytes)
+
+    def take_in(self, store: "Store", layers: Sequence[Layer], came: Came) -> None:
+        def report(event: Transfer) -> None:
+            done_bytes = event.size_bytes if event.status == "complete" else event.done_bytes
+            came(event.digest, done_bytes, event.size_bytes)
+
+        wanted = [(layer.descriptor, layer.diff_id) for layer in layers]
+        with suppress(StoreError):  # `open` says what it is
+            fetch_layers(self._client, store, self._repository, wanted, report)
 
 
 def inline_image_exists(client: "RegistryClient", reference: Reference) -> bool:
@@ -133,6 +156,7 @@ class CacheExporter:
     reference: Reference
     _repository: Repository = field(init=False)
     _steps: list[object] = field(default_factory=list)
+    _layers: list[object] = field(default_factory=list)
     _mounts: list[object] = field(default_factory=list)
     _blobs: dict[Digest, tuple[Descriptor, Callable[[], Iterator[bytes]]]] = field(
         default_factory=dict
@@ -159,6 +183,16 @@ class CacheExporter:
             steps += 1
         return steps
 
+    def add_descriptions(self, layers: Iterable[Layer]) -> None:
+        """Add what is known of layers, without their blobs.
+
+        Left out are layers that are lost, or of which nothing can be read.
+        """
+        for layer in layers:
+            with suppress(NotFoundError, CorruptBlobError, UnusableLayerError):
+                data = encode_layer(layer, self._add_table(layer))
+                self._layers.append(parse_json(data, context="layer"))
+
     def add_mount(self, key: str, folder: Path, *, filtered: Filter = iter) -> tuple[str, ...]:
         """Add the content of a cache mount, which is kept in `folder` until all is sent.
 
@@ -181,7 +215,14 @@ class CacheExporter:
             RegistryError: the registry does not take it.
             StoreError: it is more than one document can name.
         """
-        config = canonical_json({"schema": _SCHEMA, "steps": self._steps, "mounts": self._mounts})
+        config = canonical_json(
+            {
+                "schema": _SCHEMA,
+                "steps": self._steps,
+                "layers": self._layers,
+                "mounts": self._mounts,
+            }
+        )
         described = Descriptor(
             media_type=CACHE_TYPE, digest=Digest.of(config), size_bytes=len(config)
         )
@@ -211,24 +252,29 @@ class CacheExporter:
         return self._repository.put_manifest(manifest, OCI_MANIFEST, tag)
 
     def _add_step(self, row: "StepRow", layer: Layer) -> None:
-        from layerstore import toc
-
         if not self._is_there(layer):
             layer = self.store.layers.fetch(layer)
         blob = layer.descriptor
-        table = toc.dump(self.store.layers.toc(layer))
-        listed = table_descriptor(Digest.of(table), len(table))
-        data = encode_step(row, layer, listed.digest, listed.size_bytes)
+        data = encode_step(row, layer, self._add_table(layer))
         self._steps.append(parse_json(data, context="step"))
         self._blobs[blob.digest] = blob, partial(_layer_pieces, self.store, blob)
+
+    def _add_table(self, layer: Layer) -> Descriptor:
+        from layerstore import toc
+
+        table = toc.dump(self.store.layers.toc(layer))
+        listed = table_descriptor(Digest.of(table), len(table))
         path = self.store.layers.toc_path(layer.diff_id)
         again = partial(_file_pieces, path) if path.exists() else lambda: iter((table,))
         self._blobs[listed.digest] = listed, again
+        return listed
 
     def _is_there(self, layer: Layer) -> bool:
         """Whether it need not be fetched from the cache that offers it."""
-        offered = self.store.layers.is_offered(layer.diff_id)
-        return offered and self._repository.has_blob(layer.descriptor.digest, to_push=True)
+        if not self.store.layers.is_offered(layer.diff_id):
+            return False
+        origin = path_at(self._repository, self.store.layers.origin_of(layer))
+        return find_there(self._repository, layer.descriptor.digest, origin) is not None
 
 
 def _layer_pieces(store: "Store", blob: Descriptor) -> Iterator[bytes]:
@@ -261,13 +307,17 @@ class _Step:
     result: tuple[str, str, str]
 
 
-def _parse(config: bytes) -> tuple[dict[Digest, _Step], dict[str, bytes]]:
+def _parse(
+    config: bytes,
+) -> tuple[dict[Digest, _Step], dict[Digest, bytes], dict[str, bytes]]:
+    """Steps by key, layers by diff_id, mounts by key."""
     reader = Reader.of(config, context="build cache")
     if reader.integer("schema") != _SCHEMA:
         raise reader.error("schema", f"is not {_SCHEMA}")
     document = parse_json(config, context="build cache")
     assert isinstance(document, dict), "Reader has said so"
     steps: dict[Digest, _Step] = {}
+    layers: dict[Digest, bytes] = {}
     mounts: dict[str, bytes] = {}
     for item in _objects(document, "steps"):
         found = Reader(item, "build cache: steps")
@@ -276,9 +326,13 @@ def _parse(config: bytes) -> tuple[dict[Digest, _Step], dict[str, bytes]]:
         content = "" if layer is None else layer.text("contentDigest")
         result = (found.text("parent"), content, found.text("variant"))
         steps[key] = _Step(data=canonical_json(item), result=result)
+    for item in _objects(document, "layers") if "layers" in document else ():
+        described = Reader(item, "build cache: layers").child("layer")
+        diff_id = "" if described is None else described.text("diffId")
+        layers[Digest(diff_id)] = canonical_json(item)
     for item in _objects(document, "mounts"):
         mounts[Reader(item, "build cache: mounts").text("key")] = canonical_json(item)
-    return steps, mounts
+    return steps, layers, mounts
 
 
 def _objects(document: dict[str, object], key: str) -> Sequence[dict[str, object]]:

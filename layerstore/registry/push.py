@@ -3,7 +3,8 @@
     each blob: is it there? -> can it be had from another repository of that registry? -> upload
     config and layers first, the manifest last: the name leads to what is there
 
-The image is sent byte for byte, and has the digest there that it has here.
+The image is sent byte for byte, and has the digest there that it has here. A layer that was only
+offered, by a registry or a cache in one, is fetched where the registry has no other way to it.
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from layerstore.digest import Digest
 from layerstore.documents import Index, Manifest
 from layerstore.errors import StoreError
 from layerstore.images import Image, name_of_entry
+from layerstore.layers import Layer
 from layerstore.reference import Reference
 from layerstore.registry.repository import Repository
 from layerstore.registry.transfers import (
@@ -23,9 +25,10 @@ from layerstore.registry.transfers import (
     Status,
     Transfer,
     Workers,
+    side_by_side,
     untold,
 )
-from layerstore.registry.upload import upload
+from layerstore.registry.upload import Uploaded, find_there, path_at, upload
 
 if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
@@ -51,7 +54,16 @@ def push_image(
     store.lease()
     repository = client.repository(reference)
     blobs = list({blob.digest: blob for blob in _parts(image.manifest)}.values())
-    sources = _sources(store, reference.host, {blob.digest for blob in blobs})
+    wanted = {blob.digest for blob in blobs}
+    sources = _sources(store, reference.host, wanted)
+    offered = [
+        layer
+        for layer in image.layers
+        if store.layers.is_offered(layer.diff_id) and layer.descriptor.digest in wanted
+    ]
+    if offered:
+        there = _without_sending(client, store, repository, offered, sources, report)
+        blobs = [blob for blob in blobs if blob.digest not in there]
     push_blobs(client, store, repository, blobs, sources, report)
     data = get(store.blobs, image.descriptor.digest, size_bytes=image.descriptor.size_bytes)
     return repository.put_manifest(
@@ -123,6 +135,45 @@ def push_blobs(
             _push_blob(store, repository, blob, sources.get(blob.digest, []), workers)
 
         workers.carry_out([partial(push, blob) for blob in blobs])
+
+
+def _without_sending(
+    client: "RegistryClient",
+    store: "Store",
+    repository: Repository,
+    offered: list[Layer],
+    sources: dict[Digest, list[str]],
+    report: Report,
+) -> set[Digest]:
+    """The blobs of layers that the registry has, or can take from where they are offered.
+
+    The other layers are fetched, and here when this returns.
+    """
+    there: dict[Digest, tuple[Uploaded, str]] = {}
+
+    def find(layer: Layer) -> None:
+        digest = layer.descriptor.digest
+        origin = path_at(repository, store.layers.origin_of(layer))
+        found = find_there(repository, digest, [*origin, *sources.get(digest, [])])
+        if found is not None:
+            there[digest] = found
+
+    side_by_side(client, [partial(find, layer) for layer in offered])
+    for layer in offered:
+        blob = layer.descriptor
+        if blob.digest in there:
+            how, source = there[blob.digest]
+            report(
+                Transfer(
+                    digest=blob.digest,
+                    status="exists" if how == "exists" else "mounted",
+                    size_bytes=blob.size_bytes,
+                    source=source,
+                )
+            )
+        else:
+            store.layers.fetch(layer)
+    return set(there)
 
 
 def _push_blob(

@@ -42,11 +42,9 @@ def upload(
     Returns:
         How it came there, and for "mounted" from where.
     """
-    if repository.has_blob(descriptor.digest, to_push=True):
-        return "exists", ""
-    for path in mount_from:
-        if path != repository.path and _mount(repository, descriptor.digest, path):
-            return "mounted", path
+    there = find_there(repository, descriptor.digest, mount_from)
+    if there is not None:
+        return there
     for start in range(_STARTS_MAX):
         try:
             _Upload(repository, descriptor, open_blob, sent).carry_out()
@@ -59,6 +57,24 @@ def upload(
         else:
             break
     return "pushed", ""
+
+
+def find_there(
+    repository: Repository, digest: Digest, mount_from: Sequence[str]
+) -> tuple[Uploaded, str] | None:
+    """How a blob is in the repository without being sent, and from where; None when it is not."""
+    if repository.has_blob(digest, to_push=True):
+        return "exists", ""
+    for path in mount_from:
+        if path != repository.path and _mount(repository, digest, path):
+            return "mounted", path
+    return None
+
+
+def path_at(repository: Repository, origin: str) -> list[str]:
+    """The path of the repository `origin` (`host/path`); none if it is in another registry."""
+    host = repository.endpoint.host + "/"
+    return [origin.removeprefix(host)] if origin.startswith(host) else []
 
 
 def _mount(repository: Repository, digest: Digest, path: str) -> bool:

@@ -5,6 +5,7 @@
     DIR/blobs/sha256/HEX          the layers, byte for byte, and their tables of contents
     DIR/lamina/steps/HEX          one step, under its key
     DIR/lamina/results/HEX        the key of a step, under parent, content and variant
+    DIR/lamina/layers/HEX         what is known of a layer of a base image, under its diff_id
     DIR/lamina/mounts/HEX         the content of a cache mount (cached_mounts.py)
 
 Import relies on the blobs and `lamina` alone. A step's file names its blobs by digest and depends
@@ -13,7 +14,8 @@ on no other file, so directories are merged by copying one over the other, in an
 What is made of it, and how little of it is believed: cached_steps.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +33,10 @@ from layerstore.documents import (
     Reader,
     canonical_json,
 )
-from layerstore.errors import UnusableLayerError
+from layerstore.errors import CorruptBlobError, NotFoundError, UnusableLayerError
 from layerstore.images import host_platform
-from layerstore.layers import Layer
-from layerstore.transports.cached_steps import encode_step
+from layerstore.layers import Came, Layer
+from layerstore.transports.cached_steps import encode_layer, encode_step, table_descriptor
 from layerstore.transports.exports import blob_name, blob_pieces
 from layerstore.transports.layout_directory import LayoutDirectory
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 _STEPS = "lamina/steps"
 _RESULTS = "lamina/results"
+_LAYERS = "lamina/layers"
 MOUNTS = "lamina/mounts"
 _TAG = "latest"
 
@@ -71,21 +74,37 @@ def export_steps(store: "Store", keys: Iterable[Digest], root: Path) -> int:
     return steps
 
 
+def export_descriptions(store: "Store", layers: Iterable[Layer], root: Path) -> None:
+    """Write what is known of layers into `root`, without their blobs.
+
+    Left out are layers that are lost, or of which nothing can be read.
+    """
+    layout = LayoutDirectory(root)
+    for layer in layers:
+        with suppress(NotFoundError, CorruptBlobError, UnusableLayerError):
+            table = _put_table(store, layout, layer)
+            layout.write(f"{_LAYERS}/{layer.diff_id.hex}", encode_layer(layer, table))
+
+
 def _write_step(store: "Store", layout: LayoutDirectory, row: StepRow, layer: Layer) -> None:
     """The step's file comes last: what it names is there."""
-    from layerstore import toc
-
     blob = layer.descriptor
     layout.put(
         blob.digest,
         blob.size_bytes,
         partial(blob_pieces, store, blob.digest, blob.size_bytes),
     )
-    table = toc.dump(store.layers.toc(layer))
-    table_digest = layout.put_document(table)
-    layout.write(f"{_STEPS}/{row.step.key.hex}", encode_step(row, layer, table_digest, len(table)))
+    table = _put_table(store, layout, layer)
+    layout.write(f"{_STEPS}/{row.step.key.hex}", encode_step(row, layer, table))
     result = _result_name(row.parent, row.content_digest, row.variant)
     layout.write(result, canonical_json({"key": row.step.key}))
+
+
+def _put_table(store: "Store", layout: LayoutDirectory, layer: Layer) -> Descriptor:
+    from layerstore import toc
+
+    table = toc.dump(store.layers.toc(layer))
+    return table_descriptor(layout.put_document(table), len(table))
 
 
 def _result_name(parent: Digest | None, content_digest: Digest, variant: str) -> str:
@@ -131,8 +150,15 @@ class DirectoryPlace:
     def exists(self) -> bool:
         return (self._root / _STEPS).is_dir()
 
+    @property
+    def origin(self) -> str:
+        return ""
+
     def step(self, key: Digest) -> bytes | None:
         return read_small(self._root / _STEPS / key.hex)
+
+    def layer(self, diff_id: Digest) -> bytes | None:
+        return read_small(self._root / _LAYERS / diff_id.hex)
 
     def result(self, parent: Digest | None, content_digest: Digest, variant: str) -> Digest | None:
         data = read_small(self._root / _result_name(parent, content_digest, variant))
@@ -145,6 +171,9 @@ class DirectoryPlace:
 
     def check(self, blob: Descriptor) -> None:
         self.open(blob).close()
+
+    def take_in(self, store: "Store", layers: Sequence[Layer], came: Came) -> None:
+        """Nothing: files are read as fast one after the other."""
 
     def open(self, blob: Descriptor) -> BlobReader:
         path = self._root / blob_name(blob.digest)

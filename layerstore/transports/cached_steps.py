@@ -6,12 +6,15 @@ is a miss, with a notice. A layer is offered by what the step's file says of it,
 its bytes matter: when the image is sealed, or a program runs on it. If then anything is not as it
 was said, an UnusableLayerError says so, and the same place does not offer that layer again.
 
+The layers of base images are described in the same way; their blobs stay in the registry that the
+base image is in (layerstore/registry/pull.py).
+
 Invariants (tests/layerstore/transports/test_cached_steps.py, for every kind of place):
   1. A layer that is never needed is never read.
   2. Whatever bytes lie in the place: a layer is committed only under its own diff_id.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,7 +24,7 @@ from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import Reader, canonical_json, descriptor_json, parse_descriptor
 from layerstore.errors import MalformedDocumentError, StoreError, UnusableLayerError
-from layerstore.layers import Layer
+from layerstore.layers import Came, Layer, Offer
 
 if TYPE_CHECKING:
     from layerstore.store import Store
@@ -44,11 +47,18 @@ class CachePlace(Protocol):
     def attempts(self) -> int:
         """How often a blob is read before it counts as damaged: bytes may change on a network."""
 
+    @property
+    def origin(self) -> str:
+        """The repository of a registry (`host/path`) that its blobs are in; empty elsewhere."""
+
     def exists(self) -> bool:
         """Whether there is such a place at all."""
 
     def step(self, key: Digest) -> bytes | None:
         """The file of a step; None when there is none."""
+
+    def layer(self, diff_id: Digest) -> bytes | None:
+        """What is said of a layer; None when nothing is."""
 
     def result(self, parent: Digest | None, content_digest: Digest, variant: str) -> Digest | None:
         """The key of a step on `parent` whose layer has this content."""
@@ -62,26 +72,33 @@ class CachePlace(Protocol):
     def open(self, blob: Descriptor) -> BlobReader:
         """A reader of a blob, which verifies it."""
 
+    def take_in(self, store: "Store", layers: Sequence[Layer], came: Came) -> None:
+        """Take in layers side by side, where that is faster, as far as they come well."""
 
-def encode_step(row: StepRow, layer: Layer, table: Digest, table_bytes: int) -> bytes:
+
+def encode_step(row: StepRow, layer: Layer, table: Descriptor) -> bytes:
     """The file of a step."""
-    return canonical_json(
-        row_json(row)
-        | {
-            "schema": _SCHEMA,
-            "layer": {
-                "blob": descriptor_json(layer.descriptor),
-                "toc": {"digest": table, "size": table_bytes},
-                "diffId": layer.diff_id,
-                "contentDigest": layer.content_digest,
-                "size": layer.size_bytes,
-                "tarSize": layer.tar_size_bytes,
-                "files": layer.files,
-                "dirs": layer.dirs,
-                "removed": layer.removed,
-            },
-        }
-    )
+    return canonical_json(row_json(row) | {"schema": _SCHEMA, "layer": layer_json(layer, table)})
+
+
+def encode_layer(layer: Layer, table: Descriptor) -> bytes:
+    """What is said of a layer that no step of the cache made."""
+    return canonical_json({"schema": _SCHEMA, "layer": layer_json(layer, table)})
+
+
+def layer_json(layer: Layer, table: Descriptor) -> dict[str, object]:
+    """A layer as it stands in a document."""
+    return {
+        "blob": descriptor_json(layer.descriptor),
+        "toc": {"digest": table.digest, "size": table.size_bytes},
+        "diffId": layer.diff_id,
+        "contentDigest": layer.content_digest,
+        "size": layer.size_bytes,
+        "tarSize": layer.tar_size_bytes,
+        "files": layer.files,
+        "dirs": layer.dirs,
+        "removed": layer.removed,
+    }
 
 
 def row_json(row: StepRow) -> dict[str, object]:
@@ -116,18 +133,24 @@ def parse_row(reader: Reader, layer: Layer) -> StepRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerEntry:
+    """What is said of a layer, read. `table` is its table of contents, as a blob."""
+
+    layer: Layer
+    table: Descriptor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepEntry:
     """A step's file, read."""
 
     row: StepRow
-    layer: Layer
-    table: Digest
-    table_bytes: int
+    made: LayerEntry
 
     @property
     def blobs(self) -> tuple[Descriptor, Descriptor]:
         """The layer, and its table of contents."""
-        return self.layer.descriptor, table_descriptor(self.table, self.table_bytes)
+        return self.made.layer.descriptor, self.made.table
 
 
 def table_descriptor(digest: Digest, size_bytes: int) -> Descriptor:
@@ -142,6 +165,27 @@ def decode_step(data: bytes, key: Digest) -> StepEntry:
         MalformedDocumentError: it is none, or another one's.
     """
     reader = Reader.of(data, context=f"step {key.short}")
+    made = _layer_entry(reader)
+    row = parse_row(reader, made.layer)
+    if row.step.key != key:
+        raise reader.error("document", "is not that of the key")
+    return StepEntry(row=row, made=made)
+
+
+def decode_layer(data: bytes, diff_id: Digest) -> LayerEntry:
+    """Read what is said of the layer with this diff_id.
+
+    Raises:
+        MalformedDocumentError: it is nothing that can be read, or of another one.
+    """
+    reader = Reader.of(data, context=f"layer {diff_id.short}")
+    found = _layer_entry(reader)
+    if found.layer.diff_id != diff_id:
+        raise reader.error("layer", "is another one")
+    return found
+
+
+def _layer_entry(reader: Reader) -> LayerEntry:
     inner = reader.child("layer")
     if reader.integer("schema") != _SCHEMA or inner is None:
         raise reader.error("schema", f"is not {_SCHEMA}, or there is no layer")
@@ -158,15 +202,8 @@ def decode_step(data: bytes, key: Digest) -> StepEntry:
         dirs=inner.integer("dirs"),
         removed=inner.integer("removed"),
     )
-    row = parse_row(reader, layer)
-    if row.step.key != key:
-        raise reader.error("document", "is not that of the key")
-    return StepEntry(
-        row=row,
-        layer=layer,
-        table=_digest(table, "digest"),
-        table_bytes=table.integer("size"),
-    )
+    listed = table_descriptor(_digest(table, "digest"), table.integer("size"))
+    return LayerEntry(layer=layer, table=listed)
 
 
 def _digest(reader: Reader, key: str) -> Digest:
@@ -187,6 +224,7 @@ class StepCache:
         self._waiting: dict[Digest, list[StepRow]] = {}  # steps whose layer is not here yet
         self._refused: set[Digest] = set()  # diff_ids and keys that turned out to be unusable
         self._entries: dict[Digest, StepEntry] = {}  # by key: the steps that were asked for
+        self._offers: dict[Digest, _Offer] = {}  # by diff_id; each keeps the table it has read
         if not place.exists():
             notice(f"no build cache in {place.label}")
 
@@ -229,6 +267,23 @@ class StepCache:
         usable = entry is not None and entry.row.step.diff_id not in self._refused
         return entry.row if entry is not None and usable else None
 
+    def describe(self, diff_id: Digest) -> "DescribedLayer | None":
+        """What is said of a layer that lies in another place."""
+        if diff_id in self._refused:
+            return None
+        try:
+            data = self._place.layer(diff_id)
+            return None if data is None else DescribedLayer(self, decode_layer(data, diff_id))
+        except (StoreError, OSError) as error:
+            self._refused.add(diff_id)
+            self._tell(error)
+            return None
+
+    @property
+    def origin(self) -> str:
+        """Where the blobs of the place are, as an Offer says it."""
+        return self._place.origin
+
     def refuse(self, layer: Layer, error: Exception) -> UnusableLayerError:
         """The error for a layer that is not offered any more."""
         self._refused.add(layer.diff_id)
@@ -240,7 +295,10 @@ class StepCache:
             self._store.cache.put(row.step, parent=row.parent, variant=row.variant)
 
     def adopt(self, layer: Layer) -> Layer:
-        """Take the blob of `layer` into the store."""
+        """Take the blob of `layer` into the store, unless it has been brought."""
+        known = self._store.layers.find_here(layer.diff_id)
+        if known is not None:
+            return known
         for attempt in range(self._place.attempts):
             try:
                 with self._place.open(layer.descriptor) as reader:
@@ -250,17 +308,25 @@ class StepCache:
                     raise
         raise AssertionError("there is at least one attempt")
 
+    def bring(self, layers: Sequence[Layer], came: Came) -> None:
+        """Have several layers come, as far as they come well."""
+        find = self._store.layers.find_here
+        missing = [layer for layer in layers if find(layer.diff_id) is None]
+        if len(missing) > 1:
+            self._place.take_in(self._store, missing, came)
+
     def toc_of(self, layer: Layer) -> "list[TocEntry]":
         """The table of a layer that has been adopted."""
         return self._store.layers.toc(layer)
 
-    def table(self, entry: StepEntry) -> bytes:
+    def table(self, entry: LayerEntry) -> bytes:
         """The table of contents of a layer, as bytes that have its digest."""
-        if entry.table_bytes > min(_TOC_BYTES_MAX, entry.layer.tar_size_bytes + _TOC_EMPTY_BYTES):
+        limit_bytes = min(_TOC_BYTES_MAX, entry.layer.tar_size_bytes + _TOC_EMPTY_BYTES)
+        if entry.table.size_bytes > limit_bytes:
             raise MalformedDocumentError(context="table of contents", problem="too large")
         for attempt in range(self._place.attempts):
             try:
-                with self._place.open(entry.blobs[1]) as reader:
+                with self._place.open(entry.table) as reader:
                     return reader.read()
             except StoreError:
                 if attempt + 1 == self._place.attempts:
@@ -269,25 +335,31 @@ class StepCache:
 
     def _offer(self, entry: StepEntry) -> None:
         self._entries[entry.row.step.key] = entry
-        self._waiting.setdefault(entry.layer.diff_id, []).append(entry.row)
-        if not self._store.layers.offer(_Offer(self, entry)):
-            self.has_arrived(entry.layer)
+        layer = entry.made.layer
+        self._waiting.setdefault(layer.diff_id, []).append(entry.row)
+        offer = self._offers.setdefault(layer.diff_id, _Offer(self, entry.made))
+        if not self._store.layers.offer(offer):
+            self.has_arrived(layer)
 
     def _tell(self, error: Exception) -> None:
         self._notice(f"not used of the build cache in {self._place.label}: {error}")
 
 
-class _Offer:
-    """An Offer: one layer of a place."""
+class DescribedLayer:
+    """A layer that a cache knows, wherever its blob lies."""
 
-    def __init__(self, source: StepCache, entry: StepEntry) -> None:
+    def __init__(self, source: StepCache, entry: LayerEntry) -> None:
         self._source = source
         self._entry = entry
         self._table: list[TocEntry] | None = None
         self.layer = entry.layer
 
     def read_toc(self) -> "list[TocEntry]":
-        """The table, which must have the content that the step's file says."""
+        """The table, which must have the content that is said.
+
+        Raises:
+            UnusableLayerError: it has another, or cannot be read.
+        """
         from layerstore import toc
 
         if self._table is None:
@@ -296,7 +368,7 @@ class _Offer:
                 table = toc.load(self._source.table(entry))
                 if toc.content_digest(table) != self.layer.content_digest:
                     raise MalformedDocumentError(
-                        context=f"table of contents {entry.table}",
+                        context=f"table of contents {entry.table.digest}",
                         problem=f"not that of the layer {self.layer.diff_id}",
                     )
             except (StoreError, OSError) as error:
@@ -304,19 +376,43 @@ class _Offer:
             self._table = table
         return self._table
 
+    def check(self, layer: Layer) -> Layer:
+        """Return `layer`, which has come, if it is what was said of it.
+
+        Raises:
+            UnusableLayerError: it is not.
+        """
+        problem = ""
+        if layer != self.layer:
+            problem = "is not as it is described there"
+        elif self._table is not None and self._source.toc_of(layer) != self._table:
+            problem = "has other contents"
+        if problem:
+            error = MalformedDocumentError(context=f"layer {layer.diff_id}", problem=problem)
+            raise self._source.refuse(self.layer, error) from error
+        return layer
+
+
+class _Offer(DescribedLayer):
+    """An Offer: one layer of a place, with its blob."""
+
+    @property
+    def origin(self) -> str:
+        """Where the blob is."""
+        return self._source.origin
+
+    def bring(self, offers: Sequence[Offer], came: Came) -> None:
+        """Have the others of the same place come with it."""
+        beside = (each for each in offers if isinstance(each, _Offer))
+        same = [each.layer for each in beside if each._source is self._source]
+        self._source.bring(same, came)
+
     def fetch(self) -> Layer:
         """The layer, adopted, when it is what was said; the step becomes the store's own."""
         try:
             layer = self._source.adopt(self.layer)
-            if layer != self.layer:
-                raise MalformedDocumentError(
-                    context=f"layer {self.layer.diff_id}", problem="is not as the step describes it"
-                )
-            if self._table is not None and self._source.toc_of(layer) != self._table:
-                raise MalformedDocumentError(
-                    context=f"layer {self.layer.diff_id}", problem="has other contents"
-                )
         except StoreError as error:
             raise self._source.refuse(self.layer, error) from error
+        self.check(layer)
         self._source.has_arrived(layer)
         return layer

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def inline_steps(store: "Store", keys: Iterable[Digest]) -> str:
     """What the config of an image says of the steps with these keys; empty when there are none."""
-    rows = filter(None, map(store.cache.row, dict.fromkeys(keys)))
+    rows = filter(None, map(store.cache.row_anywhere, dict.fromkeys(keys)))
     steps = [row_json(row) | {"diffId": row.step.diff_id} for row in rows]
     return canonical_json(steps).decode() if steps else ""
 
@@ -57,6 +57,9 @@ class InlineCache:
     def row(self, key: Digest) -> StepRow | None:
         """The step with this key, and what else it is found by."""
         return self._rows.get(key)
+
+    def describe(self, diff_id: Digest) -> None:
+        """Nothing: all layers of the image are here."""
 
     def same_content(
         self, parent: Digest | None, content_digest: Digest, variant: str

@@ -12,6 +12,7 @@ import pytest
 from builder.cacheoptions import (
     CacheExport,
     RegistryCache,
+    add_cache,
     parse_cache_from,
     parse_cache_to,
     write_caches,
@@ -649,7 +650,7 @@ def test_a_fully_cached_build_that_nobody_reads_fetches_no_layer(
             executor=no_executor,
             cache_from=(remote(proxy, client),),
             keep=False,
-            is_unused=True,
+            wants_layers=False,
         )
         assert again.outcomes == ["cached"] * 4
         assert layer_blobs(proxy, store, other) == set()
@@ -658,6 +659,34 @@ def test_a_fully_cached_build_that_nobody_reads_fetches_no_layer(
         assert layer_blobs(proxy, store, other) == set()
         assert proxy.bytes_sent("upload") == 0
     assert findings(other) == []
+
+
+@pytest.mark.needs_registry
+@pytest.mark.parametrize("kind", ["registry", "directory"])
+def test_the_layers_of_all_base_images_are_described(
+    store: Store, server: Registry, client: RegistryClient, tmp_path: Path, kind: str
+) -> None:
+    make_image(store, "other", {"other": b"2"})
+    text = "FROM other AS build\nRUN echo 1 > /made\nFROM base\nCOPY --from=build /made /made\n"
+    built = run_build(store, text, executor=FakeExecutor())
+    brought = {
+        layer.diff_id: layer
+        for name in ("base", "other")
+        for layer in store.images.resolve(name).layers
+    }
+    assert {layer.diff_id for layer in built.result.foreign} == set(brought)
+    with Store.open(tmp_path / "empty") as empty:
+        if kind == "registry":
+            cache: RegistryCache | Path = remote(server, client)
+            send(store, built, remote(server, client))
+        else:
+            cache = tmp_path / "cache"
+            export(store, built, cache)
+        add_cache(cache, empty, pytest.fail)
+        for diff_id, layer in brought.items():
+            found = empty.cache.describe(diff_id)
+            assert found is not None
+            assert found.layer == layer
 
 
 @pytest.mark.needs_registry

@@ -230,6 +230,25 @@ def test_outputs_into_the_store_are_one() -> None:
         parse_outputs(["type=image", "type=docker,compression=zstd"])
 
 
+@pytest.mark.parametrize(
+    ("texts", "load", "needed"),
+    [
+        ([], False, True),
+        (["type=registry,name=a"], False, False),
+        (["type=registry,name=a"], True, True),
+        (["type=registry,name=a,push=false"], False, True),
+        (["type=image,name=a,push=true"], False, True),
+        (["type=registry,name=a", "type=image,name=b"], False, True),
+        (["type=registry,name=a", "out"], False, True),
+        (["type=registry,name=a", "type=cacheonly"], False, False),
+        (["type=cacheonly"], False, False),
+        (["type=oci,dest=f"], False, True),
+    ],
+)
+def test_a_registry_alone_needs_no_layer_here(texts: list[str], load: bool, needed: bool) -> None:
+    assert parse_outputs(texts, load=load).need_layers == needed
+
+
 def test_without_an_output_the_image_goes_into_the_store() -> None:
     assert parse_outputs([]).stored == StoreOutput(encoding=PLAIN)
     assert parse_outputs([""]).stored == StoreOutput(encoding=PLAIN)

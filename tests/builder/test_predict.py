@@ -285,6 +285,9 @@ def test_what_a_cache_elsewhere_may_have_depends(bench: Bench) -> None:
         def row(self, key: Digest) -> None:
             return None
 
+        def describe(self, diff_id: Digest) -> None:
+            return None
+
     text = "FROM base\nRUN echo a > /a\nRUN echo b > /b\n"
     bench.store.cache.add_source(Elsewhere())
     assert [outcome for outcome, _ in prediction(bench, text)] == ["miss", "depends"]

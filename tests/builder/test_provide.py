@@ -173,6 +173,20 @@ def test_an_image_of_the_store_is_a_context(store: Store, cleanup: ExitStack) ->
     assert found.id == image.id
 
 
+def test_the_layers_of_all_images_that_were_asked_for_are_known(
+    store: Store, cleanup: ExitStack
+) -> None:
+    one = make_image(store, "one", {"a": b"1"})
+    two = make_image(store, "two", {"a": b"1"}, {"b": b"2"})
+    make_image(store, "three", {"c": b"3"})
+    asked = Asked(store, cleanup, "FROM one\n", contexts={"it": "docker-image://two"})
+    assert asked.provider.foreign_layers() == ()
+    asked.provider.image("one", asked.stage)
+    assert asked.provider.foreign_layers() == one.layers
+    asked.tree("it")
+    assert asked.provider.foreign_layers() == two.layers, "each once"
+
+
 def test_scratch_is_an_empty_context(store: Store, cleanup: ExitStack) -> None:
     asked = Asked(store, cleanup, TWO_STAGES, contexts={"x": "docker-image://scratch"})
     assert names(asked.tree("x")) == []

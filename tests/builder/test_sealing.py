@@ -1,6 +1,7 @@
 """What an image says of itself: labels, times, platform."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
@@ -14,6 +15,7 @@ from layerstore import ContainerConfig, Platform, Store
 from layerstore.documents import is_rfc3339
 from tests.support.images import dockerfile
 from tests.support.layers import make_layer
+from tests.support.stores import cached_step
 
 ARM = Platform(os="linux", architecture="arm64", variant="v8")
 FILE = dockerfile("FROM scratch\n")
@@ -55,6 +57,38 @@ def test_the_epoch_is_when_it_was_made(store: Store) -> None:
     assert config.created == "2023-11-14T22:13:20Z"
     assert sealer(store, epoch=0).created_now() == "1970-01-01T00:00:00Z"
     assert sealer(store).created_now() > "2024"
+
+
+def test_who_does_not_want_layers_gets_an_image_without_them(store: Store, tmp_path: Path) -> None:
+    """Also where the image says which steps made them."""
+    from builder.record import StepRecord
+    from layerstore import DirectoryPlace, StepCache, export_steps
+
+    with Store.open(tmp_path / "there") as there:
+        layer = make_layer(there, {"f": b"1"})
+        step = cached_step(b'{"step":"one"}', layer)
+        there.cache.put(step, parent=None, variant="None")
+        there.flush()
+        export_steps(there, [step.key], tmp_path / "cache")
+    store.cache.add_source(StepCache(DirectoryPlace(tmp_path / "cache"), store, print))
+    assert store.cache.get(step.key) is not None
+    state = empty_state(ARM).with_layer(layer, created="2024-01-01T00:00:00Z", created_by="RUN")
+    noted = StepRecord(
+        instruction="RUN",
+        line=1,
+        stage="",
+        outcome="cached",
+        reason="",
+        seconds=0.0,
+        key=step.key,
+        layer=layer.diff_id,
+    )
+    image = sealer(store, wants_layers=False, inline_cache=True).seal(state, [noted])
+    assert store.layers.is_offered(layer.diff_id)
+    assert layer.diff_id in image.config.inline_cache
+    again = sealer(store, inline_cache=True).seal(state, [noted])
+    assert not store.layers.is_offered(layer.diff_id)
+    assert again == image
 
 
 def test_an_image_is_sealed_and_its_layers_can_be_merged(store: Store) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import Store
+from layerstore import Digest, Store
 from tests.support.cli import Lamina, peak_bytes
 from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.peers import Containers, run
@@ -130,6 +130,94 @@ def test_a_named_context_may_be_an_image_of_a_registry(
     other = f"other=docker-image://{proxy.address}/base:1"
     machine("build", "-t", "app", "--build-context", other, context)
     assert machine("run", "--rm", "app", "cat", "/two").stdout == "two\n"
+
+
+STAGES = """\
+FROM {base} AS build
+WORKDIR /work
+RUN echo built > out
+FROM {base}
+COPY --from=build --chown=daemon /work/out /out
+COPY --from={base} /bin/busybox /copied
+RUN echo done > /done
+"""
+
+
+@pytest.fixture
+def shared(machine: Lamina, proxy: FaultProxy, context: Path) -> str:
+    """The id of an image of STAGES, which one machine has built and shared the steps of."""
+    (context / "Dockerfile").write_text(STAGES.format(base=f"{proxy.address}/base:1"))
+    cache = f"type=registry,ref={proxy.address}/cache:1,mode=max"
+    image_id = machine("build", "-q", "--cache-to", cache, context).stdout
+    proxy.forget()
+    return image_id
+
+
+def layers_fetched(proxy: FaultProxy, machine: Lamina) -> set[Digest]:
+    """The layers of `machine` that somebody has fetched."""
+    with Store.open(machine.root) as store:
+        layers = {layer.descriptor.digest for layer in store.layers.all()}
+    asked = (each.path for each in proxy.exchanges if each.method == "GET" and each.received)
+    return layers & {path.rpartition("/")[2] for path in asked}
+
+
+@pytest.mark.parametrize("output", [("-o", "type=cacheonly"), ("--push",)])
+def test_a_fully_cached_build_downloads_no_layer(
+    shared: str,
+    machine: Lamina,
+    proxy: FaultProxy,
+    context: Path,
+    tmp_path: Path,
+    output: tuple[str, ...],
+) -> None:
+    """Not one of its base image either: a machine that has nothing shares all steps."""
+    other = Lamina(root=tmp_path / "third", env={"HOME": str(tmp_path)})
+    name, id_file = f"{proxy.address}/app:1", tmp_path / "id"
+    cache = ("--cache-from", f"type=registry,ref={proxy.address}/cache:1")
+    done = other("build", "-t", name, *cache, *output, "--iidfile", id_file, context)
+    assert layers_fetched(proxy, machine) == set()
+    assert id_file.read_text() == shared.strip()
+    assert other("images", "-q", "-a").stdout == ""
+    other("fsck")
+    if "--push" in output:
+        assert f"image {shared.strip()}, not kept here: 4 layers did not have to be" in done.stderr
+        sent = {each.path for each in proxy.exchanges if each.sent > 10_000}
+        assert sent == set(), "layers are mounted from where they are"
+        proxy.forget()
+        assert other("run", "--rm", name, "cat", "/out", "/done").stdout == "built\ndone\n"
+        assert other("build", "-q", *cache, context).stdout == shared
+
+
+def test_what_a_changed_step_stands_on_comes_with_its_base(
+    shared: str, machine: Lamina, proxy: FaultProxy, context: Path, tmp_path: Path
+) -> None:
+    other = Lamina(root=tmp_path / "third", env={"HOME": str(tmp_path)})
+    changed = STAGES.replace("echo done", "echo changed").format(base=f"{proxy.address}/base:1")
+    (context / "Dockerfile").write_text(changed)
+    cache = ("--cache-from", f"type=registry,ref={proxy.address}/cache:1")
+    done = other("build", "-t", "app", *cache, context)
+    assert done.stderr.count(f"pull {proxy.address}/base:1") == 2, "asked about, and then fetched"
+    assert other("run", "--rm", "app", "cat", "/out", "/done").stdout == "built\nchanged\n"
+    assert (
+        f"{proxy.address}/base:1" in other("images", "--format", "{{.Repository}}:{{.Tag}}").stdout
+    )
+    with Store.open(machine.root) as store:
+        built = store.images.resolve(shared.strip())
+        unneeded = {layer.descriptor.digest for layer in store.layers.all()} - {
+            layer.descriptor.digest for layer in built.layers[:-1]
+        }
+    assert layers_fetched(proxy, machine) & unneeded == set(), "nothing of the other stage"
+    other("fsck")
+
+
+def test_with_load_a_pushed_image_is_kept_as_well(
+    shared: str, proxy: FaultProxy, context: Path, tmp_path: Path
+) -> None:
+    other = Lamina(root=tmp_path / "third", env={"HOME": str(tmp_path)})
+    cache = f"type=registry,ref={proxy.address}/cache:1"
+    name = f"{proxy.address}/app:1"
+    other("build", "-t", name, "--cache-from", cache, "--push", "--load", context)
+    assert other("run", "--rm", "--pull=never", name, "cat", "/done").stdout == "done\n"
 
 
 def test_a_push_that_fails_fails_the_build(machine: Lamina, context: Path) -> None:

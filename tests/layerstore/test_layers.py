@@ -46,6 +46,7 @@ from layerstore.errors import (
     UnsupportedMediaTypeError,
 )
 from layerstore.packing import Packing
+from tests.support.offers import Offered
 from tests.support.rawtar import header
 from tests.support.stores import cached_step, flip, flip_blob, make_layer, problems, puts, run
 from tests.support.strategies import changesets
@@ -811,3 +812,74 @@ def test_changes_that_fail_leave_no_thread(store: Store) -> None:
         store.layers.commit(InOrder(changes()), beside=True)
     assert threading.active_count() == before
     assert list(store.tmp.glob("*/blob*")) == []
+
+
+# Layers that are elsewhere.
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "there") as there:
+        yield there
+
+
+def test_an_offered_layer_is_known_and_nothing_of_it_is_here(store: Store, there: Store) -> None:
+    layer = make_layer(there, FILES)
+    offer = Offered(layer, there, store, "host/path")
+    assert store.layers.offer(offer)
+    assert store.layers.find(layer.diff_id) == layer
+    assert store.layers.find_here(layer.diff_id) is None
+    assert store.layers.is_offered(layer.diff_id)
+    assert store.layers.origin_of(layer) == "host/path"
+    assert store.layers.toc(layer) == there.layers.toc(layer)
+    assert offer.fetched == 0
+    store.flush()
+    assert list(store.layers.all()) == []
+
+
+def test_an_offered_layer_comes_when_its_bytes_are_wanted(store: Store, there: Store) -> None:
+    layer = make_layer(there, FILES)
+    offer = Offered(layer, there, store)
+    store.layers.offer(offer)
+    assert (store.layers.checkout(layer) / "etc/passwd").read_bytes() == b"root"
+    assert store.layers.fetch(layer) == layer
+    assert offer.fetched == 1
+    assert store.layers.origin_of(layer) == ""
+    assert not store.layers.is_offered(layer.diff_id)
+    assert not store.layers.offer(offer), "it is here"
+
+
+def test_the_last_offer_of_a_layer_counts(store: Store, there: Store) -> None:
+    layer = make_layer(there, FILES)
+    first, second = (Offered(layer, there, store, origin) for origin in ("one", "two"))
+    store.layers.offer(first)
+    store.layers.offer(second)
+    assert store.layers.origin_of(layer) == "two"
+    store.layers.fetch(layer)
+    assert (first.fetched, second.fetched) == (0, 1)
+
+
+def test_several_offers_hear_of_each_other_before_the_first_is_fetched(
+    store: Store, there: Store
+) -> None:
+    one, two = make_layer(there, {"a": b"1"}), make_layer(there, {"b": b"2"})
+    here = make_layer(store, {"c": b"3"})
+    offers = [Offered(layer, there, store, tells=True) for layer in (one, two)]
+    for offer in offers:
+        store.layers.offer(offer)
+    told: list[Digest] = []
+    fetched = store.layers.fetch_all(
+        [one, here, two, one], lambda blob, come_bytes, size_bytes: told.append(blob)
+    )
+    assert fetched == [one, here, two, one]
+    assert [offer.brought for offer in offers] == [[offers], [offers]]
+    assert told == [one.descriptor.digest, two.descriptor.digest]
+    assert store.layers.find_here(two.diff_id) == two
+
+
+def test_one_offer_alone_is_only_fetched(store: Store, there: Store) -> None:
+    layer = make_layer(there, {"a": b"1"})
+    offer = Offered(layer, there, store)
+    store.layers.offer(offer)
+    store.layers.fetch(layer)
+    assert (offer.brought, offer.fetched) == ([], 1)

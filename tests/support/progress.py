@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 _TITLE = re.compile(r"#(\d+) (\[.*)")
 _END = re.compile(r"#(\d+) (CACHED|DONE|ERROR)\b.*")
+_OTHER = re.compile(r"\] (FROM|pull|load) |\] fetch layers$")
 
 
 def outcomes(plain: str) -> Mapping[str, str]:
@@ -20,9 +21,9 @@ def outcomes(plain: str) -> Mapping[str, str]:
 
 
 def executed(plain: str) -> list[str]:
-    """The instructions that did work: neither cached, nor a FROM, nor of the builder's own."""
+    """The instructions that did work: neither cached, nor a FROM, nor fetched for them."""
     return [
         title
         for title, end in outcomes(plain).items()
-        if end != "CACHED" and not title.startswith("[internal]") and "] FROM " not in title
+        if end != "CACHED" and not title.startswith("[internal]") and not _OTHER.search(title)
     ]

@@ -91,6 +91,14 @@ def test_plain_is_what_buildkit_writes() -> None:
     )
 
 
+@pytest.mark.parametrize(("count", "layers"), [(1, "a layer"), (3, "3 layers")])
+def test_plain_shows_why_an_image_is_not_kept(count: int, layers: str) -> None:
+    sealed = ImageSealed(image_id="sha256:abc", manifest_digest="", names=(), elsewhere=count)
+    assert shown(Plain, (sealed,)) == (
+        f"image sha256:abc, not kept here: {layers} did not have to be fetched (--load keeps it)\n"
+    )
+
+
 def test_plain_shows_what_failed() -> None:
     text = shown(Plain, FAILED)
     assert text.endswith("#1 ERROR: exit code: 1\n\n")

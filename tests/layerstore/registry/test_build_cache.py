@@ -162,6 +162,102 @@ def test_a_cache_is_carried_to_another_registry(
         assert {layer.descriptor.digest for layer in layers} <= second.blobs()
 
 
+def test_layers_of_base_images_are_described_and_their_blobs_stay_where_they_are(
+    server: Registry, store: Store, here: Store, new_client: NewClient
+) -> None:
+    base = make_layer(store, {"base": b"3" * 5000})
+    lost = make_layer(store, {"lost": b"4"})
+    store.flush()
+    store.layers.toc_path(lost.diff_id).unlink()
+    store.blob_path(lost.descriptor.digest).unlink()
+    exporter = CacheExporter(store=store, client=new_client(), reference=name(server))
+    exporter.add_descriptions([lost, base])
+    exporter.send()
+    assert base.descriptor.digest not in server.blobs()
+    assert len(manifest_of(server)["layers"]) == 1, "its table of contents"
+    with fault_proxy(server.port) as proxy:
+        notices = attach(proxy, here, new_client)
+        proxy.forget()
+        found = here.cache.describe(base.diff_id)
+        assert found is not None
+        assert found.layer == base
+        assert here.cache.describe(lost.diff_id) is None
+        assert proxy.exchanges == []
+        assert found.read_toc() == store.layers.toc(base)
+    assert notices == []
+
+
+def test_a_cache_without_descriptions_is_one(
+    server: Registry, store: Store, here: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    """As it was written before there were any."""
+    send(server, store, new_client)
+    config = json.loads(
+        server.ask("GET", f"/v2/cache/blobs/{manifest_of(server)['config']['digest']}").content
+    )
+    del config["layers"]
+    put(server, json.dumps(config).encode())
+    assert attach(server, here, new_client) == []
+    assert here.cache.get(KEYS[0]) == store.cache.get(KEYS[0])
+    assert here.cache.describe(layers[0].diff_id) is None
+
+
+def test_several_layers_come_side_by_side(
+    server: Registry, store: Store, here: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    send(server, store, new_client)
+    told: list[tuple[Digest, int, int]] = []
+
+    def came(blob: Digest, come_bytes: int, size_bytes: int) -> None:
+        told.append((blob, come_bytes, size_bytes))
+
+    with fault_proxy(server.port) as proxy:
+        attach(proxy, here, new_client)
+        for key in KEYS:
+            here.cache.get(key)
+        proxy.forget()
+        known = [here.layers.get(layer.diff_id) for layer in layers]
+        assert here.layers.fetch_all(known, came) == layers
+        assert proxy.count(method="GET", kind="blob") == 2
+    sizes = {layer.descriptor.digest: layer.descriptor.size_bytes for layer in layers}
+    assert {blob: size for blob, come, size in told if come == size} == sizes
+    here.flush()
+    assert findings(here) == []
+    assert {step.key for step in here.cache.steps()} == set(KEYS)
+
+
+def test_one_layer_that_is_damaged_there_spoils_no_other(
+    server: Registry, store: Store, here: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    send(server, store, new_client)
+    flip(server.blob_path(layers[0].descriptor.digest), 30)
+    attach(server, here, new_client)
+    for key in KEYS:
+        here.cache.get(key)
+    with pytest.raises(UnusableLayerError):
+        here.layers.fetch_all([here.layers.get(layer.diff_id) for layer in layers])
+    assert here.layers.fetch(here.layers.get(layers[1].diff_id)) == layers[1]
+    here.flush()
+    assert findings(here) == []
+
+
+def test_a_layer_in_another_repository_of_the_registry_is_mounted(
+    server: Registry, store: Store, here: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    send(server, store, new_client)
+    with fault_proxy(server.port) as proxy:
+        attach(proxy, here, new_client)
+        for key in KEYS:
+            here.cache.get(key)
+        proxy.forget()
+        reference = Reference.parse(f"{proxy.address}/other:1")
+        exporter = CacheExporter(store=here, client=new_client(), reference=reference)
+        assert exporter.add_steps(KEYS) == 2
+        exporter.send()
+        assert not fetched(proxy) & {layer.descriptor.digest for layer in layers}
+    assert server.tags("other") == ["1"]
+
+
 def test_a_byte_that_changes_on_its_way_is_fetched_again(
     server: Registry, store: Store, here: Store, layers: list[Layer], new_client: NewClient
 ) -> None:
@@ -321,7 +417,7 @@ def test_no_list_of_steps_makes_the_reader_stumble(
     for seed in range(2000):
         data = json.dumps(mutated(config, random.Random(seed))).encode()
         try:
-            place = RepositoryPlace(repository, "it", data)
+            place = RepositoryPlace(client, repository, "it", data)
             for key in KEYS:
                 file = place.step(key)
                 if file is not None:

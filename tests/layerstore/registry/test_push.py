@@ -2,11 +2,21 @@
 
 import os
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from layerstore import CorruptBlobError, Digest, Reference, Store
+from layerstore import (
+    CorruptBlobError,
+    Descriptor,
+    Digest,
+    Image,
+    Reference,
+    Store,
+)
+from layerstore.blobs import put
 from layerstore.registry import (
     Bounds,
     Credentials,
@@ -20,6 +30,7 @@ from layerstore.registry import (
 from tests.layerstore.registry.conftest import NewClient
 from tests.support.faultproxy import FAULTS, Fault, fault_proxy
 from tests.support.oddregistry import OddRegistry, Reply, error_body
+from tests.support.offers import Offered
 from tests.support.registries import PASSWORD, USERNAME, Auth, Registry, registry
 from tests.support.stores import flip_blob, make_image
 
@@ -28,6 +39,12 @@ pytestmark = pytest.mark.needs_registry
 
 def name(server: Registry | OddRegistry, rest: str = "a:1") -> Reference:
     return Reference.parse(f"{server.address}/{rest}")
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "there") as there:
+        yield there
 
 
 def has(server: Registry, reference: str) -> bool:
@@ -75,6 +92,67 @@ def test_layers_of_other_repositories_are_mounted(
     push_image(client, store, image, name(server, "app:1"), report=told.append)
     assert {event.source for event in told if event.status == "mounted"} == {"base"}
     assert not [event for event in told if event.status == "uploaded"]
+
+
+def offer_all(here: Store, there: Store, image: Image, origin: str) -> tuple[Image, list[Offered]]:
+    """An image in `here`, all layers of which are elsewhere."""
+    offers = [Offered(layer, there, here, origin) for layer in image.layers]
+    for offer in offers:
+        assert here.layers.offer(offer)
+    return here.images.seal(image.config, image.layers, fetch=False), offers
+
+
+@pytest.mark.parametrize("origin", ["base", "nowhere", ""])
+def test_a_layer_that_is_only_offered_is_mounted_or_else_fetched(
+    server: Registry, new_client: NewClient, store: Store, there: Store, origin: str
+) -> None:
+    image = make_image(there, "a:1", {"a": os.urandom(10_000)}, {"b": os.urandom(10_000)})
+    push_image(new_client(), there, image, name(server, "base:1"))
+    place = f"{server.address}/{origin}" if origin else ""
+    here, offers = offer_all(store, there, image, place)
+    told: list[Transfer] = []
+    digest = push_image(new_client(), store, here, name(server), report=told.append)
+    assert digest == image.descriptor.digest
+    assert has(server, digest)
+    layers = {layer.descriptor.digest for layer in image.layers}
+    ends = {event.digest: event for event in told if event.digest in layers}
+    if origin == "base":
+        assert [offer.fetched for offer in offers] == [0, 0]
+        assert {(event.status, event.source) for event in ends.values()} == {("mounted", "base")}
+    else:
+        assert [offer.fetched for offer in offers] == [1, 1]
+        assert {event.status for event in ends.values()} == {"uploaded"}
+
+
+def test_what_the_registry_has_need_not_be_fetched_from_another(
+    server: Registry, new_client: NewClient, store: Store, there: Store
+) -> None:
+    image = make_image(there, "a:1", {"a": os.urandom(10_000)})
+    push_image(new_client(), there, image, name(server))
+    here, (offer,) = offer_all(store, there, image, "elsewhere.example/base")
+    told: list[Transfer] = []
+    push_image(new_client(), store, here, name(server, "a:2"), report=told.append)
+    assert offer.fetched == 0
+    assert {event.status for event in told if event.status != "waiting"} == {"exists"}
+
+
+def test_an_offer_of_a_blob_that_is_not_sent_is_left_alone(
+    server: Registry, new_client: NewClient, store: Store, there: Store
+) -> None:
+    """The image lists another encoding of the layer, which is here."""
+    image = make_image(there, "a:1", {"a": b"x" * 10_000})
+    here, (offer,) = offer_all(store, there, image, "")
+    tar = b"".join(there.layers.tar_pieces(image.layers[0]))
+    blob = Descriptor(
+        media_type="application/vnd.oci.image.layer.v1.tar",
+        digest=put(store.blobs, tar).digest,
+        size_bytes=len(tar),
+    )
+    manifest = replace(here.manifest, layers=(blob,))
+    plain = store.images.assemble_as(manifest, here.config, here.layers)
+    push_image(new_client(), store, plain, name(server))
+    assert offer.fetched == 0
+    assert blob.digest in server.blobs()
 
 
 def test_a_name_that_lies_about_another_repository_costs_an_upload(

@@ -7,7 +7,7 @@ import pytest
 
 from layerstore import Digest, Reference
 from layerstore.registry import Bounds, RegistryClient, Repository, UntrustedRegistryError
-from layerstore.registry.upload import upload
+from layerstore.registry.upload import find_there, path_at, upload
 from tests.layerstore.registry.conftest import NewClient, blob
 from tests.support.faultproxy import Fault, FaultProxy
 from tests.support.oddregistry import OddRegistry, Reply, odd_registry
@@ -69,6 +69,30 @@ def test_a_mount_that_is_an_upload_instead_is_ended(
     how = upload(repository, blob(content), lambda: iter([content]), mount_from=["b"])
     assert how == ("pushed", "")
     assert odd.paths("DELETE") == ["/mount"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "paths"), [("{}/b", ["b"]), ("{}/b/c", ["b/c"]), ("elsewhere/b", []), ("", [])]
+)
+def test_a_repository_is_found_by_name_in_its_own_registry(
+    odd: OddRegistry, repository: Repository, origin: str, paths: list[str]
+) -> None:
+    assert path_at(repository, origin.format(odd.address)) == paths
+
+
+def test_a_registry_whose_name_only_begins_like_it_is_another(
+    odd: OddRegistry, repository: Repository
+) -> None:
+    assert path_at(repository, f"{odd.address}1/b") == []
+
+
+def test_what_is_nowhere_is_not_sent(odd: OddRegistry, repository: Repository) -> None:
+    odd.replies["POST /v2/a/blobs/uploads/"] = Reply(status=202, headers={"Location": "/mount"})
+    assert find_there(repository, Digest.of(b"x"), ["a", "b"]) is None
+    assert odd.paths("DELETE") == ["/mount"]
+    assert odd.paths("PUT") == odd.paths("PATCH") == []
+    odd.replies["POST /v2/a/blobs/uploads/"] = Reply(status=201)
+    assert find_there(repository, Digest.of(b"x"), ["b"]) == ("mounted", "b")
 
 
 # A real one.

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from layerstore import CachedStep, Digest, DirectoryPlace, Layer, StepCache, Store, export_steps
+from layerstore import (
+    CachedStep,
+    Digest,
+    DirectoryPlace,
+    Layer,
+    StepCache,
+    Store,
+    export_descriptions,
+    export_steps,
+)
 from layerstore.errors import UnusableLayerError
 from tests.support.imagetree import OciLayout, stack
 from tests.support.stores import cached_step, findings, flip, make_layer, seal
@@ -382,7 +391,7 @@ def test_a_layer_that_is_not_as_described_is_not_believed(
     edit(step_file(cache), lambda step: _layer(step).update(files=7))
     attach(here, cache)
     assert here.cache.get(KEYS[0]) is not None
-    with pytest.raises(UnusableLayerError, match="not as the step describes it"):
+    with pytest.raises(UnusableLayerError, match="not as it is described there"):
         here.layers.fetch(here.layers.get(made.diff_id))
     assert here.cache.get(KEYS[0]) is None
 
@@ -435,3 +444,29 @@ def test_the_next_directory_is_asked_when_one_is_damaged(
         here.layers.fetch(here.layers.get(made.diff_id))
     assert here.cache.get(KEYS[0]) is not None
     assert here.layers.fetch(here.layers.get(made.diff_id)) == made
+
+
+def test_a_layer_that_lies_elsewhere_is_described_without_its_blob(
+    there: Store, here: Store, cache: Path
+) -> None:
+    exported(there, cache, {"a": b"1"})
+    base = make_layer(there, {"base": b"2"})
+    there.flush()
+    export_descriptions(there, [base], cache)
+    assert not blob(cache, base.descriptor.digest).exists()
+    notices = attach(here, cache)
+    found = here.cache.describe(base.diff_id)
+    assert found is not None
+    assert (found.layer, found.read_toc()) == (base, there.layers.toc(base))
+    assert here.cache.describe(KEYS[0]) is None
+    assert notices == []
+
+
+def test_a_layer_of_which_nothing_can_be_read_is_left_out(there: Store, cache: Path) -> None:
+    exported(there, cache, {"a": b"1"})
+    good, bad = make_layer(there, {"b": b"2"}), make_layer(there, {"c": b"3"})
+    there.flush()
+    there.layers.toc_path(bad.diff_id).unlink()
+    there.blob_path(bad.descriptor.digest).unlink()
+    export_descriptions(there, [bad, good], cache)
+    assert [path.name for path in (cache / "lamina/layers").iterdir()] == [good.diff_id.hex]
