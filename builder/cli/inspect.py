@@ -318,6 +318,8 @@ def _port_bindings(record: "ContainerRecord") -> dict[str, Value]:
 
 
 def _host_config(record: "ContainerRecord") -> Document:
+    from builder.runner import OWN_RUNTIME
+
     binds = [
         f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")
         for mount in record.mounts
@@ -367,7 +369,7 @@ def _host_config(record: "ContainerRecord") -> Document:
         MemorySwap=profile.memory_swap_bytes or 2 * record.memory_bytes,
         MemorySwappiness=profile.memory_swappiness,
         PidsLimit=record.pids_max or None,
-        Runtime=record.runtime or "lamina",
+        Runtime=record.runtime or OWN_RUNTIME,
         Ulimits=[Document(Name=name, Hard=hard, Soft=soft) for name, soft, hard in profile.ulimits],
     )
 

@@ -242,6 +242,8 @@ def _mounts(arguments: Arguments) -> "tuple[MountPoint, ...]":
 
 def _runtime(arguments: Arguments) -> str:
     found = arguments.value("runtime") or ""
+    if found == runner.OWN_RUNTIME:
+        return ""
     if found and arguments.flag("init"):
         raise UsageError(
             "--init is not carried out with --runtime: the program is PID 1 there",

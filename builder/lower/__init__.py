@@ -8,6 +8,7 @@ history entry the engine adds when it has them.
 from typing import assert_never
 
 from builder.lower import files, metadata, run
+from builder.lower.credentials import without_credentials
 from builder.lower.surroundings import Lowered, Surroundings
 from builder.state import StageState
 from grammar import (
@@ -48,6 +49,10 @@ def lower(instruction: Instruction, state: StageState, around: Surroundings) -> 
         LoweringError, ContextError, UnsupportedFeatureError: see builder.errors.
         grammar.DockerfileError: a word that cannot be expanded.
     """
+    return without_credentials(_lower(instruction, state, around), state, around)
+
+
+def _lower(instruction: Instruction, state: StageState, around: Surroundings) -> Lowered:
     match instruction:
         case Run():
             return run.run(instruction, state, around)

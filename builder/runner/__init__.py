@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from builder.runner.attend import Streams, pump_terminal
-    from builder.runner.container import ContainerRecord, MountPoint
+    from builder.runner.container import OWN_RUNTIME, ContainerRecord, MountPoint
     from builder.runner.liveness import Hold
     from builder.runner.logs import Entry, LogWriter, follow_log, last_entries, read_log
     from builder.runner.lookup import running
@@ -64,6 +64,7 @@ _HOMES = {
     "NetworkRequest": "networks",
     "NetworkStore": "networks",
     "Networking": "networking",
+    "OWN_RUNTIME": "container",
     "PREDEFINED_NETWORKS": "networks:PREDEFINED",
     "Profile": "profile",
     "RunOptions": "options",
@@ -102,6 +103,7 @@ _HOMES = {
 
 __all__ = [
     "NO_PROFILE",
+    "OWN_RUNTIME",
     "PREDEFINED_NETWORKS",
     "ContainerRecord",
     "ContainerStore",

@@ -26,6 +26,8 @@ from builder.runner import networking as networks
 from builder.runner.networking import Attached, Networking
 from builder.runner.profile import NO_PROFILE, Profile
 
+OWN_RUNTIME = "lamina"  # what the runtime of a record is called that names none
+
 State = Literal["created", "running", "exited", "dead"]
 
 # which state follows which, and no other

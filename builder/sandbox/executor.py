@@ -184,7 +184,7 @@ class SandboxRunning:
         if not self.has_own_pids:
             self._end_the_rest()
         if self.group:
-            self.oom_killed = self.group.was_oom_killed()
+            self.oom_killed = self.oom_killed or self.group.was_oom_killed()
             self.group.remove()
         if self.bundle:
             self.bundle.rmdir()
@@ -258,6 +258,8 @@ class SandboxRunning:
                     self.terminal_fd = terminals[0] if terminals else None
                 case "usage":
                     self.usage = value
+                case "oom_killed":
+                    self.oom_killed = value
                 case _:
                     raise AssertionError(f"unknown report {kind!r}")
 

@@ -153,6 +153,7 @@ class RuntimeExecutor:
                     channels=handshake.channels(stdio),
                     home=self._local.home(),
                     bundle=bundle,
+                    group=group,
                     way=way,
                 )
                 flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | way.flags
@@ -221,6 +222,7 @@ class _Shim:
     channels: Channels
     home: Home
     bundle: Path
+    group: Group
     way: Way
     phase: str = "start"
     errors_fd: int = -1
@@ -256,6 +258,8 @@ class _Shim:
             namespaces.send(self.report_fd, marshal.dumps(("program", self.made)), passed)
             self._let_go(*passed)
             status = _wait_for(pid)
+            if self.group.was_oom_killed():  # which nobody can tell once the group is deleted
+                namespaces.send(self.report_fd, marshal.dumps(("oom_killed", True)), [])
         finally:
             self._call("delete", "--force", self.name)
         namespaces.report(self.report_fd, status.to_bytes(4, "little"))

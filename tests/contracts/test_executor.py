@@ -701,6 +701,14 @@ class TestLimits:
         script = "exec tail -c 200m /dev/zero"
         outcome = bench.sh(script, limits=Limits(memory_bytes=20 << 20))
         assert outcome.status == ExitStatus(signal=signal.SIGKILL)
+        assert outcome.status.oom_killed
+
+    def test_a_program_that_is_killed_otherwise_has_not_run_out_of_memory(
+        self, bench: Bench
+    ) -> None:
+        outcome = bench.sh("exit 137", limits=Limits(memory_bytes=20 << 20))
+        assert outcome.status == ExitStatus(code=137)
+        assert not outcome.status.oom_killed
 
     def test_joined_programs_share_the_limits(self, bench: Bench) -> None:
         limits = Limits(pids_max=20)

@@ -46,6 +46,17 @@ class TestRuntimes:
         assert lines == ["/w", "1", "ship", "read-only", "1024", "lo"]
 
     @pytest.mark.needs_root
+    def test_who_runs_out_of_memory_is_told_so(self, busybox: Lamina, runtime: str) -> None:
+        run = ("run", "--name", "hog", "--runtime", runtime, "-m", "16m", "busybox")
+        done = busybox(*run, "tail", "-c", "200m", "/dev/zero", check=False)
+        assert (done.returncode, done.stderr) == (
+            137,
+            "lamina: killed: out of memory (limit 16m)\n",
+        )
+        assert busybox("inspect", "-f", "{{.State.OOMKilled}}", "hog").stdout == "true\n"
+        busybox("rm", "hog")
+
+    @pytest.mark.needs_root
     def test_users_and_limits_are_carried_out(self, busybox: Lamina, runtime: str) -> None:
         done = busybox(
             *("run", "--rm", "--runtime", runtime, "-u", "7:8", "--pids-limit", "30", "-m", "64m"),
@@ -110,3 +121,10 @@ def test_a_terminal(busybox: Lamina) -> None:
         typist.wait_for(b"33 99")
         assert typist.end() == 5
         assert typist.is_restored
+
+
+def test_ours_has_a_name_too(busybox: Lamina) -> None:
+    run = ("run", "--name", "mine", "--runtime", "lamina", "--network", "none", "--init")
+    assert busybox(*run, "busybox", "cat", "/proc/1/comm").stdout == "lamina-init\n"
+    assert busybox("inspect", "-f", "{{.HostConfig.Runtime}}", "mine").stdout == "lamina\n"
+    busybox("rm", "mine")
