@@ -118,6 +118,8 @@ def first_failing(last: int, fails: Callable[[int], bool]) -> int | None:
 
 def step(arguments: Arguments, session: "Session") -> int:
     """Walk over the instructions of an image."""
+    from shlex import split
+
     session.enter()
     name = arguments.words[0]
     with session.open_store() as store:
@@ -127,8 +129,15 @@ def step(arguments: Arguments, session: "Session") -> int:
             if sys.stdin.isatty():
                 write(f"{printable(name)}@{walk.number}> ")
                 sys.stdout.flush()
-            words = sys.stdin.readline()
-            if not words or not walk.obey(words.split()):
+            typed = sys.stdin.readline()
+            if not typed:
+                return 0
+            try:
+                words = split(typed)
+            except ValueError:
+                line("a quote is not closed")
+                continue
+            if not walk.obey(words):
                 return 0
 
 

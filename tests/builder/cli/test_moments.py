@@ -156,6 +156,18 @@ def test_looking_into_a_step(
     assert "leave" in walk(box, monkeypatch, "what?")[-1]
 
 
+def test_words_can_be_quoted(
+    box: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(box, tmp_path / "c", ["RUN echo hi > '/a name'"])
+    command = """x sh -c 'cat "$0" && echo it is there' "/a name\""""
+    assert walk(box, monkeypatch, command, "x cat '/a name", "q")[1:] == [
+        "hi",
+        "it is there",
+        "a quote is not closed",
+    ]
+
+
 def test_an_image_that_was_not_built_here_can_be_walked_too(
     box: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
