@@ -52,7 +52,14 @@ _CAUSES: Mapping[Cause, str] = {
     "failed": "it failed the last time",
     "canceled": "it was canceled the last time",
 }
-_FIELDS = {"chown": "--chown", "chmod": "--chmod", "cwd": "working directory"}
+_FIELDS = {
+    "chown": "--chown",
+    "chmod": "--chmod",
+    "cwd": "working directory",
+    "settings.extra_hosts": "--add-host",
+    "settings.resource_limits": "--ulimit",
+    "settings.shm_size_bytes": "--shm-size",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +148,7 @@ def sentence(difference: Difference) -> str:
         "argument": f"ARG {name}",
         "environment": f"ENV {name}",
         "heredoc": f"here-document {name}",
-        "field": _FIELDS.get(name, name.replace("_", " ")),
+        "field": _field_in_words(name),
         "command": "command",
         "shell": "SHELL",
     }.get(it.kind, name)
@@ -153,6 +160,14 @@ def sentence(difference: Difference) -> str:
         joint = " " if ":" in subject else ": "
         return f"{subject}{joint}{both}"
     return f"{subject} {it.change}"
+
+
+def _field_in_words(name: str) -> str:
+    """A member of a list stands in brackets: a path, say, which stays as it is."""
+    field, bracket, member = name.partition("[")
+    words = _FIELDS.get(field, field.replace("_", " "))
+    identity, closing, below = member.rpartition("]")
+    return f"{words}{bracket}{identity}{closing}{below.replace('_', ' ')}"
 
 
 def compare(old: Fields, new: Fields, scene: Scene) -> list[Difference]:

@@ -95,8 +95,9 @@ class BuildRecord:
 
 
 class NoSuchBuildError(BuilderError):
-    def __init__(self, *, name: str, problem: str = "no such build") -> None:
-        super().__init__(f"{problem}: {name}", hint="`lamina builds ls` lists them")
+    def __init__(self, *, name: str, problem: str = "no such build", is_any: bool = True) -> None:
+        hint = "`lamina builds ls` lists them" if is_any else "no build is recorded here"
+        super().__init__(f"{problem}: {name}", hint=hint)
         self.name = name
 
 
@@ -202,7 +203,9 @@ def id_of(name: str, directory: Path) -> str:
         found = [name] if name in found else found
     if len(found) != 1:
         raise NoSuchBuildError(
-            name=name, problem="several builds begin with this" if found else "no such build"
+            name=name,
+            problem="several builds begin with this" if found else "no such build",
+            is_any=bool(names),
         )
     return found[0]
 

@@ -32,6 +32,8 @@ from builder.steps import (
     FileStep,
     InlineFile,
     MakeDirectory,
+    MemoryMount,
+    RunSettings,
     ScriptFile,
     Step,
     selections_of,
@@ -186,6 +188,21 @@ def test_what_is_no_part_of_the_key_makes_no_difference() -> None:
         ({"cwd": "/src"}, "cwd", "working directory: / -> /src"),
         ({"user": "ada"}, "user", "user:  -> ada"),
         ({"network": "none"}, "network", "network: host -> none"),
+        (
+            {"settings": RunSettings(shm_size_bytes=4096)},
+            "settings.shm_size_bytes",
+            "--shm-size added",
+        ),
+        (
+            {"settings": RunSettings(extra_hosts=(("a", "1.2.3.4"),))},
+            "settings.extra_hosts",
+            '--add-host:  -> [["a", "1.2.3.4"]]',
+        ),
+        (
+            {"mounts": (MemoryMount(target="/my_dir", size_bytes=None, read_only=False),)},
+            "mounts[/my_dir]",
+            "mounts[/my_dir] added",
+        ),
     ],
 )
 def test_a_field_of_a_run(changes: dict[str, Any], name: str, text: str) -> None:

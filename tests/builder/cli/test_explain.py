@@ -117,7 +117,7 @@ def test_an_image_that_was_not_built_here_has_no_build(box: Commands) -> None:
 
 
 def test_without_a_store_there_is_no_build(bare: Commands) -> None:
-    assert "no such build" in bare("why", code=1).err
+    assert "no such build: ^0 (no build is recorded here)" in bare("why", code=1).err
     assert not bare.root.exists()
 
 
