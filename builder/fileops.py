@@ -152,11 +152,22 @@ class FileChanges:
         meta = _owned(Meta(0o644, 0, 0, self._now_ns), ownership, is_dir=False)
         self._replace(PutFile(target, meta, len(inline.content), inline.content))
 
-    def unpack(self, changes: Iterator[Change], destination: str, ownership: Ownership) -> None:
+    def unpack(
+        self,
+        changes: Iterator[Change],
+        destination: str,
+        ownership: Ownership,
+        *,
+        is_root: bool = False,
+    ) -> None:
         """Put the members of an archive beneath `destination`, links of the image followed.
 
         Members keep their own modes, whatever --chmod says, and device nodes are left out, as in
         Docker. A member's content must outlive the iteration (see `archives.members`).
+
+        Args:
+            is_root: the archive is a root file system: its devices stay, and its own root's
+                attributes.
         """
         ownership = replace(ownership, mode=None)
         self.make_directory(destination.rstrip("/") or "/", ownership)
@@ -164,7 +175,9 @@ class FileChanges:
         for number, change in enumerate(changes):
             if number == _MEMBERS_MAX:
                 raise LoweringError(f"the archive has more than {_MEMBERS_MAX} members")
-            if not (isinstance(change, PutNode) and change.kind != "fifo"):
+            if is_root and isinstance(change, PutDir) and not change.path:
+                self._put(change)
+            elif is_root or not isinstance(change, PutNode) or change.kind == "fifo":
                 self._unpack_member(change, base, ownership)
 
     # ---- copying

@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING
 
 from builder.archives import kept
 from builder.errors import LoweringError
+from builder.fileops import KEEP, FileChanges
 from builder.lower import Surroundings, lower
 from builder.sources import SourceTree
 from builder.state import StageState
 from grammar import parse_instruction
 from layerstore import (
+    Content,
     History,
     Image,
     ImageConfig,
+    Node,
     Opaque,
     Peeked,
     Remove,
     Store,
+    TreeIndex,
     decompressor,
     detect,
     host_platform,
@@ -27,23 +31,34 @@ from layerstore import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layerstore import Change, Reader
+    from layerstore import Change, Platform, Reader
 
 _CHANGES = "CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD STOPSIGNAL USER VOLUME WORKDIR"
 
 
-def import_tar(store: Store, stream: "Reader", *, changes: tuple[str, ...], message: str) -> Image:
+def import_tar(
+    store: Store,
+    stream: "Reader",
+    *,
+    changes: tuple[str, ...],
+    message: str,
+    platform: "Platform | None" = None,
+) -> Image:
     """Store the tar as a layer, and an image of it; `changes` are instructions, as docker has them.
 
-    The layer's times are the tar's; the image's is the newest of them, so that the same tar gives
-    the same image.
+    What stands twice in the tar counts as it stands last, and links lead where they would lead if
+    it was unpacked. The layer's times are the tar's; the image's is the newest of them, so that the
+    same tar gives the same image. It is for this host, unless a `platform` is given.
     """
     buffered = Peeked(stream)
     newest = _Newest()
     tar = decompressor(detect(buffered.head) or "none", buffered)
+    files = FileChanges(TreeIndex(), now_ns=0, read=_nothing_below)
     with ExitStack() as cleanup:
-        layer = store.layers.commit(newest.passing(kept(unpack(tar), cleanup)))
-    platform = host_platform()
+        members = kept(unpack(tar), cleanup, cleanup.enter_context(store.new_tmpdir()))
+        files.unpack(newest.passing(members), "/", KEEP, is_root=True)
+        layer = store.layers.commit(files.changes())
+    platform = platform or host_platform()
     state = StageState()
     for text in changes:
         state = _changed(state, text)
@@ -77,6 +92,10 @@ def _changed(state: StageState, text: str) -> StageState:
         find_source=_no_source, build_args={}, global_args={}, escape="\\", network="none"
     )
     return replace(lower(instruction, state, around).state, history=())
+
+
+def _nothing_below(node: Node) -> Content:
+    raise AssertionError("there are no layers below a root file system")
 
 
 def _no_source(name: str | None) -> SourceTree:

@@ -2,18 +2,17 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from builder.cli.arguments import Arguments, Command, UsageError, flag, many, value
 from builder.cli.output import line, printable
-from builder.errors import UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
-    from layerstore import Export, Format, Image, Platform, Reference, Store
+    from layerstore import Export, Format, Image, Platform, Reader, Reference, Store
 
 _FORMATS: dict[str, "Format"] = {
     "docker": "docker",
@@ -28,21 +27,22 @@ _REGISTRY = "`lamina pull` gets images from registries"
 
 def import_(arguments: Arguments, session: "Session") -> int:
     """Make an image of one layer from a tar of a root file system; prints its id."""
+    from builder.cli.copy import chosen_platform
     from builder.imports import import_tar
+    from builder.urls import redacted
     from layerstore import Reference
 
     source = arguments.words[0]
-    if source.startswith(("http://", "https://")):
-        raise UnsupportedFeatureError(
-            feature="import from a URL", hint="download it, and name the file or pipe it in: -"
-        )
+    shown = redacted(source)
+    platform = chosen_platform(arguments)
     reference = Reference.parse(arguments.words[1]) if len(arguments.words) > 1 else None
-    with session.open_store() as store, _naming(source), _reading(source) as stream:
+    with session.open_store() as store, _naming(shown), _reading_from(store, source) as stream:
         image = import_tar(
             store,
             stream,
             changes=arguments.values("change"),
-            message=arguments.value("message") or f"Imported from {source}",
+            message=arguments.value("message") or f"Imported from {shown}",
+            platform=platform,
         )
         _keep(store, image, reference)
     line(image.id)
@@ -204,6 +204,20 @@ def _naming(source: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _reading_from(store: "Store", source: str) -> "Iterator[Reader]":
+    """A URL, a file, or standard input for `-`."""
+    if source.startswith(("http://", "https://")):
+        from builder.remote import Remotes
+        from builder.urls import FileUrl
+
+        with ExitStack() as cleanup:
+            yield Remotes(store, cleanup).read(FileUrl(url=source))
+        return
+    with _reading(source) as stream:
+        yield stream
+
+
 class _reading:
     """A file, or standard input for `-`."""
 
@@ -221,15 +235,15 @@ class _reading:
 
 IMPORT = Command(
     name="import",
-    synopsis="FILE|- [NAME[:TAG]]",
+    synopsis="FILE|URL|- [NAME[:TAG]]",
     about="Make an image of a root file system in a tar archive.",
     act=import_,
     options=(
         many("-c", "--change", metavar="INSTRUCTION", about="Apply CMD, ENV, ... to the image"),
         value("-m", "--message", about="What the history says of the layer"),
+        value("--platform", metavar="OS/ARCH", about="What the image is for (default: this one)"),
     ),
     words=(1, 2),
-    refused={"--platform": "the image is for this machine's platform"},
 )
 SAVE = Command(
     name="save",

@@ -119,6 +119,55 @@ def test_pipes_may_give_as_little_at_a_time_as_they_like(
     )
 
 
+def test_what_stands_twice_counts_as_it_stands_last(store: Store) -> None:
+    data = (
+        entry("a", b"1")
+        + entry("gone/", kind=b"5")
+        + entry("gone/x", b"2")
+        + entry("h", kind=b"1", target="a")
+        + entry("a", b"33", mode=0o600)
+        + entry("gone", b"4")
+        + END
+    )
+    image = taken_in(store, data)
+    assert {path: kind for path, (kind, *_) in tree(store, image).items()} == {
+        "": "dir",
+        "a": "file",
+        "gone": "file",
+        "h": "file",
+    }
+    nodes = store.layers.tree(image.layers).walk()
+    sizes = {node.entry.path: node.entry.size_bytes for node in nodes if node.entry.path}
+    assert sizes == {"a": 2, "gone": 1, "h": 1}
+    assert findings(store) == []
+
+
+def test_links_lead_where_they_would_if_it_was_unpacked(store: Store) -> None:
+    data = (
+        entry("usr/bin/", kind=b"5", mode=0o755)
+        + entry("bin", kind=b"2", target="usr/bin")
+        + entry("bin/sh", b"#!", mode=0o755)
+        + entry("out", kind=b"2", target="/../../..")
+        + entry("out/up", b"x")
+        + END
+    )
+    found = tree(store, taken_in(store, data))
+    assert {path for path, (kind, *_) in found.items() if kind == "file"} == {"usr/bin/sh", "up"}
+    assert found["bin"][0] == "symlink"
+
+
+def test_devices_and_the_attributes_of_the_root_stay(store: Store) -> None:
+    data = (
+        entry("./", kind=b"5", mode=0o555, uid=7, gid=8)
+        + entry("./dev/null", kind=b"3", mode=0o666, device=(1, 3))
+        + entry("./pipe", kind=b"6", mode=0o600)
+        + END
+    )
+    found = tree(store, taken_in(store, data))
+    assert found[""] == ("dir", 0o555, 7, 8)
+    assert (found["dev/null"], found["pipe"]) == (("char", 0o666, 0, 0), ("fifo", 0o600, 0, 0))
+
+
 def test_large_files_pass_through(store: Store) -> None:
     content = random.Random(1).randbytes(3_000_000)
     image = taken_in(store, entry("big", content) + entry("small", b"1") + END)

@@ -23,6 +23,7 @@ from tests.support.cli import Lamina
 from tests.support.commands import Commands
 from tests.support.rawtar import END, entry
 from tests.support.rootfs import need_busybox
+from tests.support.servers import Page, serve
 from tests.support.stores import flip, flip_blob, make_image, problems
 from tests.support.terminals import Typist
 
@@ -424,6 +425,26 @@ class TestImport:
         assert bare("image", "import", "--message", "same", archive).out == image_id
         assert names(bare) == ["piped:latest"]
 
+    def test_the_archive_may_be_behind_a_url(self, bare: Commands, tmp_path: Path) -> None:
+        archive = write(tmp_path / "rootfs.tar", ROOTFS)
+        wanted = bare("import", "-m", "same", archive).out
+        with serve({"/r.tgz": Page(gzip.compress(ROOTFS)), "/text": Page(b"text")}) as server:
+            url = f"{server.url}/r.tgz"
+            assert bare("import", "-m", "same", url, "fetched").out == wanted
+            secret = url.replace("//", "//me:secret@")
+            bare("import", secret, "told")
+            assert f"{server.url}/text: " in bare("import", f"{server.url}/text", code=1).err
+        (entry,) = image(bare, "told").config.history
+        assert entry.comment.startswith("Imported from http://")
+        assert "secret" not in entry.comment
+        assert problems(bare.root) == []
+
+    def test_it_may_be_for_another_platform(self, bare: Commands, tmp_path: Path) -> None:
+        archive = write(tmp_path / "rootfs.tar", ROOTFS)
+        bare("import", "--platform", "linux/arm/v7", archive, "far")
+        config = image(bare, "far").config
+        assert (config.os, config.architecture, config.variant) == ("linux", "arm", "v7")
+
     def test_changes_are_instructions(self, bare: Commands, tmp_path: Path) -> None:
         words = ("-c", 'CMD ["sh"]', "--change", "ENV A=1 B=2", "-c", "LABEL x=y", "-c", "USER 7")
         bare("import", *words, write(tmp_path / "rootfs.tar", ROOTFS), "changed")
@@ -454,8 +475,8 @@ class TestImport:
             (("-c", "COPY a b", "{file}"), 1, "COPY is not a valid change command"),
             (("-c", "NOPE x", "{file}"), 1, "NOPE is not a valid change command"),
             (("-c", "EXPOSE pork", "{file}"), 1, "pork"),
-            (("--platform", "linux/arm64", "{file}"), 125, "--platform is not supported"),
-            (("https://example.org/x.tar", "y"), 1, "import from a URL is not supported"),
+            (("--platform", "nope/at/all/x", "{file}"), 1, "nope"),
+            (("http://127.0.0.1:1/x.tar", "y"), 1, "cannot fetch http://127.0.0.1:1/x.tar"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
     )
