@@ -138,7 +138,7 @@ def changed(nearest: str, differences: list[Difference]) -> Explanation:
 
 def sentence(difference: Difference) -> str:
     """A difference in a few words."""
-    it, name = difference, _short_name(difference.name)
+    it, name = difference, _short_name(difference)
     if it.kind == "parent":
         where = f"line {it.line}, " if it.line else ""
         how = "" if it.change == "changed" else f", which was {it.change}"
@@ -492,6 +492,10 @@ def _selections_in(value: Document) -> list[Fields]:
     return [each for each in _members(value) if isinstance(each, dict)]
 
 
-def _short_name(name: str) -> str:
-    flat = " ".join(name.split())
-    return flat if len(flat) <= _NAME_MAX else f"{flat[: _NAME_MAX - 1]}…"
+def _short_name(difference: Difference) -> str:
+    flat = " ".join(difference.name.split())
+    if len(flat) <= _NAME_MAX:
+        return flat
+    # the end of a path says more than its middle
+    head = _NAME_MAX // 4 if difference.kind in ("file", "files") else _NAME_MAX - 1
+    return f"{flat[:head]}…{flat[len(flat) - (_NAME_MAX - 1 - head) :]}"

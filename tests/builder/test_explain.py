@@ -343,6 +343,13 @@ def test_one_file_of_a_thousand_is_named_alone() -> None:
     assert sentence(difference) == "src/f512 changed"
 
 
+def test_of_a_long_path_the_end_is_told() -> None:
+    path = "src/main/java/org/example/shop/orders/internal/service/OrderServiceImplementation.java"
+    told = sentence(Difference(kind="file", name=path))
+    assert told == "src/main/java/o…rnal/service/OrderServiceImplementation.java changed"
+    assert sentence(Difference(kind="parent", name=f"RUN {'x' * 99}")).endswith("xx…")
+
+
 def test_files_are_added_and_removed() -> None:
     old, new = copied(TREE, "src"), copied({**TREE, "src/d/new": b"n"}, "src")
     added, removed = only(old, new), only(new, old)
