@@ -41,14 +41,12 @@ from layerstore import (
     InlineCache,
     NotFoundError,
     Reference,
-    RegistryPlace,
     StepCache,
     Store,
     StoreError,
     export_descriptions,
     export_mount,
     export_steps,
-    take_in_image,
 )
 
 if TYPE_CHECKING:
@@ -136,20 +134,20 @@ def _add_image(source: RegistryCache, store: Store, notice: Callable[[str], None
         image = store.images.resolve(source.reference.full)
     except NotFoundError:
         return False
-    store.cache.add_source(InlineCache(image, store, notice))
+    store.cache.add_source(InlineCache(image.manifest, image.config, store, notice))
     return True
 
 
 def _add_remote(source: RegistryCache, store: Store, notice: Callable[[str], None]) -> None:
-    from layerstore.registry import RegistryCopies, RepositoryPlace, inline_image_exists
+    from layerstore.registry import RepositoryPlace, find_inline_cache
 
     place = RepositoryPlace.find(source.client, source.reference)
     if place is not None:
         _add_place(place, store, notice)
-    elif inline_image_exists(source.client, source.reference):
-        there = RegistryPlace(reference=source.reference)
-        image = take_in_image(store, there, registries=RegistryCopies(source.client))
-        store.cache.add_source(InlineCache(store.images.open(image), store, notice))
+        return
+    inline = find_inline_cache(source.client, store, source.reference, notice)
+    if inline is not None:
+        store.cache.add_source(inline)
     else:
         notice(f"no build cache in {source}: it is an image without one: build it with type=inline")
 

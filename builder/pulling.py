@@ -71,7 +71,7 @@ class Pulling:
         """The image that `name` stands for, in the store when this returns.
 
         With `lazily`, layers that build caches describe are only offered to the store then, and
-        come when they are wanted (see layerstore/registry/pull.py).
+        come when they are wanted (see layerstore/registry/offers.py).
 
         Raises:
             NotFoundError: it is neither here nor can it be had.

@@ -63,7 +63,7 @@ class Sealer:
 
         own = {layer.diff_id for layer in state.layers} - state.base
         keys = [Digest(step.key) for step in steps if step.key and step.layer in own]
-        return inline_steps(self._store, keys)
+        return inline_steps(self._store, keys, state.layers)
 
     def _encoded(self, image: Image, state: StageState) -> Image:
         from layerstore import encode_image

@@ -89,8 +89,8 @@ class DescribedLayer(Protocol):
     def layer(self) -> Layer:
         """What it is said to be."""
 
-    def read_toc(self) -> "list[TocEntry]":
-        """Its table of contents. Raises UnusableLayerError."""
+    def read_toc(self) -> "list[TocEntry] | None":
+        """Its table of contents, None where that is not known. Raises UnusableLayerError."""
 
     def check(self, layer: Layer) -> Layer:
         """Return `layer`, which has come. Raises UnusableLayerError: it is not as was said."""

@@ -27,7 +27,7 @@ DEPTH_MAX = 32  # nested brackets; an OCI document needs 5
 LAYERS_MAX = 500  # OVL_MAX_STACK of the kernel's overlayfs: more could never be mounted
 _INT64_MAX = 2**63 - 1
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
-_INLINE_CACHE = "lamina.cache.v1"
+_INLINE_CACHE = "lamina.cache.v2"
 _MEDIA_TYPE_LETTERS = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$&^_.+-"
 )

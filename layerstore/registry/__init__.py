@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from layerstore.registry.build_cache import (
         CacheExporter,
         RepositoryPlace,
-        inline_image_exists,
+        find_inline_cache,
     )
     from layerstore.registry.client import RegistryClient
     from layerstore.registry.connection import retry_after
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
         UnreachableRegistryError,
         UntrustedRegistryError,
     )
+    from layerstore.registry.offers import offer_image
     from layerstore.registry.proxies import proxy_for
     from layerstore.registry.pull import (
         Pulled,
         is_current,
-        offer_image,
         pull_image,
     )
     from layerstore.registry.push import is_whole, push_image, push_index
@@ -64,10 +64,10 @@ _HOMES = {
     "UntrustedRegistryError": "errors",
     "is_current": "pull",
     "is_whole": "push",
-    "inline_image_exists": "build_cache",
+    "find_inline_cache": "build_cache",
     "proxy_for": "proxies",
     "retry_after": "connection",
-    "offer_image": "pull",
+    "offer_image": "offers",
     "pull_image": "pull",
     "push_image": "push",
     "push_index": "push",
@@ -96,7 +96,7 @@ __all__ = [
     "UnknownManifestError",
     "UnreachableRegistryError",
     "UntrustedRegistryError",
-    "inline_image_exists",
+    "find_inline_cache",
     "is_current",
     "is_whole",
     "offer_image",

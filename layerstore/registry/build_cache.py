@@ -27,8 +27,6 @@ from layerstore.descriptor import OCI_MANIFEST, Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import (
     DOCUMENT_BYTES_MAX,
-    ImageConfig,
-    Manifest,
     Reader,
     canonical_json,
     descriptor_json,
@@ -44,14 +42,16 @@ from layerstore.errors import (
 )
 from layerstore.layers import Came, Layer
 from layerstore.reference import Reference
-from layerstore.registry.pull import fetch_layers, find_remote
+from layerstore.registry.offers import offer_layers
+from layerstore.registry.pull import RemoteImage, fetch_layers, find_remote
 from layerstore.registry.repository import RemoteDocument, Repository
-from layerstore.registry.transfers import Transfer, side_by_side
+from layerstore.registry.transfers import reporting, side_by_side
 from layerstore.registry.upload import find_there, path_at, upload
 from layerstore.transports.cache_directory import MOUNTS
 from layerstore.transports.cached_mounts import Filter, export_mount
 from layerstore.transports.cached_steps import encode_layer, encode_step, table_descriptor
 from layerstore.transports.exports import blob_name
+from layerstore.transports.inline_cache import InlineCache
 
 if TYPE_CHECKING:
     from layerstore.cacheindex import StepRow
@@ -125,26 +125,33 @@ class RepositoryPlace:
         return BlobReader(pieces.read, pieces.close, digest=blob.digest, size_bytes=blob.size_bytes)
 
     def take_in(self, store: "Store", layers: Sequence[Layer], came: Came) -> None:
-        def report(event: Transfer) -> None:
-            done_bytes = event.size_bytes if event.status == "complete" else event.done_bytes
-            came(event.digest, done_bytes, event.size_bytes)
-
         wanted = [(layer.descriptor, layer.diff_id) for layer in layers]
         with suppress(StoreError):  # `open` says what it is
-            fetch_layers(self._client, store, self._repository, wanted, report)
+            fetch_layers(self._client, store, self._repository, wanted, reporting(came))
 
 
-def inline_image_exists(client: "RegistryClient", reference: Reference) -> bool:
-    """Whether the name is that of an image that says which steps made its layers.
+def find_inline_cache(
+    client: "RegistryClient",
+    store: "Store",
+    reference: Reference,
+    notice: Callable[[str], None],
+) -> InlineCache | None:
+    """The cache inside of an image with that name, whose layers are offered to the store.
+
+    None where it has none.
+
+    Args:
+        notice: told, in a sentence, why nothing of it can be used.
 
     Raises:
         RegistryError, MalformedDocumentError.
     """
-    repository, root = find_remote(client, reference)
-    if root.is_index or _config_of(root) is not None:
-        return False
-    manifest = Manifest.parse(root.data)
-    return bool(ImageConfig.parse(repository.document(manifest.config)).inline_cache)
+    image = RemoteImage.find(client, store, reference)
+    if not image.config.inline_cache:
+        return None
+    cache = InlineCache(image.manifest, image.config, store, notice)
+    offer_layers(image, cache.describe)
+    return cache
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,8 +4,7 @@
     each layer is decompressed, checked and listed while it comes; it is committed when digest, size
     and diff_id were right, and the image is read and named when every layer is there
 
-Where a build cache describes a layer, a build need not have it before its bytes matter: it is
-offered to the store, and when one of an image's layers is wanted, all that are missing come.
+Layers that come only when they are wanted: offers.py.
 
 Manifest and index are kept byte for byte, so that a name stands for the same digest here and there;
 of an index only the images that were asked for are here. A layer that came damaged is fetched once
@@ -13,8 +12,7 @@ more. What has come whole before a failure stays for the next try.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,24 +31,17 @@ from layerstore.errors import (
     UnsupportedMediaTypeError,
 )
 from layerstore.images import NESTING_MAX, Image, choose, host_platform
-from layerstore.layers import Came, Layer
-from layerstore.layers import Offer as StoreOffer
 from layerstore.reference import Reference
 from layerstore.registry.errors import RegistryError, UnknownManifestError
 from layerstore.registry.repository import RemoteDocument, Repository
 from layerstore.registry.transfers import Download, Report, Status, Transfer, Workers, untold
 
 if TYPE_CHECKING:
-    from layerstore.cacheindex import DescribedLayer
     from layerstore.registry.client import RegistryClient
     from layerstore.store import Store
-    from layerstore.toc import TocEntry
 
 _BEGUN_MAX = 16  # downloads that have files open
 _PIECE_BYTES = 256 << 10
-
-
-Watch = Callable[[Reference], AbstractContextManager[Report]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,49 +67,9 @@ def pull_image(
         RegistryError: it cannot be had; of several mirrors, why the last one fails.
         StoreError: what came is malformed, damaged or unsupported.
     """
-    found = _Remote.find(client, store, reference, platform)
+    found = RemoteImage.find(client, store, reference, platform)
     image = found.take(found.missing(report), report)
     return Pulled(image=image, root=found.documents[0].descriptor, repository=found.repository)
-
-
-def offer_image(
-    client: "RegistryClient",
-    store: "Store",
-    reference: Reference,
-    *,
-    platform: Platform | None = None,
-    report: Report = untold,
-    watch: Watch,
-) -> Image:
-    """The same, but layers that build caches describe stay there until one of them is wanted.
-
-    While any does, the image is neither named nor stored.
-
-    Args:
-        report: is told of the layers that come now.
-        watch: watches what comes later.
-
-    Raises as `pull_image`; the layers may raise it later, and UnusableLayerError.
-    """
-    found = _Remote.find(client, store, reference, platform)
-    missing = found.missing(report)
-    described = {}
-    for _, diff_id in missing:
-        is_new = store.layers.find_here(diff_id) is None
-        known = store.cache.describe(diff_id) if is_new else None
-        if known is not None:
-            described[diff_id] = known
-    now = [each for each in missing if each[1] not in described]
-    if not described:
-        return found.take(now, report)
-    found.fetch(now, report)
-    later = _Later(found, watch)
-    for blob, diff_id in missing:
-        if diff_id in described:
-            later.offers.append(_Offer(later, described[diff_id], blob))
-    for offer in later.offers:
-        store.layers.offer(offer)
-    return found.image_of_known()
 
 
 def is_current(
@@ -180,8 +131,11 @@ def documents_for(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Remote:
-    """An image in a registry. `documents` lead from what its name stands for to `manifest`."""
+class RemoteImage:
+    """An image in a registry. `documents` lead from what its name stands for to `manifest`.
+
+    Missing layers are blobs with their diff_ids.
+    """
 
     client: "RegistryClient"
     store: "Store"
@@ -199,8 +153,9 @@ class _Remote:
         client: "RegistryClient",
         store: "Store",
         reference: Reference,
-        platform: Platform | None,
-    ) -> "_Remote":
+        platform: Platform | None = None,
+    ) -> "RemoteImage":
+        """The image that a registry has under a name. Raises as `pull_image`."""
         store.lease()
         platform = platform or host_platform()
         repository, root = find_remote(client, reference)
@@ -219,7 +174,7 @@ class _Remote:
         )
 
     def missing(self, report: Report) -> list[tuple[Descriptor, Digest]]:
-        """Blobs and diff_ids of the layers that are not here, each once."""
+        """The layers that are not here, each once."""
         missing: dict[Digest, tuple[Descriptor, Digest]] = {}
         for blob, diff_id in zip(self.manifest.layers, self.config.diff_ids, strict=True):
             if _is_here(self.store, blob, diff_id):
@@ -254,7 +209,7 @@ class _Remote:
         return image
 
     def image_of_known(self) -> Image:
-        """The image, all layers of which are here or offered."""
+        """The image, all layers of which are here or offered; nothing is stored."""
         root = self.documents[0].descriptor
         descriptor = self.documents[-1].descriptor
         return Image(
@@ -265,59 +220,6 @@ class _Remote:
             layers=tuple(self.store.layers.get(each) for each in self.config.diff_ids),
             index=root.plain if self.documents[0].is_index else None,
         )
-
-
-class _Later:
-    """The layers of an image that are not here; they come together."""
-
-    def __init__(self, remote: _Remote, watch: Watch) -> None:
-        self.remote = remote
-        self.offers: list[_Offer] = []
-        self._watch = watch
-
-    def fetch(self) -> None:
-        """Have come what is still missing."""
-        with self._watch(self.remote.reference) as report:
-            self.remote.take(self.remote.missing(report), report)
-        for offer in self.offers:
-            offer.check()
-
-
-class _Offer:
-    """An Offer: one layer of an image that a build cache describes."""
-
-    def __init__(self, later: _Later, described: "DescribedLayer", blob: Descriptor) -> None:
-        self._later = later
-        self._described = described
-        kind = compression.kind_of(blob.media_type)
-        self.layer = replace(
-            described.layer, blob=replace(blob.plain, media_type=compression.media_type(kind))
-        )
-
-    @property
-    def origin(self) -> str:
-        """Where the blob is."""
-        return self._later.remote.repository.name
-
-    def read_toc(self) -> "list[TocEntry]":
-        """The table, as the cache has it."""
-        return self._described.read_toc()
-
-    def bring(self, offers: Sequence[StoreOffer], came: Came) -> None:
-        """Nothing: with one layer all of its image come."""
-
-    def fetch(self) -> Layer:
-        """The layer, when it is what was said."""
-        layers = self._later.remote.store.layers
-        if layers.find_here(self.layer.diff_id) is None:  # it may have come with another image
-            self._later.fetch()
-        return self.check()
-
-    def check(self) -> Layer:
-        """The layer, which has come, when it is what was said."""
-        layer = self._later.remote.store.layers.find_here(self.layer.diff_id)
-        assert layer is not None, "it has come"
-        return self._described.check(layer)
 
 
 def _read(repository: Repository, document: RemoteDocument) -> tuple[Manifest, ImageConfig, bytes]:

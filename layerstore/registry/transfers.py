@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from layerstore.blobs import BlobWriter
 from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
+from layerstore.layers import Came
 from layerstore.registry.connection import Response
 from layerstore.registry.errors import CanceledError
 from layerstore.registry.repository import Repository
@@ -164,6 +165,16 @@ class Workers:
 
 def untold(event: Transfer) -> None:
     """A report to nobody."""
+
+
+def reporting(came: Came) -> Report:
+    """A report that says how many bytes of which blob have come."""
+
+    def report(event: Transfer) -> None:
+        done_bytes = event.size_bytes if event.status == "complete" else event.done_bytes
+        came(event.digest, done_bytes, event.size_bytes)
+
+    return report
 
 
 def side_by_side(client: "RegistryClient", jobs: Sequence[Job]) -> None:

@@ -7,7 +7,7 @@ its bytes matter: when the image is sealed, or a program runs on it. If then any
 was said, an UnusableLayerError says so, and the same place does not offer that layer again.
 
 The layers of base images are described in the same way; their blobs stay in the registry that the
-base image is in (layerstore/registry/pull.py).
+base image is in (layerstore/registry/offers.py).
 
 Invariants (tests/layerstore/transports/test_cached_steps.py, for every kind of place):
   1. A layer that is never needed is never read.
@@ -88,9 +88,15 @@ def encode_layer(layer: Layer, table: Descriptor) -> bytes:
 
 def layer_json(layer: Layer, table: Descriptor) -> dict[str, object]:
     """A layer as it stands in a document."""
-    return {
+    return described_json(layer) | {
         "blob": descriptor_json(layer.descriptor),
         "toc": {"digest": table.digest, "size": table.size_bytes},
+    }
+
+
+def described_json(layer: Layer) -> dict[str, object]:
+    """The same without its blobs."""
+    return {
         "diffId": layer.diff_id,
         "contentDigest": layer.content_digest,
         "size": layer.size_bytes,
@@ -192,18 +198,23 @@ def _layer_entry(reader: Reader) -> LayerEntry:
     blob, table = inner.child("blob"), inner.child("toc")
     if blob is None or table is None:
         raise inner.error("blob" if blob is None else "toc", "is missing")
-    layer = Layer(
-        diff_id=_digest(inner, "diffId"),
-        blob=parse_descriptor(blob),
-        size_bytes=inner.integer("size"),
-        tar_size_bytes=inner.integer("tarSize"),
-        content_digest=_digest(inner, "contentDigest"),
-        files=inner.integer("files"),
-        dirs=inner.integer("dirs"),
-        removed=inner.integer("removed"),
-    )
+    layer = parse_described(inner, parse_descriptor(blob))
     listed = table_descriptor(_digest(table, "digest"), table.integer("size"))
     return LayerEntry(layer=layer, table=listed)
+
+
+def parse_described(reader: Reader, blob: Descriptor) -> Layer:
+    """Read what `described_json` wrote of a layer."""
+    return Layer(
+        diff_id=_digest(reader, "diffId"),
+        blob=blob,
+        size_bytes=reader.integer("size"),
+        tar_size_bytes=reader.integer("tarSize"),
+        content_digest=_digest(reader, "contentDigest"),
+        files=reader.integer("files"),
+        dirs=reader.integer("dirs"),
+        removed=reader.integer("removed"),
+    )
 
 
 def _digest(reader: Reader, key: str) -> Digest:

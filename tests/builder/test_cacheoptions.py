@@ -427,8 +427,10 @@ def test_an_inline_cache_is_deterministic_and_changes_the_id(store: Store) -> No
 
 def test_an_inline_cache_names_the_layers_of_the_image_alone(store: Store) -> None:
     built = run_build(store, TEXT, executor=FakeExecutor(), inline_cache=True)
-    steps = json.loads(built.image.config.inline_cache)
-    assert [step["diffId"] for step in steps] == [*built.image.config.diff_ids[1:]]
+    cache = json.loads(built.image.config.inline_cache)
+    steps, layers = ([each["diffId"] for each in cache[kind]] for kind in ("steps", "layers"))
+    assert steps == [*built.image.config.diff_ids[1:]]
+    assert layers == [*built.image.config.diff_ids]
 
 
 def test_an_image_without_a_cache_or_no_image_is_a_notice(store: Store) -> None:

@@ -210,6 +210,24 @@ def test_what_a_changed_step_stands_on_comes_with_its_base(
     other("fsck")
 
 
+def test_an_image_with_its_cache_inside_is_looked_into_and_not_fetched(
+    machine: Lamina, proxy: FaultProxy, context: Path, tmp_path: Path
+) -> None:
+    """Its base image is described there as well."""
+    base, name = f"{proxy.address}/base:1", f"{proxy.address}/app:1"
+    (context / "Dockerfile").write_text(f"FROM {base}\nWORKDIR /w\nRUN echo 1 > a\n")
+    image_id = machine("build", "-q", "-t", name, "--cache-to=type=inline", "--push", context)
+    proxy.forget()
+    other = Lamina(root=tmp_path / "third", env={"HOME": str(tmp_path)})
+    build = ("build", "-q", "--cache-from", name, "--cache-to=type=inline")
+    assert other(*build, "-o", "type=cacheonly", context).stdout == image_id.stdout
+    assert layers_fetched(proxy, machine) == set()
+    assert other(*build, "-t", "app", context).stdout == image_id.stdout
+    assert other("run", "--rm", "app", "cat", "a").stdout == "1\n"
+    other("fsck")
+    assert other("build", "-q", "--cache-to=type=inline", context).stdout == image_id.stdout
+
+
 def test_with_load_a_pushed_image_is_kept_as_well(
     shared: str, proxy: FaultProxy, context: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from layerstore import CachedMounts, Digest, Layer, Reference, StepCache, Store
+from layerstore import (
+    CachedMounts,
+    Digest,
+    ImageConfig,
+    Layer,
+    Reference,
+    StepCache,
+    Store,
+    inline_steps,
+)
 from layerstore.descriptor import OCI_MANIFEST
 from layerstore.errors import MalformedDocumentError, StoreError, UnusableLayerError
 from layerstore.registry import (
@@ -16,7 +25,7 @@ from layerstore.registry import (
     RegistryError,
     RepositoryPlace,
     UnknownManifestError,
-    inline_image_exists,
+    find_inline_cache,
     push_image,
 )
 from layerstore.registry.build_cache import CACHE_TYPE
@@ -441,13 +450,36 @@ def test_more_steps_than_a_document_can_name_are_refused(
     assert server.tags("cache") == []
 
 
+def test_a_cache_inside_of_an_image_is_found_and_no_layer_is_fetched(
+    server: Registry, store: Store, here: Store, layers: list[Layer], new_client: NewClient
+) -> None:
+    text = inline_steps(store, KEYS, layers)
+    config = ImageConfig(architecture="amd64", os="linux", inline_cache=text)
+    image = store.images.seal(config, layers)
+    push_image(new_client(), store, image, name(server))
+    with fault_proxy(server.port) as proxy:
+        cache = find_inline_cache(new_client(), here, name(proxy), pytest.fail)
+        assert cache is not None
+        assert fetched(proxy) == {image.id}
+        here.cache.add_source(cache)
+        for key in KEYS:
+            assert here.cache.get(key) == store.cache.get(key)
+        assert fetched(proxy) == {image.id}
+        here.layers.fetch(here.layers.get(layers[1].diff_id))
+        assert fetched(proxy) == {image.id, layers[1].descriptor.digest}
+    here.flush()
+    assert [step.key for step in here.cache.steps()] == [KEYS[1]]
+    assert here.images.list() == []
+    assert findings(here) == []
+
+
 def test_an_image_is_no_cache_and_may_have_one_inside(
     server: Registry, store: Store, new_client: NewClient
 ) -> None:
     client = new_client()
     push_image(client, store, make_image(store, "app:1", {"a": b"1"}), name(server))
     assert RepositoryPlace.find(client, name(server)) is None
-    assert not inline_image_exists(client, name(server))
+    assert find_inline_cache(client, store, name(server), pytest.fail) is None
     with pytest.raises(UnknownManifestError):
         RepositoryPlace.find(client, Reference.parse(f"{server.address}/none:1"))
     with pytest.raises(RegistryError):
