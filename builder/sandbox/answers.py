@@ -14,6 +14,7 @@ import errno
 import os
 import stat
 import struct
+from _socket import SOL_SOCKET
 from collections.abc import Callable
 
 from builder.sandbox import capabilities, notification, statbuf, syscalls
@@ -48,6 +49,7 @@ _AT_EMPTY_PATH = 0x1000
 _AT_KNOWN = _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH | 0x800  # AT_NO_AUTOMOUNT
 _AT_STATX = 0x6000  # AT_STATX_FORCE_SYNC | AT_STATX_DONT_SYNC
 _GROUPS_MAX = 65536
+_PEER = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 _CHOWN, _SETUID, _SETGID, _MKNOD = (
@@ -118,6 +120,8 @@ class Answers:
             "setgid": lambda c: self._set_groups(c, set_one, 1),
             "setregid": lambda c: self._set_groups(c, set_two, 2),
             "setresgid": lambda c: self._set_groups(c, set_three, 3),
+            "prctl": self._keep_rights,
+            "getsockopt": self._peer,
             "setfsuid": self._setfsuid,
             "setfsgid": self._setfsgid,
         }
@@ -170,15 +174,15 @@ class Answers:
             if recorded(name, follow=follow) is None:  # root's already: the kernel can do it
                 raise Unclear
         self._listener.confirm(call)
-        credentials = self._identities.of(call)
+        may = self._may_chown(call)
         anchor = -1 if path[:1] == b"/" else self._listener.anchor(call, dir_fd)
         try:
             if path:
                 follow = not flags & _AT_SYMLINK_NOFOLLOW
                 start = None if anchor < 0 else anchor
-                self._chown_path(path, start, wanted, credentials, follow=follow)
+                self._chown_path(path, start, wanted, may, follow=follow)
             else:
-                self._chown_path(b"self/fd/%d" % anchor, None, wanted, credentials, follow=True)
+                self._chown_path(b"self/fd/%d" % anchor, None, wanted, may, follow=True)
         finally:
             if anchor >= 0:
                 os.close(anchor)
@@ -189,13 +193,13 @@ class Answers:
         path: bytes,
         anchor: int | None,
         wanted: tuple[int, int],
-        credentials: Credentials,
+        may: Callable[[tuple[int, int], tuple[int, int]], bool],
         *,
         follow: bool,
     ) -> None:
         found = os.stat(path, dir_fd=anchor, follow_symlinks=follow)
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-            self._allow(credentials, (found.st_uid, found.st_gid), wanted)
+            _check(may((found.st_uid, found.st_gid), wanted))
             os.chown(path, -1, -1, dir_fd=anchor, follow_symlinks=follow)  # copies it up
             return
         fd = os.open(path, _OPEN_FLAGS | (0 if follow else os.O_NOFOLLOW), dir_fd=anchor)
@@ -209,7 +213,7 @@ class Answers:
             )
             if max(owner) > ID_MAX:
                 raise Failed(errno.EINVAL)
-            self._allow(credentials, (owned.uid, owned.gid), owner)
+            _check(may((owned.uid, owned.gid), owner))
             os.fchown(fd, -1, -1)  # what the kernel does besides: set-id bits, times, copying up
             record(fd, owned._replace(uid=owner[0], gid=owner[1]), real)
         except OSError as error:
@@ -217,11 +221,12 @@ class Answers:
         finally:
             os.close(fd)
 
-    def _allow(
-        self, credentials: Credentials, now: tuple[int, int], wanted: tuple[int, int]
-    ) -> None:
-        if not self._may(credentials, _CHOWN) and not credentials.may_chown(now, wanted):
-            raise Failed(errno.EPERM)
+    def _may_chown(self, call: Call) -> Callable[[tuple[int, int], tuple[int, int]], bool]:
+        """Whether who asks may make another owner of one."""
+        credentials = self._identities.of(call)
+        if self._may(call, credentials, _CHOWN):
+            return lambda now, wanted: True
+        return credentials.may_chown
 
     def _mknod(self, call: Call, dir_fd: int, path_at: int, mode: int, device: int) -> int:
         mode, device = mode & 0xFFFF, device & 0xFFFFFFFF
@@ -229,8 +234,7 @@ class Answers:
         if kind not in DEVICES.values() or not device:
             raise Unclear
         credentials = self._identities.of(call)
-        if not self._may(credentials, _MKNOD):
-            raise Failed(errno.EPERM)
+        _check(self._may(call, credentials, _MKNOD))
         owned = Owned(*credentials.owner, (kind, os.major(device), os.minor(device)))
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         with Destination(self._listener, call, dir_fd, path_at) as place:
@@ -284,18 +288,20 @@ class Answers:
     def _execute(self, call: Call, dir_fd: int, path_at: int, flags: int) -> int:
         """A set-user-id program changes whom the kernel takes somebody for."""
         old = self._identities.of(call)
-        if old.users.three == (0, 0, 0):
+        if old.users.three == (0, 0, 0) and not old.keeps_rights:
             raise Unclear
         name, follow = self._file_name(call, dir_fd, path_at, flags)
         found = _look_at(name, follow=follow)
         mode = found.st_mode
+        new = old._replace(keeps_rights=False)
         if mode & (stat.S_ISUID | stat.S_ISGID) and self._may_change_ids(call, name):
             owned = recorded(name) or Owned(found.st_uid, found.st_gid)
-            new = old
             if mode & stat.S_ISUID:
                 new = new._replace(users=Ids(old.users.real, owned.uid, owned.uid, owned.uid))
             if mode & stat.S_ISGID and mode & stat.S_IXGRP:
                 new = new._replace(groups=Ids(old.groups.real, owned.gid, owned.gid, owned.gid))
+            self._identities.change(call, new)
+        elif new != old:
             self._identities.change(call, new)
         raise Unclear
 
@@ -312,12 +318,41 @@ class Answers:
 
     # Users.
 
-    def _may(self, credentials: Credentials, right: int) -> bool:
-        return credentials.users.effective == 0 and bool(self._rights & right)
+    def _may(self, call: Call, credentials: Credentials, right: int) -> bool:
+        if credentials.users.effective == 0:
+            return bool(self._rights & right)
+        # To the kernel it never was anybody else: what it has given up by itself is gone.
+        return credentials.keeps_rights and bool(
+            int(status(call.pid)[b"CapEff"], 16) & self._rights & right
+        )
+
+    def _keep_rights(self, call: Call) -> int:
+        """PR_SET_KEEPCAPS: what it says counts when root becomes somebody else."""
+        old = self._identities.of(call)
+        keeps = call.a[1] == 1
+        if old.users.effective == 0 and keeps != old.keeps_rights:
+            self._identities.change(call, old._replace(keeps_rights=keeps))
+        raise Unclear
+
+    def _peer(self, call: Call) -> int:
+        """SO_PEERCRED: who is at the other end, as far as it is known, and as it is now."""
+        fd, level, _, buffer_at, size_at, _ = call.a
+        if signed(level) != SOL_SOCKET or self._identities.are_all_root():
+            raise Unclear
+        if int.from_bytes(syscalls.read_memory(call.pid, size_at, 4), "little") < _PEER.size:
+            raise Unclear
+        process = self._listener.peer(call, signed(fd))
+        if not process:  # it has ended, or there is none
+            raise Unclear
+        found = self._identities.of_process(process)
+        own_number = int(status(process)[b"NSpid"].split()[-1])
+        told = _PEER.pack(own_number, found.users.effective, found.groups.effective)
+        self._listener.write(call, (buffer_at, told), (size_at, _PEER.size.to_bytes(4, "little")))
+        return 0
 
     def _set_users(self, call: Call, change: Callable[..., Ids], count: int) -> int:
         old = self._identities.of(call)
-        privileged = self._may(old, _SETUID)
+        privileged = self._may(call, old, _SETUID)
         self._identities.change(
             call, old._replace(users=_changed(change, old.users, call, count, privileged))
         )
@@ -325,14 +360,14 @@ class Answers:
 
     def _set_groups(self, call: Call, change: Callable[..., Ids], count: int) -> int:
         old = self._identities.of(call)
-        privileged = self._may(old, _SETGID)
+        privileged = self._may(call, old, _SETGID)
         groups = _changed(change, old.groups, call, count, privileged)
         self._identities.change(call, old._replace(groups=groups))
         return 0
 
     def _setfsuid(self, call: Call) -> int:
         old = self._identities.of(call)
-        wanted, privileged = call.a[0] & KEEP, self._may(old, _SETUID)
+        wanted, privileged = call.a[0] & KEEP, self._may(call, old, _SETUID)
         self._identities.change(
             call, old._replace(users=set_file(old.users, wanted, privileged=privileged))
         )
@@ -340,7 +375,7 @@ class Answers:
 
     def _setfsgid(self, call: Call) -> int:
         old = self._identities.of(call)
-        wanted, privileged = call.a[0] & KEEP, self._may(old, _SETGID)
+        wanted, privileged = call.a[0] & KEEP, self._may(call, old, _SETGID)
         self._identities.change(
             call, old._replace(groups=set_file(old.groups, wanted, privileged=privileged))
         )
@@ -365,8 +400,7 @@ class Answers:
     def _setgroups(self, call: Call) -> int:
         old = self._identities.of(call)
         count = call.a[0] & 0xFFFFFFFF
-        if not self._may(old, _SETGID):
-            raise Failed(errno.EPERM)
+        _check(self._may(call, old, _SETGID))
         if count > _GROUPS_MAX:
             raise Failed(errno.EINVAL)
         try:
@@ -380,6 +414,11 @@ class Answers:
             raise Failed(errno.EINVAL)
         self._identities.change(call, old._replace(others=groups))
         return 0
+
+
+def _check(allowed: bool) -> None:
+    if not allowed:
+        raise Failed(errno.EPERM)
 
 
 def _changed(change: Callable[..., Ids], ids: Ids, call: Call, count: int, privileged: bool) -> Ids:

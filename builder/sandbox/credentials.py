@@ -30,11 +30,16 @@ class Ids(NamedTuple):
 
 
 class Credentials(NamedTuple):
-    """Of one process. `groups` are the supplementary ones."""
+    """Of one process.
+
+    `others` are the supplementary groups. `keeps_rights`: it has asked, as root, to keep its
+    capabilities when it becomes somebody else (PR_SET_KEEPCAPS), which holds until it executes.
+    """
 
     users: Ids
     groups: Ids
     others: tuple[int, ...] = ()
+    keeps_rights: bool = False
 
     @classmethod
     def of(cls, uid: int, gid: int, others: tuple[int, ...] = ()) -> "Credentials":

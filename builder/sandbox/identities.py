@@ -43,22 +43,21 @@ class Identities:
         """Those of the process that asks: its own, else those of the nearest known ancestor."""
         if not self._known:
             return self._first
-        fields = status(call.pid)
-        process = number = int(fields[b"Tgid"])
+        process = int(status(call.pid)[b"Tgid"])
+        found = self.of_process(process)
+        if process not in self._known:
+            self._remember(call, process, found)
+        return found
+
+    def of_process(self, process: int) -> Credentials:
+        """Those of any process: its own, else those of the nearest known ancestor."""
         for _ in range(_GENERATIONS_MAX):
-            if number in self._known:
-                found = self._known[number][0]
-                if number != process:
-                    self._remember(call, process, found)
-                return found
-            parent = int(fields[b"PPid"])
-            if not parent:
-                break
+            if process in self._known:
+                return self._known[process][0]
             try:
-                number, fields = parent, status(parent)
+                process = int(status(process)[b"PPid"])
             except OSError:
                 break
-        self._remember(call, process, self._first)
         return self._first
 
     def change(self, call: Call, credentials: Credentials) -> None:

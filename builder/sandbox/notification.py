@@ -19,15 +19,20 @@ stat lstat fstat newfstatat statx chown fchown lchown fchownat mknod mknodat cre
 getuid geteuid getgid getegid getresuid getresgid getgroups setuid setgid setreuid setregid
 setresuid setresgid setfsuid setfsgid setgroups chroot execve execveat
 """
-# Only those that may create: (name, which argument has the flags)
-_OPENING = {"open": 1, "openat": 2}
-_O_CREAT = 0o100
+_O_CREAT, _PR_SET_KEEPCAPS, _SO_PEERCRED = 0o100, 8, 17  # fcntl.h, linux/prctl.h, socket.h
 
 _ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # linux/audit.h
 _TABLES = {"x86_64": syscalltable.X86_64, "aarch64": syscalltable.AARCH64}
 # linux/bpf_common.h, struct seccomp_data, linux/seccomp.h
 _LOAD, _JUMP_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
 _NR, _ARCH, _ARGUMENTS = 0, 4, 16
+# Only these of their kind: which argument tells, how, and by which bit or value
+_CONDITIONS = {
+    "open": (1, _JUMP_ANY_BIT, _O_CREAT),
+    "openat": (2, _JUMP_ANY_BIT, _O_CREAT),
+    "prctl": (0, _JUMP_EQUAL, _PR_SET_KEEPCAPS),
+    "getsockopt": (2, _JUMP_EQUAL, _SO_PEERCRED),
+}
 _RET_USER_NOTIF, _RET_ALLOW = 0x7FC00000, 0x7FFF0000
 
 # _IOWR('!', 0, struct seccomp_notif) and so on
@@ -61,25 +66,25 @@ class Call(NamedTuple):
 def numbers(machine: str = syscalls.MACHINE) -> dict[str, int]:
     """The calls that are asked about, by name; a machine may lack some."""
     known = syscalltable.parse(_TABLES[machine])
-    return {name: known[name] for name in (*_CALLS.split(), *_OPENING) if name in known}
+    return {name: known[name] for name in (*_CALLS.split(), *_CONDITIONS) if name in known}
 
 
 def program(machine: str = syscalls.MACHINE) -> bytes:
     """The filter: an array of struct sock_filter."""
     found = numbers(machine)
-    plain = [number for name, number in found.items() if name not in _OPENING]
-    opening = [(found[name], index) for name, index in _OPENING.items() if name in found]
-    # the end: [load flags, any bit?, notify] for each way to open, then allow, then notify
+    plain = [number for name, number in found.items() if name not in _CONDITIONS]
+    some = [(found[name], rule) for name, rule in _CONDITIONS.items() if name in found]
+    # the end: [load the argument, is it so?, notify] for each of these, then allow, then notify
     tail: list[tuple[int, int, int, int]] = []
-    for _, index in opening:
+    for _, (index, jump, value) in some:
         tail += [
             (_LOAD, 0, 0, _ARGUMENTS + 8 * index),
-            (_JUMP_ANY_BIT, 0, 1, _O_CREAT),
+            (jump, 0, 1, value),
             (_RETURN, 0, 0, _RET_USER_NOTIF),
             (_RETURN, 0, 0, _RET_ALLOW),
         ]
     tail += [(_RETURN, 0, 0, _RET_ALLOW), (_RETURN, 0, 0, _RET_USER_NOTIF)]
-    tests = [(number, 4 * at) for at, (number, _) in enumerate(opening)]
+    tests = [(number, 4 * at) for at, (number, _) in enumerate(some)]
     tests += [(number, len(tail) - 1) for number in plain]
     body = []
     for at, (number, target) in enumerate(tests):

@@ -9,6 +9,7 @@ Everything that is read comes from an enemy. A process number is used only while
 known to be alive (`confirm`), or to read what decides on nothing.
 """
 
+import _socket
 import errno
 import fcntl
 import os
@@ -97,6 +98,25 @@ class Listener:
             os.close(fd)
             raise
         return fd
+
+    def peer(self, call: Call, fd: int) -> int:
+        """The process at the other end of a socket of the program's; 0 where it cannot be told."""
+        pidfd = os.pidfd_open(int(status(call.pid)[b"Tgid"]))
+        try:
+            self.confirm(call)
+            copy = syscalls.pidfd_getfd(pidfd, fd)
+        finally:
+            os.close(pidfd)
+        try:
+            sock = _socket.socket(fileno=copy)
+        except OSError:
+            os.close(copy)
+            raise
+        try:
+            told = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+        finally:
+            sock.close()
+        return int.from_bytes(told[:4], "little", signed=True)
 
     def give(self, call: Call, fd: int, flags: int) -> None:
         """Answer with a copy of a descriptor."""

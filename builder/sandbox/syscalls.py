@@ -52,6 +52,7 @@ _SYS_FSMOUNT = 432
 _SYS_CLONE3 = 435
 _SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
+_SYS_PIDFD_GETFD = 438
 _OPENAT2_TRIES = 100
 _SYS_MOUNT_SETATTR = 442
 
@@ -344,6 +345,14 @@ def close_from(first: int) -> None:
     """Close every descriptor from `first` on."""
     if _syscall_longs(_SYS_CLOSE_RANGE, first, 0xFFFFFFFF, 0, 0, 0) < 0:
         raise _failure()
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A copy of the descriptor `fd` of another process, close-on-exec."""
+    copy: int = _syscall_longs(_SYS_PIDFD_GETFD, pidfd, fd, 0, 0, 0)
+    if copy < 0:
+        raise _failure()
+    return copy
 
 
 def prctl(option: int, argument: int = 0, second: int = 0) -> int:

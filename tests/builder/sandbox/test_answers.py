@@ -26,6 +26,75 @@ WHO = """
 int main(void) { return printf("%d %d %d %d\\n", getuid(), geteuid(), getgid(), getegid()) < 0; }
 """
 
+KEEPS_RIGHTS = """
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    prctl(PR_SET_KEEPCAPS, atoi(words[1]));
+    setresuid(33, 33, 33);
+    printf("%d ", setresgid(34, 34, 34));
+    printf("%d %d\\n", getuid(), getgid());
+    fflush(stdout);
+    return execl("/bin/sh", "sh", "-c", "id -u; chown 5 /tmp 2> /dev/null || echo no", NULL);
+}
+"""
+ASKS_PEER = """
+#define _GNU_SOURCE
+#include <signal.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int tell(int fd, pid_t other) {
+    struct ucred found;
+    socklen_t size = sizeof found;
+    int failed = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &found, &size);
+    return printf("%d %d %d %d\\n", failed, found.uid, found.gid, found.pid == other) < 0;
+}
+int main(void) {
+    struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = "/tmp/socket"};
+    struct sockaddr *address = (struct sockaddr *)&name;
+    pid_t own = getpid();
+    int server = socket(AF_UNIX, SOCK_STREAM, 0), pair[2];
+    bind(server, address, sizeof name);
+    listen(server, 1);
+    pipe(pair);
+    pid_t client = fork();
+    if (!client) {
+        setresgid(34, 34, 34);
+        setresuid(33, 33, 33);
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        connect(fd, address, sizeof name);
+        tell(fd, own);
+        fflush(stdout);
+        close(pair[1]);
+        pause();
+    }
+    close(pair[1]);
+    char none;
+    read(pair[0], &none, 1);
+    tell(accept(server, NULL, NULL), client);
+    fflush(stdout);
+    struct ucred none_such;
+    socklen_t size = sizeof none_such;
+    printf("%d ", getsockopt(pair[0], SOL_SOCKET, SO_PEERCRED, &none_such, &size));
+    printf("%d\\n", getsockopt(server, SOL_SOCKET, SO_PEERCRED, NULL, &size));
+    return kill(client, 9);
+}
+"""
+
+
+def compiled(source: str, target: Path) -> None:
+    """A program for a root that has no libraries."""
+    path = target.with_suffix(".c")
+    path.write_text(source)
+    subprocess.run(["gcc", "-static", "-o", target, path], check=True)
+    path.unlink()
+
 
 @pytest.mark.needs_root
 @pytest.mark.needs_userns
@@ -154,11 +223,9 @@ class TestUsers:
     def test_a_set_user_id_program_acts_as_its_owner(
         self, shell: Callable[..., str], ordinary: Ordinary
     ) -> None:
-        source = ordinary.home / "whoami.c"
-        source.write_text(WHO)
         for name in ("as-root", "as-ada", "plain"):
             target = ordinary.root / "bin" / name
-            subprocess.run(["gcc", "-static", "-o", target, source], check=True)
+            compiled(WHO, target)
             os.chown(target, USER, USER)
             target.chmod(0o755 if name == "plain" else 0o6755)
         os.setxattr(ordinary.root / "bin/as-ada", OWNER_XATTR, b"1000:50")
@@ -167,6 +234,25 @@ class TestUsers:
         script = "as-root; as-ada; plain; script; sh -c as-root; id -u"
         expected = ["33 0 34 0", "33 1000 34 50", "33 33 34 34", "33", "33 0 34 0", "33"]
         assert shell(script, user="33:34").splitlines() == expected
+
+    @pytest.mark.parametrize(("keeps", "said"), [(1, "0 33 34"), (0, "-1 33 0")])
+    def test_who_keeps_its_capabilities_becomes_others_later(
+        self, shell: Callable[..., str], ordinary: Ordinary, keeps: int, said: str
+    ) -> None:
+        compiled(KEEPS_RIGHTS, ordinary.root / "bin/keeps")
+        assert shell(f"keeps {keeps}").splitlines() == [said, "33", "no"]
+
+    def test_who_is_somebody_else_has_nothing_to_keep(
+        self, shell: Callable[..., str], ordinary: Ordinary
+    ) -> None:
+        compiled(KEEPS_RIGHTS, ordinary.root / "bin/keeps")
+        assert shell("keeps 1", user="ada").splitlines() == ["-1 1000 1000", "1000", "no"]
+
+    def test_a_socket_says_who_is_at_its_other_end(
+        self, shell: Callable[..., str], ordinary: Ordinary
+    ) -> None:
+        compiled(ASKS_PEER, ordinary.root / "bin/asks")
+        assert shell("asks").splitlines() == ["0 0 0 1", "0 33 34 1", "-1 -1"]
 
     def test_it_has_no_rights(self, shell: Callable[..., str]) -> None:
         script = "grep CapEff /proc/self/status; sh -c 'grep CapPrm /proc/self/status'"

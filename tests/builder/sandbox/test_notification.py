@@ -24,7 +24,8 @@ def ask(machine: str, name: str, *arguments: int) -> str:
 def test_it_asks_about_what_it_lists_and_forbids_nothing(machine: str) -> None:
     asked = set(notification.numbers(machine))
     for name in TABLES[machine]:
-        expected = "notify" if name in asked - {"open", "openat"} else "allow"
+        sometimes = {"open", "openat", "prctl", "getsockopt"}
+        expected = "notify" if name in asked - sometimes else "allow"
         assert ask(machine, name) == expected, name
 
 
@@ -36,6 +37,14 @@ def test_opening_is_asked_about_where_it_may_create(machine: str) -> None:
     if machine == "x86_64":
         assert ask(machine, "open", 0, 0o1 | CREATE) == "notify"
         assert ask(machine, "open", CREATE, 0, CREATE) == "allow"
+
+
+@pytest.mark.parametrize("machine", TABLES)
+def test_only_keeping_capabilities_and_asking_who_a_peer_is_are_asked_about(machine: str) -> None:
+    assert ask(machine, "prctl", 8, 1) == "notify"
+    assert ask(machine, "prctl", 7) == ask(machine, "prctl", 15, 8) == "allow"
+    assert ask(machine, "getsockopt", 3, 1, 17) == "notify"
+    assert ask(machine, "getsockopt", 17, 17, 4, 17) == "allow"
 
 
 def test_aarch64_lacks_what_it_lacks() -> None:
