@@ -42,7 +42,7 @@ from builder.sandbox.errors import (
     encode,
 )
 from builder.sandbox.executor import Handshake, LocalExecutor, SandboxRunning
-from builder.sandbox.idmap import in_user_namespace, may_set_groups
+from builder.sandbox.idmap import has_one_id, in_user_namespace, may_set_groups
 from builder.sandbox.limits import Limits
 from builder.sandbox.mounts import (
     Detach,
@@ -334,6 +334,12 @@ class _Shim:
         preflight(stage.root_fd)
         self.phase = "look up the user"
         ids = namespaces.find_ids(stage.root_fd, spec.program)
+        if (ids.uid or ids.gid) and has_one_id():
+            raise UnsupportedHostError(
+                feature="other users by another runtime",
+                reason="there are no subordinate ids, so only root exists",
+                hint="leave --runtime away: then users are recorded",
+            )
         self._make_working_directory(stage.root_fd)
         facts = Facts(
             root=bundle / "root",

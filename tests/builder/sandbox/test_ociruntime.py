@@ -231,6 +231,14 @@ class TestRefused:
         with pytest.raises(UnsupportedHostError, match="limits by another runtime"):
             bench.run("true", limits=Limits(memory_bytes=64 << 20))
 
+    @pytest.mark.parametrize("user", ["ada", "0:5"])
+    def test_another_user_where_there_is_one_id(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, user: str
+    ) -> None:
+        monkeypatch.setattr("builder.sandbox.ociruntime.has_one_id", lambda: True)
+        with pytest.raises(UnsupportedHostError, match="other users by another runtime"):
+            bench.run("true", user=user)
+
 
 class TestRuns:
     pytestmark = needs_crun
