@@ -732,10 +732,7 @@ class Stage:
 
     def _show_device(self, device: Device) -> None:
         """Differs: its mode and owner cannot be changed; Docker gives a node of the container's."""
-        phase = f"show the device {device.target}"
-        source_fd = os.open(device.source, _PATH)
-        if stat.S_IFMT(os.fstat(source_fd).st_mode) not in (stat.S_IFCHR, stat.S_IFBLK):
-            raise SandboxError(phase=phase, message=f"{str(device.source)!r} is not a device")
+        source_fd = open_device(device)
         parts = _parts(device.target)
         if parts[:1] == ["dev"] and len(parts) > 1:
             fd = self._make_device_target(parts[1:])
@@ -1111,6 +1108,22 @@ def _copy_kernel_view(path: str) -> int:
     tree_fd = _copy_tree(source_fd, attributes, recursive=True)
     os.close(source_fd)
     return tree_fd
+
+
+def open_device(device: Device) -> int:
+    """The file of a device.
+
+    Raises:
+        SandboxError: it is none.
+    """
+    fd = os.open(device.source, _PATH)
+    if stat.S_IFMT(os.fstat(fd).st_mode) not in (stat.S_IFCHR, stat.S_IFBLK):
+        os.close(fd)
+        raise SandboxError(
+            phase=f"show the device {device.target}",
+            message=f"{str(device.source)!r} is not a device",
+        )
+    return fd
 
 
 def source_is_directory(mount: BindMount) -> bool:

@@ -35,7 +35,7 @@ CARRIED: dict[type, frozenset[str]] = {
     SandboxSpec: frozenset(
         {
             *("root", "program", "mounts", "hostname", "network", "shm_size_bytes"),
-            *("read_only_root", "limits", "hide_system_paths", "sysctls"),
+            *("read_only_root", "limits", "hide_system_paths", "sysctls", "devices"),
         }
     ),
     Program: frozenset(
@@ -50,7 +50,6 @@ CARRIED: dict[type, frozenset[str]] = {
 # The options of `run` that ask for the others.
 _ASKED_BY = {
     "namespaces": "--pid, --ipc, --uts or --cgroupns",
-    "devices": "--device",
     "unmasked": "--privileged",
     "domainname": "--domainname",
 }
@@ -59,7 +58,8 @@ _ASKED_BY = {
 class Shown(NamedTuple):
     """A mount of the specification that stands ready: `source` is shown at `target`, in the root.
 
-    `target` is a real path, without links.
+    `target` is a real path, without links. `device` is what can be opened by it: kind, major and
+    minor number.
     """
 
     target: str
@@ -67,6 +67,7 @@ class Shown(NamedTuple):
     read_only: bool = False
     is_recursive: bool = False
     options: tuple[str, ...] = ()
+    device: tuple[str, int, int] | None = None
 
 
 class Facts(NamedTuple):
@@ -195,7 +196,8 @@ def _filesystem(kind: str, target: str, options: list[str], *, source: str = "")
 def _mount(shown: Shown) -> dict[str, Any]:
     access = "ro" if shown.read_only else "rw"
     bind = "rbind" if shown.is_recursive else "bind"
-    options = [bind, "rprivate", "nodev", access, *shown.options]
+    nodev = [] if shown.device else ["nodev"]
+    options = [bind, "rprivate", *nodev, access, *shown.options]
     return _filesystem("bind", shown.target, options, source=str(shown.source))
 
 
@@ -215,7 +217,7 @@ def _linux(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
     }
     if not facts.is_in_user_namespace:  # where there are no groups, and no device can be opened
         found["cgroupsPath"] = facts.cgroups_path
-        found["resources"] = _resources(spec.limits, has_swap_limit=facts.has_swap_limit)
+        found["resources"] = _resources(spec.limits, facts)
     match spec.program.seccomp:
         case SeccompProfile() as profile:
             found["seccomp"] = _profile(profile)
@@ -226,19 +228,23 @@ def _linux(spec: SandboxSpec, facts: Facts) -> dict[str, Any]:
     return found
 
 
-def _resources(limits: Limits, *, has_swap_limit: bool) -> dict[str, Any]:
-    """No device but those that runtimes always make; making nodes is harmless without opening."""
+def _resources(limits: Limits, facts: Facts) -> dict[str, Any]:
+    """No device but those that were asked for, and those that runtimes always make.
+
+    Making nodes is harmless without opening.
+    """
     found: dict[str, Any] = {
         "devices": [
             {"allow": False, "access": "rwm"},
             {"allow": True, "type": "c", "access": "m"},
             {"allow": True, "type": "b", "access": "m"},
+            *(_allowed(*shown.device) for shown in facts.shown if shown.device),
         ]
     }
     if limits.pids_max is not None:
         found["pids"] = {"limit": limits.pids_max}
     swap_bytes = limits.memory_swap_bytes
-    if swap_bytes is None and limits.memory_bytes is not None and has_swap_limit:
+    if swap_bytes is None and limits.memory_bytes is not None and facts.has_swap_limit:
         swap_bytes = 2 * limits.memory_bytes  # as much again, as in docker
     groups: dict[str, dict[str, int | str | None]] = {
         "memory": {
@@ -260,6 +266,10 @@ def _resources(limits: Limits, *, has_swap_limit: bool) -> dict[str, Any]:
         if given:
             found[name] = given
     return found
+
+
+def _allowed(kind: str, major: int, minor: int) -> dict[str, Any]:
+    return {"allow": True, "type": kind, "major": major, "minor": minor, "access": "rw"}
 
 
 def _profile(profile: SeccompProfile) -> dict[str, Any]:

@@ -49,6 +49,7 @@ from builder.sandbox.mounts import (
     MountRoot,
     Stage,
     bind,
+    open_device,
     open_source,
     source_is_directory,
 )
@@ -58,6 +59,7 @@ from builder.sandbox.ocibundle import Facts, Shown
 from builder.sandbox.resolve import locate, make_directories, open_beneath
 from builder.sandbox.spec import (
     BindMount,
+    Device,
     FileMount,
     Mount,
     OverlayMount,
@@ -326,6 +328,7 @@ class _Shim:
         is_user = self.home.host.user_namespace
         mounts = sorted(spec.mounts, key=lambda mount: mount.target.count("/"))
         targets = [(mount.target, _is_directory(mount)) for mount in mounts]
+        targets += [(device.target, False) for device in spec.devices]
         tops = [("/proc", True), ("/sys", True), ("/dev", True)]
         try:
             stage.perform(MountRoot(root=root, targets=(*tops, *targets), userxattr=is_user))
@@ -345,8 +348,9 @@ class _Shim:
             root=bundle / "root",
             ids=ids,
             cgroups_path=f"/{self.name}",
-            shown=tuple(
-                self._show(mount, number, stage.root_fd) for number, mount in enumerate(mounts)
+            shown=(
+                *(self._show(mount, number, stage.root_fd) for number, mount in enumerate(mounts)),
+                *(self._show_device(device, stage.root_fd) for device in spec.devices),
             ),
             throttled_cpus=self.home.host.throttled_cpus,
             machine=syscalls.MACHINE,
@@ -409,6 +413,25 @@ class _Shim:
                 )
             case OverlayMount():
                 raise AssertionError("refused before")
+
+    def _show_device(self, device: Device, root_fd: int) -> Shown:
+        """As in our own sandbox: the host's file, whose mode and owner cannot be changed."""
+        self.phase = f"show the device {device.target}"
+        target = f"/{locate(root_fd, device.target).path}"
+        descriptor, name = tempfile.mkstemp(dir=self.bundle / "shown")
+        os.close(descriptor)
+        source_fd, target_fd = open_device(device), os.open(name, _PATH)
+        bind(source_fd, target_fd, 0)
+        found = os.fstat(source_fd)
+        os.close(target_fd)
+        os.close(source_fd)
+        kind = "b" if stat.S_ISBLK(found.st_mode) else "c"
+        return Shown(
+            *(target, Path(name)),
+            read_only=True,
+            options=("nosuid", "noexec"),
+            device=(kind, os.major(found.st_rdev), os.minor(found.st_rdev)),
+        )
 
     # ---- the runtime
 

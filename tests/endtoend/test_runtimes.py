@@ -45,6 +45,18 @@ class TestRuntimes:
         lines = done.stdout.splitlines()
         assert lines == ["/w", "1", "ship", "read-only", "1024", "lo"]
 
+    def test_devices_are_given(self, busybox: Lamina, runtime: str) -> None:
+        script = "head -c 2 /dev/some/zero | wc -c; head -c 1 /srv/full | wc -c; chmod 0 /srv/full"
+        done = busybox(
+            *("run", "--rm", "--runtime", runtime, "--network", "none"),
+            *("--device", "/dev/zero:/dev/some/zero", "--device", "/dev/full:/srv/full"),
+            *("busybox", "sh", "-c", f"{script}; echo > /srv/full"),
+            check=False,
+        )
+        assert done.stdout.splitlines() == ["2", "1"]
+        assert "chmod: /srv/full: " in done.stderr
+        assert "No space left on device" in done.stderr
+
     @pytest.mark.needs_root
     def test_who_runs_out_of_memory_is_told_so(self, busybox: Lamina, runtime: str) -> None:
         run = ("run", "--name", "hog", "--runtime", runtime, "-m", "16m", "busybox")

@@ -240,7 +240,6 @@ class TestWhatCannotBeSaid:
         "SandboxSpec": {
             "unmasked": True,
             "domainname": "example",
-            "devices": (Device(source=Path("/dev/zero"), target="/dev/x"),),
             "namespaces": Namespaces(pid="host"),
         },
         "Program": {"processors": 1, "skipped_pids": 3},
@@ -258,7 +257,6 @@ class TestWhatCannotBeSaid:
         ("asked", "name"),
         [
             (spec(unmasked=True), "--privileged"),
-            (spec(devices=(Device(source=Path("/dev/zero"), target="/dev/x"),)), "--device"),
             (spec(namespaces=Namespaces(ipc=77)), "--pid, --ipc, --uts or --cgroupns"),
             (spec(program={"processors": 1}), "processors"),
             (spec(program={"skipped_pids": 3}), "skipped_pids"),
@@ -390,6 +388,16 @@ class TestLinux:
         rules = config(spec(), FACTS)["linux"]["resources"]["devices"]
         assert rules[0] == {"allow": False, "access": "rwm"}
         assert all(rule["access"] == "m" for rule in rules[1:])
+
+    def test_a_device_that_was_asked_for_can_be_opened(self) -> None:
+        device = Shown("/dev/x", Path("/b/shown/x"), read_only=True, device=("c", 1, 5))
+        asked = spec(devices=(Device(source=Path("/dev/zero"), target="/dev/x"),))
+        found = config(asked, FACTS._replace(shown=(device,)))
+        assert complaints(found) == []
+        assert found["mounts"][-1]["options"] == ["bind", "rprivate", "ro"]
+        assert found["linux"]["resources"]["devices"][3:] == [
+            {"allow": True, "type": "c", "major": 1, "minor": 5, "access": "rw"}
+        ]
 
     def test_limits(self) -> None:
         found = config(FULL, FULL_FACTS)["linux"]

@@ -12,6 +12,7 @@ import pytest
 
 from builder.sandbox import (
     BindMount,
+    Device,
     ExitStatus,
     FileMount,
     Limits,
@@ -242,6 +243,20 @@ class TestRefused:
 
 class TestRuns:
     pytestmark = needs_crun
+
+    def test_what_is_no_device_is_none(self, bench: Bench) -> None:
+        device = Device(source=Path("/etc/passwd"), target="/dev/x")
+        with pytest.raises(SandboxError, match=r"device /dev/x: '/etc/passwd' is not a device"):
+            bench.run("/bin/true", devices=(device,))
+
+    def test_other_devices_of_the_same_kind_stay_closed(self, bench: Bench) -> None:
+        device = Device(source=Path("/dev/full"), target="/dev/x")
+        script = (
+            "mknod /m c 1 1 && cat /m; head -c 1 /dev/x | od -An -tx1; mount | grep -c ' /dev/x '"
+        )
+        outcome = bench.sh(script, devices=(device,))
+        assert outcome.lines == [" 00", "1"]
+        assert b"Operation not permitted" in outcome.stderr
 
     def test_config_json_and_generated_files_are_on_no_disk(
         self, bench: Bench, tmp_path: Path
