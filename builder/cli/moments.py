@@ -91,7 +91,8 @@ class _Trial:
         streams = runner.Streams(None, *outputs)
         record, hold = runner.create(session.root, name, self._options, session.open_store)
         try:
-            return runner.run(session.root, record, hold, streams).shell_code
+            ended = runner.run(session.root, record, hold, streams, is_interruptible=True)
+            return ended.shell_code
         except (ProgramNotFoundError, ProgramNotExecutableError) as error:
             return exit_code(error, "run")
 

@@ -141,6 +141,7 @@ def run(
     *,
     started: Callable[[ContainerRecord], None] | None = None,
     warn: Callable[[str], None] = lambda text: None,
+    is_interruptible: bool = False,
 ) -> ExitStatus:
     """Run a container that the caller holds, mind it to its end, and give it up.
 
@@ -151,6 +152,7 @@ def run(
         streams: where its streams lead.
         started: called once the program has been executed.
         warn: called with what the caller should know, and can live with.
+        is_interruptible: signals that come to us are ours and end it; else they go to the program.
 
     Raises:
         ProgramNotFoundError, ProgramNotExecutableError: the image has no such program.
@@ -163,7 +165,8 @@ def run(
         with ExitStack() as cleanup:
             # A terminal is resized by the proxy, which therefore must know it first.
             minder = _Minder(containers, record, streams, warn)
-            cleanup.enter_context(minder.proxy)
+            if not is_interruptible:
+                cleanup.enter_context(minder.proxy)
             running = minder.start(cleanup)
             record = minder.record
             attached = record.attached

@@ -184,6 +184,25 @@ def test_a_killed_run_leaves_no_process(busybox: Lamina) -> None:
     busybox("fsck")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda it: it.name)
+def test_an_interrupted_bisect_ends_and_finds_nothing(
+    busybox: Lamina, context: Path, number: signal.Signals
+) -> None:
+    """A command that a signal has killed says nothing about the image."""
+    word = f"6{uuid.uuid4().int % 10**8:08}"
+    (context / "Dockerfile").write_text("FROM busybox\nRUN echo 1 > /a\nRUN echo 2 > /b\n")
+    busybox("build", "-t", "it", context)
+    command = ("sh", "-c", f"echo ready; exec sleep {word}")
+    bisect = busybox.start("bisect", "--verbose", "it", "--", *command)
+    assert bisect.stdout is not None
+    assert bisect.stdout.readline() == b"ready\n"
+    bisect.send_signal(number)
+    output, errors = bisect.communicate(timeout=15)
+    assert (output, errors, bisect.returncode) == (b"", b"lamina: interrupted\n", 128 + number)
+    assert traces.processes_with(word) == []
+    assert busybox("ps", "-aq").stdout == ""
+
+
 @pytest.mark.parametrize(
     ("script", "code"),
     [

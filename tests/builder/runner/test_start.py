@@ -99,6 +99,26 @@ def test_a_signal_that_kills_it_comes_back(runner: Runner) -> None:
     assert status.shell_code == 143
 
 
+def test_a_signal_ends_one_that_is_interruptible_and_does_not_reach_its_program(
+    root: Path,
+) -> None:
+    containers = ContainerStore(root / "lamina")
+    script = "trap 'echo caught' INT; while :; do sleep 0.1; done"
+    options = RunOptions(command=("sh", "-c", script), auto_remove=True, network="none")
+    record, hold = create(root, "box", options, lambda: Store.open(root))
+    pids: list[int] = []
+
+    def interrupt(record: ContainerRecord) -> None:
+        pids.append(record.pid)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(root, record, hold, Streams(None, None, None), started=interrupt, is_interruptible=True)
+    assert containers.read(record.id) is None
+    assert names_in(root / "lamina/live") == []
+    wait_until(lambda: not Path(f"/proc/{pids[0]}").exists())
+
+
 def test_nothing_is_left_of_a_container_that_removes_itself(runner: Runner) -> None:
     runner("echo x > /file; mkdir -p /deep/er")
     for name in ("containers", "names"):
