@@ -16,6 +16,7 @@ from builder.cli.labels import parse_label
 from builder.cli.networking import NETWORK_OPTIONS, network_of, networking_of
 from builder.cli.output import line, warn
 from builder.cli.terminal import RawTerminal, size
+from builder.errors import UnsupportedFeatureError
 
 if TYPE_CHECKING:
     from builder.cli.session import Session
@@ -94,6 +95,11 @@ REFUSED = {
 def run(arguments: Arguments, session: "Session") -> int:
     """Create a container, start it, and mind it unless detached."""
     is_detached = arguments.flag("detach")
+    if not is_detached and arguments.values("sig-proxy")[-1:] == ("false",):
+        raise UnsupportedFeatureError(
+            feature="--sig-proxy=false",
+            hint="an attached container ends with lamina; `run -d` and `logs -f` leave it running",
+        )
     options = options_of(arguments)
     if options.terminal and options.interactive and not is_detached:
         check_is_terminal()

@@ -43,6 +43,7 @@ def test_a_kept_container_prints_the_same(box: Commands) -> None:
         (("box", "nope"), 127, "'nope'"),
         (("box", "/etc/not-a-program"), 126, "'/etc/not-a-program'"),
         (("--gpus", "all", "box"), 125, "--gpus is not supported"),
+        (("--sig-proxy=false", "box"), 125, "--sig-proxy=false is not supported"),
         (("--nope", "box"), 125, "unknown flag: --nope"),
         (("-w", "tmp", "box"), 125, "'tmp' is invalid"),
         (("-v", "a:b", "box"), 125, "invalid mount 'a:b'"),
