@@ -1,12 +1,14 @@
 """Files that appear whole: written beside their place under a temporary name, then renamed.
 
-    .lamina-write-PID     what the process PID writes, and removes when that fails
+    .lamina-write-ID      what the thread ID writes, and removes when that fails
 
-A process that is killed cannot remove it; the next one that writes into the directory does.
+The first thread of a process has the number of the process. One that is killed cannot remove it;
+the next one that writes into the directory does.
 """
 
 import errno
 import os
+from _thread import get_native_id  # `threading` takes longer to load than a file to write
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,15 +20,15 @@ _PREFIX = ".lamina-write-"
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name in the directory of `path` for one file at a time of this process."""
-    return path.with_name(f"{_PREFIX}{os.getpid()}")
+    """A name in the directory of `path` for one file at a time of this thread."""
+    return path.with_name(f"{_PREFIX}{get_native_id()}")
 
 
 def left_over(directory: Path, prefix: str = _PREFIX) -> Iterator[Path]:
-    """What processes that are dead have left in `directory`, if there is one, as `prefix` + PID."""
+    """What threads that are dead have left in `directory`, if there is one, as `prefix` + ID."""
     for path in directory.glob(f"{prefix}*"):
-        process = path.name.removeprefix(prefix)
-        if process.isdecimal() and not Path("/proc", process).exists():
+        writer = path.name.removeprefix(prefix)
+        if writer.isdecimal() and not Path("/proc", writer).exists():  # threads can be found there
             yield path
 
 

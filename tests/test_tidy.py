@@ -101,11 +101,12 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "multiprocessing": (),
     # The live view and blobs being written, while a fork server does the forking; transfers, whose
-    # threads end before anything is forked.
+    # threads end before anything is forked; a lock, no thread, in what copies write to.
     "threading": (
         "builder/cli/progress.py",
         "layerstore/packing.py",
         "layerstore/registry/",
+        "layerstore/transports/places.py",
     ),
     "asyncio": ("builder/network/proxy.py",),  # a process of its own, which forks nothing
     "tarfile": (),  # hangs and leaks on hostile archives: tarcodec.py reads and writes ours

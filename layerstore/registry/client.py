@@ -8,12 +8,11 @@ Several threads may use what it gives. Nothing is read, and nothing imported, be
 request is made.
 """
 
-import threading
 from functools import partial
 from typing import Self
 
 from layerstore.reference import Reference
-from layerstore.registry.connection import Connections
+from layerstore.registry.connection import Connections, Stop
 from layerstore.registry.credentials import Credentials, CredentialStore
 from layerstore.registry.endpoint import Endpoint
 from layerstore.registry.mirrors import Place, RegistriesConf
@@ -27,9 +26,9 @@ class RegistryClient:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
-        self.stop = threading.Event()
+        self.stop = Stop()
         self._secrets = Secrets()
-        self._connections = Connections(self.settings)
+        self._connections = Connections(self.settings, self.stop)
         self._store = CredentialStore(self.settings.environment, self.settings.auth_file)
         self._conf: RegistriesConf | None = None
         self._endpoints: dict[tuple[str, bool], Endpoint] = {}

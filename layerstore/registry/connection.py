@@ -2,6 +2,7 @@
 
 Nothing here knows registries or credentials; endpoint.py sends them. What may be worth another
 attempt is a TransientError: cut connections, time-outs, 408, 429 and 5xx (but for 501 and 505).
+Whoever waits for a server, in whatever thread, is woken by a `Stop`.
 
 urllib3 is imported with the first request.
 """
@@ -10,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,13 +152,6 @@ class Response:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def cut(self) -> None:
-        """End a read that another thread is in."""
-        try:
-            self._inner.shutdown()
-        except (OSError, ValueError, RuntimeError):  # it has ended meanwhile
-            return
-
     def _read_piece(self) -> bytes:
         from urllib3.exceptions import HTTPError
 
@@ -172,11 +167,38 @@ class Response:
         return TransientError(why, is_slow=is_slow)
 
 
+class Stop(threading.Event):
+    """Set when nobody waits for an answer any more: what other threads send or read is cut then.
+
+    A connection that is just being made cannot be cut; it is as soon as it is there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def watch(self, opened: socket.socket) -> None:
+        """Cut this one as well."""
+        with self._lock:
+            self._sockets.add(opened)
+        if self.is_set():
+            _shut(opened)
+
+    def set(self) -> None:
+        super().set()
+        with self._lock:
+            opened = list(self._sockets)
+        for each in opened:
+            _shut(each)
+
+
 class Connections:
     """Pools of connections, by origin. May be used by several threads."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, stop: Stop | None = None) -> None:
         self._settings = settings
+        self._stop = stop or Stop()
         self._managers: dict[tuple[Origin, bool], urllib3.PoolManager] = {}
 
     def send(
@@ -252,7 +274,7 @@ class Connections:
 
     def _new(self, url: str, origin: Origin, insecure: bool) -> "urllib3.PoolManager":
         manager = self._unbounded(url, origin, insecure)
-        manager.pool_classes_by_scheme = _impatient_pools(self._settings.bounds.head_s)
+        manager.pool_classes_by_scheme = _impatient_pools(self._settings.bounds.head_s, self._stop)
         return manager
 
     def _unbounded(self, url: str, origin: Origin, insecure: bool) -> "urllib3.PoolManager":
@@ -325,8 +347,8 @@ class Connections:
         return [place for place in places if place.is_dir()]
 
 
-def _impatient_pools(head_s: float) -> "dict[str, type[urllib3.HTTPConnectionPool]]":
-    """Pools whose connections are cut when the head of an answer is not there in time.
+def _impatient_pools(head_s: float, stop: Stop) -> "dict[str, type[urllib3.HTTPConnectionPool]]":
+    """Pools whose connections are cut by `stop`, or when no head of an answer comes in time.
 
     Time-outs of sockets begin anew with every byte: a header that trickles would never end. What an
     answer waits for before its first byte is no concern of this.
@@ -335,8 +357,12 @@ def _impatient_pools(head_s: float) -> "dict[str, type[urllib3.HTTPConnectionPoo
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
     class Impatient(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            stop.watch(_socket_of(self))
+
         def getresponse(self) -> "urllib3.HTTPResponse":  # type: ignore[override]  # as urllib3
-            sock, was_cut = self.sock, threading.Event()
+            sock, was_cut = _socket_of(self), threading.Event()
             patience_s = head_s + (sock.gettimeout() or 0)
             timer = threading.Timer(patience_s, _cut, (sock, was_cut))
             timer.daemon = True
@@ -360,8 +386,18 @@ def _impatient_pools(head_s: float) -> "dict[str, type[urllib3.HTTPConnectionPoo
     }
 
 
+def _socket_of(connection: "urllib3.connection.HTTPConnection") -> socket.socket:
+    """What a connection is made of: also the one below TLS in the TLS of a proxy."""
+    found: socket.socket = getattr(connection.sock, "socket", connection.sock)
+    return found
+
+
 def _cut(sock: socket.socket, was_cut: threading.Event) -> None:
     was_cut.set()
+    _shut(sock)
+
+
+def _shut(sock: socket.socket) -> None:
     try:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS as well, without its farewell
     except OSError:  # it has ended meanwhile

@@ -1,7 +1,7 @@
 """Registries as places that images are copied from and to (layerstore/transports/copying.py).
 
-Blobs go up several side by side. Between two repositories of one registry they are mounted: nothing
-of them comes here.
+Blobs come and go several side by side. Between two repositories of one registry they are mounted:
+nothing of them comes here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from layerstore.descriptor import Descriptor
+from layerstore.digest import Digest
 from layerstore.reference import Reference
 from layerstore.registry.pull import find_remote
 from layerstore.registry.repository import RemoteDocument, Repository
-from layerstore.registry.transfers import side_by_side
-from layerstore.registry.upload import upload
+from layerstore.registry.transfers import Workers
+from layerstore.registry.upload import find_there, send
+from layerstore.transports.copying import Report, Take
 
 if TYPE_CHECKING:
     from layerstore.registry.client import RegistryClient
@@ -49,6 +51,12 @@ class RegistryCopies:
             mount_from=(copied_from.path,) if copied_from is not None and is_same else (),
         )
 
+    def each(self, blobs: Sequence[Descriptor], take: Take, report: Report) -> None:
+        """Take several blobs at once: an Each."""
+        stops = {self._client.stop, self._source_client.stop}
+        with Workers(self._client.settings.jobs, report, *stops) as workers:
+            workers.carry_out([partial(take, blob, workers.tell) for blob in blobs])
+
 
 class RemoteSource:
     """An image in a registry: a Source. What is changed on its way is asked for again."""
@@ -75,25 +83,22 @@ class RemoteDestination:
     def __init__(
         self, client: "RegistryClient", reference: Reference, *, mount_from: Sequence[str]
     ) -> None:
-        self._client = client
         self._repository = client.repository(reference)
         self._tag = "" if reference.digest is not None else reference.tag
         self._mount_from = mount_from
-        self._documents: dict[Descriptor, bytes] = {}
+        self._last = b""
 
     def has(self, blob: Descriptor) -> bool:
-        return self._repository.has_blob(blob.digest, to_push=True)
+        return find_there(self._repository, blob.digest, self._mount_from) is not None
 
     def put(self, blob: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> None:
-        upload(self._repository, blob, pieces, mount_from=self._mount_from)
+        send(self._repository, blob, pieces)
 
     def put_document(self, descriptor: Descriptor, data: bytes) -> None:
-        self._documents[descriptor.plain] = data
+        self._last = data
         self._repository.put_manifest(data, descriptor.media_type)
 
     def finish(self, root: Descriptor) -> None:
         if self._tag:
-            self._repository.put_manifest(self._documents[root.plain], root.media_type, self._tag)
-
-    def each(self, blobs: Sequence[Descriptor], take: Callable[[Descriptor], object]) -> None:
-        side_by_side(self._client, [partial(take, blob) for blob in blobs])
+            assert Digest.of(self._last) == root.digest, "what names all comes last"
+            self._repository.put_manifest(self._last, root.media_type, self._tag)

@@ -181,7 +181,7 @@ def _push_blob(
     repository: Repository,
     blob: Descriptor,
     mount_from: list[str],
-    workers: Workers,
+    workers: Workers[Transfer],
 ) -> None:
     def tell(status: Status, done_bytes: int = 0, source: str = "") -> None:
         workers.tell(

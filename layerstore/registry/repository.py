@@ -10,7 +10,7 @@ Spec: OCI distribution-spec v1.1.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode, urljoin
 
@@ -43,8 +43,6 @@ from layerstore.registry.errors import (
     UnreachableRegistryError,
 )
 from layerstore.registry.settings import Bounds
-
-Watch = Callable[[Response], object]
 
 _KNOWN_TYPES = media.MANIFEST_TYPES | media.INDEX_TYPES
 _ACCEPT = ", ".join(
@@ -268,7 +266,7 @@ class Repository:
             actual=Digest.of(data),
         )
 
-    def pieces(self, descriptor: Descriptor, watch: Watch | None = None) -> Iterator[bytes]:
+    def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
         """The bytes of a blob, however often it is cut; the last come when all is right.
 
         Raises:
@@ -276,7 +274,7 @@ class Repository:
         """
         hasher = hashlib.sha256()
         held = b""
-        for piece in self.raw_pieces(descriptor, watch):
+        for piece in self.raw_pieces(descriptor):
             hasher.update(piece)
             if held:
                 yield held
@@ -291,12 +289,8 @@ class Repository:
         if held:
             yield held
 
-    def raw_pieces(self, descriptor: Descriptor, watch: Watch | None = None) -> Iterator[bytes]:
-        """As `pieces`, for who verifies the digest; there are as many bytes as announced.
-
-        Args:
-            watch: is given each answer before its body is read, so that it can be cut.
-        """
+    def raw_pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
+        """As `pieces`, for who verifies the digest; there are as many bytes as announced."""
         done_bytes, cuts = 0, 0
         while done_bytes < descriptor.size_bytes:
             start_bytes = done_bytes
@@ -306,8 +300,6 @@ class Repository:
 
             self.endpoint.reach()
             response = self.endpoint.attempts(ask)
-            if watch is not None:
-                watch(response)
             try:
                 for piece in self._body(descriptor, response, done_bytes):
                     done_bytes += len(piece)

@@ -3,23 +3,23 @@
     workers     take jobs in order, a few at a time; each talks HTTP and reads or writes one blob
     the caller  reads what has come, tells what happens, and touches the store; it alone does
 
-So nothing of the store needs a lock. When a job or the caller fails, `stop` ends the others: what
+So nothing of the store needs a lock. When a job or the caller fails, `stops` end the others: what
 they wait for is cut. All threads have ended when `Workers` is left.
 """
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
 
 from layerstore.blobs import BlobWriter
 from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
 from layerstore.layers import Came
-from layerstore.registry.connection import Response
 from layerstore.registry.errors import CanceledError
 from layerstore.registry.repository import Repository
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES = 256 << 10
 _TICK_S = 0.1  # in which events are told, however little happens
-_JOIN_S = 5.0  # a connection that is being made cannot be cut
+_JOIN_S = 5.0  # for all: a connection that is being made cannot be cut
+
+Event = TypeVar("Event")
 
 Status = Literal[
     "waiting",
@@ -59,23 +61,24 @@ Report = Callable[[Transfer], object]
 Job = Callable[[], object]
 
 
-class Workers:
+class Workers(Generic[Event]):
     """Threads for the length of a `with`.
 
     Args:
         count: how many at the same time.
         report: is told what happens, by the thread that made this.
-        stop: is set when the others are to give up.
+        stops: are set when the others are to give up.
     """
 
-    def __init__(self, count: int, report: Report, stop: threading.Event) -> None:
+    def __init__(
+        self, count: int, report: Callable[[Event], object], *stops: threading.Event
+    ) -> None:
         self._count = count
         self._report = report
-        self._stop = stop
+        self._stops = stops
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._responses: set[Response] = set()
 
     def add(self, job: Job) -> None:
         """Carry out `job` when those before it have been begun. It raises nothing itself."""
@@ -111,13 +114,9 @@ class Workers:
         if failures:
             raise next((e for e in failures if not isinstance(e, CanceledError)), failures[0])
 
-    def tell(self, event: Transfer) -> None:
+    def tell(self, event: Event) -> None:
         """Report an event; may be called by any thread."""
         self._events.put(event)
-
-    def watch(self, response: Response) -> None:
-        """Cut the body of `response` when the others are to give up."""
-        self._responses.add(response)
 
     def pump(self) -> None:
         """Hand on what has been told."""
@@ -136,7 +135,7 @@ class Workers:
         self.pump()
 
     def __enter__(self) -> Self:
-        self._stop.clear()
+        self._clear()
         return self
 
     def __exit__(
@@ -146,24 +145,28 @@ class Workers:
         traceback: TracebackType | None,
     ) -> None:
         if kind is not None:
-            self._stop.set()
-            for response in list(self._responses):
-                response.cut()
+            for stop in self._stops:
+                stop.set()
         for _ in self._threads:
             self._jobs.put(None)
+        deadline = time.monotonic() + _JOIN_S
         for thread in self._threads:
-            thread.join(_JOIN_S if kind is not None else None)
+            thread.join(max(0, deadline - time.monotonic()) if kind is not None else None)
         if not any(thread.is_alive() for thread in self._threads):
-            self._stop.clear()
+            self._clear()
         self.pump()
+
+    def _clear(self) -> None:
+        for stop in self._stops:
+            stop.clear()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if not self._stop.is_set():
+            if not any(stop.is_set() for stop in self._stops):
                 job()
 
 
-def untold(event: Transfer) -> None:
+def untold(event: object) -> None:
     """A report to nobody."""
 
 
@@ -190,7 +193,11 @@ class Download:
     """
 
     def __init__(
-        self, repository: Repository, descriptor: Descriptor, writer: BlobWriter, workers: Workers
+        self,
+        repository: Repository,
+        descriptor: Descriptor,
+        writer: BlobWriter,
+        workers: Workers[Transfer],
     ) -> None:
         self.descriptor = descriptor
         self.writer = writer
@@ -238,7 +245,7 @@ class Download:
         self._tell("downloading")
         held: list[bytes] = []
         held_bytes = 0
-        for piece in self._repository.raw_pieces(self.descriptor, self._workers.watch):
+        for piece in self._repository.raw_pieces(self.descriptor):
             held.append(piece)
             held_bytes += len(piece)
             if held_bytes >= _PIECE_BYTES:

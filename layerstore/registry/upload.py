@@ -45,6 +45,17 @@ def upload(
     there = find_there(repository, descriptor.digest, mount_from)
     if there is not None:
         return there
+    send(repository, descriptor, open_blob, sent)
+    return "pushed", ""
+
+
+def send(
+    repository: Repository,
+    descriptor: Descriptor,
+    open_blob: OpenBlob,
+    sent: Sent = lambda size_bytes: None,
+) -> None:
+    """Store a blob that `find_there` does not find; see `upload`."""
     for start in range(_STARTS_MAX):
         try:
             _Upload(repository, descriptor, open_blob, sent).carry_out()
@@ -56,7 +67,6 @@ def upload(
                 break
         else:
             break
-    return "pushed", ""
 
 
 def find_there(

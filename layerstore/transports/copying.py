@@ -2,7 +2,8 @@
 
 A place is read as a Source and written as a Destination; `places.py` opens them by name. A copy
 goes from the bottom up: layers and config before the manifest, manifests before their index, the
-name last. So whatever stops it, nothing at the destination names what is not there.
+name last. So whatever stops it, nothing at the destination names what is not there. Blobs of images
+that are named by one index are gone through together, by an Each.
 
 Invariants (tests/layerstore/transports/test_copying.py):
   1. Every byte is verified by its digest before what names it is written.
@@ -27,6 +28,7 @@ from layerstore.errors import (
 from layerstore.images import NESTING_MAX, check_platform, choose, host_platform
 
 MANIFESTS_MAX = 1000  # of one copy: an index of every platform there is has some twenty
+_HELD_BYTES = 1 << 20  # of manifests whose blobs are copied together
 
 
 class Source(Protocol):
@@ -47,7 +49,7 @@ class Source(Protocol):
 
 
 class Destination(Protocol):
-    """A place that takes an image."""
+    """A place that takes an image. `has` and `put` may be called by several threads at once."""
 
     def has(self, blob: Descriptor) -> bool:
         """Whether the blob is there, whole and right."""
@@ -60,18 +62,6 @@ class Destination(Protocol):
 
     def finish(self, root: Descriptor) -> None:
         """Give what has been copied its name."""
-
-    def each(self, blobs: Sequence[Descriptor], take: Callable[[Descriptor], object]) -> None:
-        """Call `take` for each blob: one after the other, or side by side where that is faster."""
-
-
-class OneByOne:
-    """The `each` of a destination that takes one blob at a time."""
-
-    def each(self, blobs: Sequence[Descriptor], take: Callable[[Descriptor], object]) -> None:
-        """Call `take` for each blob."""
-        for blob in blobs:
-            take(blob)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +79,22 @@ class Copied:
 
 
 Report = Callable[[Copied], object]
+Take = Callable[[Descriptor, Report], object]
+
+
+class Each(Protocol):
+    """Calls `take` for each blob: one after the other, or side by side where that is faster.
+
+    `report` is called by the caller's thread alone; `take` is given a Report for any thread.
+    """
+
+    def __call__(self, blobs: Sequence[Descriptor], take: Take, report: Report) -> None: ...
+
+
+def one_by_one(blobs: Sequence[Descriptor], take: Take, report: Report) -> None:
+    """An Each."""
+    for blob in blobs:
+        take(blob, report)
 
 
 def copy_image(
@@ -98,6 +104,7 @@ def copy_image(
     platform: Platform | None = None,
     whole: bool = False,
     report: Report = lambda _: None,
+    each: Each = one_by_one,
 ) -> Descriptor:
     """Copy an image; returns what the destination names now.
 
@@ -105,6 +112,7 @@ def copy_image(
         platform: which image of an index is copied; None is this host's. What is no index must be
             for it.
         whole: copy an index with all its images.
+        each: how the blobs are gone through.
 
     Raises:
         NoPlatformError: there is nothing for the platform.
@@ -119,8 +127,9 @@ def copy_image(
         _check_depth(depth := depth + 1)
         index = Index.parse(source.document(root))
         root = choose(index, platform or host_platform()).plain
-    copy = _Copy(source=source, destination=destination, report=report)
+    copy = _Copy(source=source, destination=destination, report=report, each=each)
     copy.take(root, depth=0)
+    copy.write()
     destination.finish(root)
     return root
 
@@ -141,10 +150,14 @@ class _Copy:
     source: Source
     destination: Destination
     report: Report
+    each: Each
     _done: set[Digest] = field(default_factory=set)
+    _documents: list[tuple[Descriptor, bytes]] = field(default_factory=list)
+    _blobs: dict[Digest, Descriptor] = field(default_factory=dict)
+    _held_bytes: int = 0
 
     def take(self, descriptor: Descriptor, *, depth: int) -> None:
-        """Copy a manifest or an index, after what it names."""
+        """Have a manifest or an index copied, after what it names."""
         if descriptor.digest in self._done:
             return
         self._done.add(descriptor.digest)
@@ -160,24 +173,33 @@ class _Copy:
         elif descriptor.media_type in media.MANIFEST_TYPES:
             data = self.source.document(descriptor)
             manifest = Manifest.parse(data)
-            blobs = {blob.digest: blob for blob in (*manifest.layers, manifest.config)}
-            self.destination.each(list(blobs.values()), self._take_blob)
+            self._blobs |= {blob.digest: blob for blob in (*manifest.layers, manifest.config)}
         else:
             raise UnsupportedMediaTypeError(
                 media_type=descriptor.media_type, hint="only images and indexes are copied"
             )
-        self.destination.put_document(descriptor, data)
+        self._documents.append((descriptor, data))
+        self._held_bytes += len(data)
+        if self._held_bytes > _HELD_BYTES:
+            self.write()
 
-    def _take_blob(self, blob: Descriptor) -> None:
+    def write(self) -> None:
+        """Copy the blobs of what has been taken, which may be of several images, then name them."""
+        self.each(list(self._blobs.values()), self._take_blob, self.report)
+        for descriptor, data in self._documents:
+            self.destination.put_document(descriptor, data)
+        self._blobs, self._documents, self._held_bytes = {}, [], 0
+
+    def _take_blob(self, blob: Descriptor, report: Report) -> None:
         if self.destination.has(blob):
-            self.report(Copied(blob=blob, done_bytes=blob.size_bytes, existed=True))
+            report(Copied(blob=blob, done_bytes=blob.size_bytes, existed=True))
             return
-        self.report(Copied(blob=blob, done_bytes=0))
+        report(Copied(blob=blob, done_bytes=0))
         try:
             try:
-                self.destination.put(blob, lambda: self._counted(blob))
+                self.destination.put(blob, lambda: self._counted(blob, report))
             except CorruptBlobError:  # a byte may be changed on its way, once
-                self.destination.put(blob, lambda: self._counted(blob))
+                self.destination.put(blob, lambda: self._counted(blob, report))
         except NotFoundError:
             if blob.media_type not in FOREIGN_TYPES:
                 raise
@@ -185,14 +207,14 @@ class _Copy:
                 media_type=blob.media_type,
                 hint="the layer's bytes are kept by somebody else, and not fetched from there",
             ) from None
-        self.report(Copied(blob=blob, done_bytes=blob.size_bytes))
+        report(Copied(blob=blob, done_bytes=blob.size_bytes))
 
-    def _counted(self, blob: Descriptor) -> Iterator[bytes]:
+    def _counted(self, blob: Descriptor, report: Report) -> Iterator[bytes]:
         done_bytes = 0
         for piece in self.source.pieces(blob):
             done_bytes += len(piece)
             if done_bytes < blob.size_bytes:
-                self.report(Copied(blob=blob, done_bytes=done_bytes))
+                report(Copied(blob=blob, done_bytes=done_bytes))
             yield piece
 
 

@@ -20,7 +20,6 @@ from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import DOCUMENT_BYTES_MAX, Reader
 from layerstore.errors import MalformedDocumentError, StoreError, UnsupportedMediaTypeError
-from layerstore.transports.copying import OneByOne
 
 VERSION = b"Directory Transport Version: 1.1\n"
 _VERSION_START = b"Directory Transport Version: 1."
@@ -71,7 +70,7 @@ class DirectorySource:
         return open_blob(path, blob.digest, size_bytes=blob.size_bytes).pieces()
 
 
-class DirectoryDestination(OneByOne):
+class DirectoryDestination:
     """Such a directory to write: a Destination. What an older one holds is replaced.
 
     Raises:

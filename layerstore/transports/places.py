@@ -13,7 +13,8 @@ it afterwards: a tar cannot be read twice, and what is in it is known only at it
 Source: containers-transports(5).
 """
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,14 @@ from layerstore.errors import (
 )
 from layerstore.images import read_index
 from layerstore.reference import Reference
-from layerstore.transports.copying import Destination, OneByOne, Report, Source, copy_image
+from layerstore.transports.copying import (
+    Destination,
+    Report,
+    Source,
+    Take,
+    copy_image,
+    one_by_one,
+)
 from layerstore.transports.exports import blob_name, write_archive
 from layerstore.transports.layout_directory import LayoutDirectory
 from layerstore.transports.oci_layout import entries_called
@@ -93,6 +101,9 @@ class Registries(Protocol):
     def destination(self, reference: Reference, copied_from: Reference | None) -> Destination:
         """What takes an image under that name; blobs are copied from another name, if given."""
 
+    def each(self, blobs: Sequence[Descriptor], take: Take, report: Report) -> None:
+        """Take blobs that come from a registry, or go to one: an Each."""
+
 
 TRANSPORTS = ("oci", "oci-archive", "docker-archive", "dir", "docker")
 # of the same tools; what they hold is kept by daemons and libraries of others
@@ -149,7 +160,15 @@ def copy(
         opened = stack.enter_context(_source(store, source, registries))
         copied_from = source.reference if isinstance(source, RegistryPlace) else None
         destination = stack.enter_context(_destination(store, target, registries, copied_from))
-        copied = copy_image(opened, destination, platform=platform, whole=whole, report=report)
+        is_remote = any(isinstance(place, RegistryPlace) for place in (source, target))
+        copied = copy_image(
+            opened,
+            destination,
+            platform=platform,
+            whole=whole,
+            report=report,
+            each=registries.each if registries is not None and is_remote else one_by_one,
+        )
         if isinstance(opened, _FromArchive) and isinstance(target, StoredImage):
             opened.members.keep(copied)
     if isinstance(target, StoredImage) and target.is_listed:
@@ -280,7 +299,7 @@ class _FromArchive(FromStore):
         self.members = members
 
 
-class IntoStore(OneByOne):
+class IntoStore:
     """The store: a Destination. What is new there is not visible to others before a flush.
 
     An image must be one that could be run; of an index it is this host's.
@@ -291,19 +310,26 @@ class IntoStore(OneByOne):
         self._name = name
         self._is_listed = is_listed
         self._new: set[Digest] = set()
+        self._lock = threading.Lock()  # for all of the store but the bytes of its blobs
 
     def has(self, blob: Descriptor) -> bool:
-        self._store.lease().hold((blob.digest,))  # before looking: what is there now must stay
+        with self._lock:
+            self._store.lease().hold((blob.digest,))  # before looking: what is there now must stay
         return is_intact(self._store.blobs, blob.digest)
 
     def put(self, blob: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> None:
         self._store.check_room(blob.size_bytes)
-        with self._store.blobs.writer() as writer:
+        with self._lock:
+            writer = self._store.blobs.writer()
+        with writer:
             for piece in pieces():
                 writer.write(piece)
-            info = writer.commit(expected_digest=blob.digest, expected_size_bytes=blob.size_bytes)
-        if info.is_new:
-            self._new.add(blob.digest)
+            with self._lock:
+                info = writer.commit(
+                    expected_digest=blob.digest, expected_size_bytes=blob.size_bytes
+                )
+                if info.is_new:
+                    self._new.add(blob.digest)
 
     def put_document(self, descriptor: Descriptor, data: bytes) -> None:
         if put(self._store.blobs, data).is_new:
@@ -383,7 +409,7 @@ class _FromLayout:
         return open_blob(path, blob.digest, size_bytes=blob.size_bytes)
 
 
-class _IntoLayout(OneByOne):
+class _IntoLayout:
     """An OCI image layout that is added to: a Destination."""
 
     def __init__(self, root: Path, tag: str) -> None:

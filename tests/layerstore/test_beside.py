@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,31 @@ def test_a_temporary_name_is_in_the_same_directory_and_short(tmp_path: Path) -> 
     path.write_bytes(b"")
     assert path.parent == tmp_path
     assert str(os.getpid()) in path.name
+
+
+def test_every_thread_has_a_name_of_its_own_and_what_the_living_write_stays(
+    tmp_path: Path,
+) -> None:
+    written, checked = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with replacing(tmp_path / "theirs") as file:
+            written.set()
+            checked.wait(20)
+            file.write(b"theirs")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    written.wait(20)
+    with replacing(tmp_path / "mine") as file:
+        remove_left_over(tmp_path)
+        file.write(b"mine")
+    checked.set()
+    thread.join()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "mine": "mine",
+        "theirs": "theirs",
+    }
 
 
 def test_what_the_dead_have_left_is_removed(tmp_path: Path) -> None:

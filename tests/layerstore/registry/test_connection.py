@@ -22,6 +22,7 @@ from layerstore.registry.connection import (
     Connections,
     PlainHttpError,
     Response,
+    Stop,
     TransientError,
     is_transient,
     without_userinfo,
@@ -231,18 +232,60 @@ def test_a_host_that_is_none_is_final(connections: Connections) -> None:
     assert time.monotonic() - started < 20
 
 
-def test_a_read_can_be_cut_from_another_thread(odd: OddRegistry, tmp_path: Path) -> None:
-    odd.replies["GET /a"] = Reply(b"x", length=10, stall_s=20)
-    connections = Connections(Settings(environment={"HOME": str(tmp_path)}))  # a minute's patience
+def patient(tmp_path: Path, stop: Stop) -> Connections:
+    """Connections with a minute's patience."""
+    return Connections(Settings(environment={"HOME": str(tmp_path)}), stop)
+
+
+@pytest.mark.parametrize("length", [10, -1])  # by which the connection belongs to the answer alone
+def test_a_read_can_be_cut_from_another_thread(
+    odd: OddRegistry, tmp_path: Path, length: int
+) -> None:
+    odd.replies["GET /a"] = Reply(b"x", length=length, stall_s=20)
+    stop = Stop()
+    connections = patient(tmp_path, stop)
     response = get(connections, odd)
     pieces = response.pieces()
     assert next(pieces) == b"x"
-    threading.Timer(0.2, response.cut).start()
+    threading.Timer(0.2, stop.set).start()
     started = time.monotonic()
-    with pytest.raises(TransientError):
-        next(pieces)
+    if length == -1:
+        assert list(pieces) == []  # nothing tells it from the end: who asked looks at `stop`
+    else:
+        with pytest.raises(TransientError):
+            next(pieces)
     assert time.monotonic() - started < 5
     odd.ended.set()
+    connections.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * (64 << 20)])
+def test_so_can_what_waits_for_an_answer_or_sends(content: bytes, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        stop = Stop()
+        connections = patient(tmp_path, stop)
+        threading.Timer(0.2, stop.set).start()
+        started = time.monotonic()
+        length = {"Content-Length": str(len(content))}
+        with pytest.raises(TransientError):
+            connections.send("PUT", url, length, lambda: (content,))
+        assert time.monotonic() - started < 5
+        connections.close()
+
+
+def test_what_is_connected_too_late_is_cut_and_afterwards_all_is_well(
+    odd: OddRegistry, tmp_path: Path
+) -> None:
+    odd.replies["GET /a"] = Reply(b"x")
+    stop = Stop()
+    connections = patient(tmp_path, stop)
+    assert get(connections, odd).read(1) == b"x"
+    stop.set()
+    with pytest.raises(TransientError):
+        get(connections, odd)
+    stop.clear()
+    assert get(connections, odd).read(1) == b"x"
     connections.close()
 
 

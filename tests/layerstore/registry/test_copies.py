@@ -1,12 +1,17 @@
 """Copies from and to registries: by digest, past faults, and without a byte too many."""
 
+import json
 import os
 import threading
+import time
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from layerstore import (
+    Copied,
     Descriptor,
     Image,
     Index,
@@ -18,10 +23,18 @@ from layerstore import (
     parse_place,
     take_in_image,
 )
+from layerstore.blobs import get
 from layerstore.errors import CorruptBlobError, StoreError
-from layerstore.registry import Credentials, RegistryCopies, RegistryError, UnknownManifestError
-from tests.layerstore.registry.conftest import NewClient
+from layerstore.registry import (
+    Bounds,
+    Credentials,
+    RegistryCopies,
+    RegistryError,
+    UnknownManifestError,
+)
+from tests.layerstore.registry.conftest import QUICK, NewClient
 from tests.support.faultproxy import FAULTS, Fault, FaultProxy, fault_proxy
+from tests.support.oddregistry import Asked, OddRegistry, Reply
 from tests.support.peers import run
 from tests.support.registries import Registry, registry
 from tests.support.stores import flip_blob, make_image, problems, tag_index
@@ -204,6 +217,129 @@ def test_documents_are_shown_and_images_taken_in_unlisted(
         taken = take_in_image(other, place, registries=ways)
         assert other.images.open(taken).layers
         assert other.images.list() == []
+
+
+# Several at once.
+
+
+@dataclass
+class Crowd:
+    """Blobs that nobody is given before `count` are asked for at the same time."""
+
+    count: int
+    odd: OddRegistry
+    held: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def serve(self, image: Image, store: Store) -> None:
+        for blob in (*image.manifest.layers, image.manifest.config):
+            content = get(store.blobs, blob.digest)
+            self.odd.replies[f"GET /v2/a/blobs/{blob.digest}"] = partial(self.give, content)
+        data = get(store.blobs, image.descriptor.digest)
+        self.odd.add_manifest("a", "1", json.loads(data), image.descriptor.media_type)
+
+    def give(self, content: bytes, asked: Asked) -> Reply:
+        with self.changed:
+            self.held += 1
+            self.changed.notify_all()
+            if not self.changed.wait_for(lambda: self.held >= self.count, timeout=10):
+                return Reply(status=404)
+        return Reply(content)
+
+
+PLACES = ("back:1", "oci:{}/l:x", "dir:{}/d", "oci-archive:{}/o.tar:x", "docker-archive:{}/d.tar:x")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_blobs_of_a_registry_come_several_at_once(
+    place: str, odd: OddRegistry, new_client: NewClient, store: Store, tmp_path: Path
+) -> None:
+    image = make_image(store, "app:1", *({f"{n}": os.urandom(1000)} for n in range(5)))
+    Crowd(count=4, odd=odd).serve(image, store)
+    patience = replace(QUICK, idle_timeout_s=20)
+    source, target = parse_place(f"docker://{odd.address}/a:1"), parse_place(place.format(tmp_path))
+    threads: set[int] = set()
+    seen: list[Copied] = []
+
+    def report(copied: Copied) -> None:
+        threads.add(threading.get_ident())
+        seen.append(copied)
+
+    with Store.open(tmp_path / "other") as other:
+        ways = RegistryCopies(new_client(bounds=patience))
+        copied = copy_between(other, source, target, report=report, registries=ways)
+        assert copied == image.descriptor
+        assert other.images.open(take_in_image(other, target)).id == image.id
+    assert threads == {threading.get_ident()}
+    assert sum(each.is_whole for each in seen) == 6
+    assert problems(tmp_path / "other") == []
+
+
+@pytest.mark.parametrize("place", [*PLACES, "docker://{}/b:1"])
+def test_who_is_interrupted_is_gone_at_once_and_leaves_nothing(
+    place: str,
+    odd: OddRegistry,
+    server: Registry,
+    new_client: NewClient,
+    store: Store,
+    tmp_path: Path,
+) -> None:
+    image = make_image(store, "app:1", *({f"{n}": os.urandom(400_000)} for n in range(5)))
+    Crowd(count=0, odd=odd).serve(image, store)
+    for blob in image.manifest.layers[1:]:
+        stalled = Reply(b"x" * 300_000, length=blob.size_bytes, stall_s=60)
+        odd.replies[f"GET /v2/a/blobs/{blob.digest}"] = stalled
+    where = server.address if place.startswith("docker:") else tmp_path
+    source, target = parse_place(f"docker://{odd.address}/a:1"), parse_place(place.format(where))
+    moments: list[float] = []
+
+    def interrupt(copied: Copied) -> None:
+        if copied.blob == image.manifest.layers[4] and copied.done_bytes:
+            moments.append(time.monotonic())
+            raise KeyboardInterrupt
+
+    ways = RegistryCopies(new_client(bounds=Bounds()), new_client(bounds=Bounds()))
+    with Store.open(tmp_path / "other") as other:
+        with pytest.raises(KeyboardInterrupt):
+            copy_between(other, source, target, report=interrupt, registries=ways)
+        assert time.monotonic() - moments[0] < 3
+        assert [each.name for each in threading.enumerate() if "_work" in each.name] == []
+        assert [path.name for path in (other.private / "tmp").rglob("blob*")] == []
+        assert other.images.list() == []
+    odd.ended.set()
+    assert list(tmp_path.rglob(".lamina-write-*")) == []
+    assert list(tmp_path.glob("*.tar")) == []
+    assert not (tmp_path / "l/index.json").exists()
+    assert not (tmp_path / "d/manifest.json").exists()
+    assert server.tags("b") == []
+    assert problems(tmp_path / "other") == []
+
+
+def test_all_images_of_an_index_come_together(
+    odd: OddRegistry, new_client: NewClient, store: Store, tmp_path: Path
+) -> None:
+    images = [make_image(store, f"i{n}", {"f": os.urandom(1000)}) for n in range(4)]
+    crowd = Crowd(count=4, odd=odd)
+    for each in images:
+        crowd.serve(each, store)
+    platforms = [host_platform(), OTHER, *(replace(OTHER, variant=f"v{n}") for n in range(2))]
+    root = tag_index(store, "all", dict(zip(platforms, images, strict=True)))
+    odd.add_manifest("a", "m", json.loads(get(store.blobs, root.digest)), root.media_type)
+    client = new_client(bounds=replace(QUICK, idle_timeout_s=20))
+    source = parse_place(f"docker://{odd.address}/a:m")
+    with Store.open(tmp_path / "other") as other:
+        target = parse_place("all")
+        ways = RegistryCopies(client)
+        assert copy_between(other, source, target, whole=True, registries=ways) == root
+    assert problems(tmp_path / "other") == []
+
+
+def test_a_blob_is_asked_for_once_before_it_is_sent(
+    server: Registry, new_client: NewClient, store: Store, image: Image
+) -> None:
+    with fault_proxy(server.port) as proxy:
+        copy(store, "app:1", remote(proxy, "a:1"), new_client)
+        assert proxy.count(kind="blob", method="HEAD") == 3
 
 
 def test_what_is_not_there_says_so(server: Registry, new_client: NewClient, store: Store) -> None:

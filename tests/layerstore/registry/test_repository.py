@@ -22,7 +22,6 @@ from layerstore.registry import (
     UnexpectedAnswerError,
     UnknownManifestError,
 )
-from layerstore.registry.connection import Response
 from layerstore.registry.upload import upload
 from tests.layerstore.registry.conftest import NewClient, blob
 from tests.support.oddregistry import Asked, OddRegistry, Reply
@@ -247,14 +246,6 @@ def test_another_part_than_asked_for_is_refused(
     ]
     with pytest.raises(UnexpectedAnswerError, match="another part"):
         list(repository.pieces(blob(content)))
-
-
-def test_every_answer_is_shown_before_it_is_read(odd: OddRegistry, repository: Repository) -> None:
-    content = os.urandom(100_000)
-    odd.replies[f"GET /v2/a/blobs/{Digest.of(content)}"] = Cutting(content, 60_000, ranges=True)
-    seen: list[Response] = []
-    list(repository.pieces(blob(content), seen.append))
-    assert [response.status for response in seen] == [200, 206]
 
 
 def test_a_document_is_small_and_right(odd: OddRegistry, repository: Repository) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from layerstore import CorruptBlobError, Descriptor, Digest, Reference, Store
 from layerstore.backends.memory import MemoryBlobs
-from layerstore.registry import RegistryError
+from layerstore.registry import RegistryError, transfers
 from layerstore.registry.errors import CanceledError
 from layerstore.registry.transfers import Download, Transfer, Workers
 from tests.layerstore.registry.conftest import NewClient
@@ -89,6 +89,36 @@ def test_after_a_failure_no_job_is_begun_and_all_threads_end() -> None:
     assert threading.active_count() == before
 
 
+def test_who_cannot_be_ended_is_waited_for_once_however_many_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transfers, "_JOIN_S", 0.3)
+    stops = threading.Event(), threading.Event()
+    deaf = threading.Event()
+    started = time.monotonic()
+    with pytest.raises(ZeroDivisionError), Workers(8, ignore, *stops) as workers:
+        for _ in range(8):
+            workers.add(lambda: deaf.wait(20))
+        raise ZeroDivisionError
+    assert time.monotonic() - started < 1.5
+    assert all(stop.is_set() for stop in stops)  # for those who are still there
+    deaf.set()
+
+
+def test_every_stop_ends_the_others_and_is_good_for_the_next_time() -> None:
+    stops = threading.Event(), threading.Event()
+    ended: list[int] = []
+
+    def job(number: int) -> None:
+        stops[number].wait(20)
+        ended.append(number)
+
+    with pytest.raises(ZeroDivisionError), Workers(3, ignore, *stops) as workers:
+        workers.carry_out([partial(job, 0), partial(job, 1), lambda: 1 // 0])
+    assert sorted(ended) == [0, 1]
+    assert not any(stop.is_set() for stop in stops)
+
+
 def test_jobs_go_side_by_side_and_the_first_error_ends_them() -> None:
     before = threading.active_count()
     done: list[int] = []
@@ -113,7 +143,9 @@ def test_jobs_go_side_by_side_and_the_first_error_ends_them() -> None:
 # Downloads.
 
 
-def download(odd: OddRegistry, new_client: NewClient, workers: Workers, content: bytes) -> Download:
+def download(
+    odd: OddRegistry, new_client: NewClient, workers: Workers[Transfer], content: bytes
+) -> Download:
     client = new_client()
     repository = client.repository(Reference.parse(f"{odd.address}/a"))
     descriptor = Descriptor(

@@ -1,6 +1,6 @@
 """The order of a copy, and what it refuses, between places in memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -14,7 +14,7 @@ from layerstore.errors import (
     NotFoundError,
     UnsupportedMediaTypeError,
 )
-from layerstore.transports.copying import MANIFESTS_MAX, OneByOne, copy_image
+from layerstore.transports.copying import MANIFESTS_MAX, Report, Take, copy_image
 
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
@@ -22,7 +22,7 @@ OTHER = Platform(os="linux", architecture="s390x")
 
 
 @dataclass
-class Memory(OneByOne):
+class Memory:
     """A place of both kinds that writes down what is asked of it."""
 
     blobs: dict[Digest, bytes] = field(default_factory=dict)
@@ -145,6 +145,50 @@ def test_a_layer_of_two_images_is_copied_once(multi: Memory) -> None:
     target = Memory()
     copy_image(multi, target, whole=True)
     assert len(target.acts) == len(set(target.acts))
+
+
+def test_blobs_of_several_images_are_gone_through_together(multi: Memory) -> None:
+    seen: list[list[Digest]] = []
+
+    def each(blobs: Sequence[Descriptor], take: Take, report: Report) -> None:
+        seen.append([blob.digest for blob in blobs])
+        for blob in reversed(blobs):
+            take(blob, report)
+
+    target = Memory()
+    copy_image(multi, target, whole=True, each=each)
+    assert [len(found) for found in seen] == [6]
+    assert target.blobs == multi.blobs
+    acts = [act.partition(" ")[0] for act in target.acts]
+    assert acts == ["put"] * 6 + ["document"] * 3 + ["name"]
+    assert target.acts[-2:] == [
+        f"{act} {multi.root().digest.short}" for act in ("document", "name")
+    ]
+
+
+def test_documents_that_are_held_are_no_more_than_a_few(multi: Memory) -> None:
+    large = tuple(
+        replace(image_in(multi, b"%d" % number), platform=Platform(os="plan9", architecture="386"))
+        for number in range(3)
+    )
+    padded = []
+    for number, entry in enumerate(large):
+        manifest = Manifest.parse(multi.blobs[entry.digest])
+        note = replace(manifest, annotations=(("a", f"{number}" * 600_000),)).encode()
+        padded.append(multi.add(note, media.OCI_MANIFEST))
+    multi.entry = index_in(multi, *padded)
+    counts: list[int] = []
+
+    def each(blobs: Sequence[Descriptor], take: Take, report: Report) -> None:
+        counts.append(len(blobs))
+        for blob in blobs:
+            take(blob, report)
+
+    target = Memory()
+    copy_image(multi, target, whole=True, each=each)
+    assert counts == [6, 3]
+    assert target.entry == multi.entry
+    assert set(target.blobs) <= set(multi.blobs)
 
 
 def test_an_index_in_an_index_is_copied_and_one_too_many_refused(multi: Memory) -> None:
