@@ -66,7 +66,7 @@ from builder.provide import Provider
 from builder.request import BuildRequest, BuildResult
 from builder.schedule import PAUSE, Needs, Work, run_all
 from builder.sealing import Sealer
-from builder.sources import Selection, SourceTree, select
+from builder.sources import Selection, SourceTree, UnreadError, select
 from builder.state import StageState, empty_state, state_of_image
 from builder.stepcache import StepCache, check_forced
 from builder.steps import (
@@ -210,7 +210,8 @@ def predict(request: BuildRequest, store: Store) -> tuple[record.StepRecord, ...
         pass
 
     _add_caches(request, store, ignore)
-    request = replace(request, pulling=None)
+    if request.pulling is not None:
+        request = replace(request, pulling=replace(request.pulling, fetches=False))
     with ExitStack() as cleanup:
         engine = _Engine(
             request, store, ignore, cleanup, start_executor=_fork_server, predictor=Predictor(store)
@@ -412,7 +413,7 @@ class _Engine:
     def _surroundings(self, stage: PlannedStage) -> Surroundings:
         request = self._request
         return Surroundings(
-            find_source=lambda name: self._provider.tree(name, stage),
+            find_source=partial(self._find_source, stage),
             select_remote=partial(self._select_remote, stage),
             build_args=self._args,
             global_args=self._plan.global_args if self._plan else {},
@@ -422,6 +423,12 @@ class _Engine:
             settings=request.run_settings,
             no_cache=request.no_cache or stage.is_one_of(request.no_cache_stages),
         )
+
+    def _find_source(self, stage: PlannedStage, name: str | None) -> SourceTree:
+        source = self._provider.tree(name, stage)
+        if self._predictor is not None:
+            self._predictor.check_readable(source)
+        return source
 
     def _try_what_is_to_come(
         self, stage: PlannedStage, after: StageState, instructions: Sequence[Instruction]
@@ -473,19 +480,19 @@ class _Engine:
         span: Span,
         instructions: Sequence[Instruction],
     ) -> Work[StageState]:
-        if self._predictor is not None and not self._is_knowable(instruction, stage):
+        noted = record_of(redacted(unparse(instruction)), span, stage)
+        try:
+            lowered = lower(instruction, state, around)
+        except UnreadError as error:
+            forced = self._steps.forced(stage, span.start_line)
             noted = replace(
-                record_of(redacted(unparse(instruction)), span, stage),
-                outcome="miss"
-                if (forced := self._steps.forced(stage, span.start_line))
-                else "depends",
-                reason=forced or "what it copies from is not built yet",
+                noted,
+                outcome="miss" if forced else "depends",
+                reason=forced or str(error),
             )
             return self._imagine(stage, noted, state, "")
-        lowered = lower(instruction, state, around)
         for message in lowered.notices:
             self.journal.report(Notice(message=message, line=span.start_line))
-        noted = record_of(redacted(unparse(instruction)), span, stage)
         if lowered.step is None:
             self.journal.note(stage, noted)
             return lowered.state
@@ -601,12 +608,6 @@ class _Engine:
         return self._earlier.explain(missed)
 
     # ---- predicting
-
-    def _is_knowable(self, instruction: Instruction, stage: PlannedStage) -> bool:
-        """Whether all that an instruction copies from has been built, not merely predicted."""
-        assert self._predictor is not None
-        sources = stages_of(instruction, stage.visible, self._provider.context_names)
-        return all(self._predictor.is_known(self._states[index]) for index in sources)
 
     def _predict(
         self,

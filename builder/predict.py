@@ -7,7 +7,9 @@ of nothing. All that stands on one has a key that is not known yet. Such a step
                 above, it must be carried out
     depends     else: when the step above gives what it gave before, this one is cached
 
-COPY --from a stage with an imaginary layer is not known at all, and depends.
+A base image that is not here is not fetched either: its registry is asked what it consists of.
+What is copied from files that nobody has seen, those of an imaginary layer or of such an image, is
+not known at all, and depends.
 
 Invariant (tests/builder/test_predict.py): a step that is predicted as cached is cached in the next
 build, one that is predicted to miss is carried out; nothing in the store changes.
@@ -18,8 +20,9 @@ from typing import Literal
 
 from builder.earlier import Missed
 from builder.record import StepRecord
+from builder.sources import LayerTree, SourceTree, UnreadError
 from builder.state import StageState
-from layerstore import Descriptor, Digest, Layer, Store
+from layerstore import Descriptor, Digest, Layer, Store, unknown_layer
 
 Judgement = Literal["miss", "depends"]
 
@@ -36,6 +39,14 @@ class Predictor:
     def is_known(self, state: StageState) -> bool:
         """Whether the file system of `state` is one that there is."""
         return self._imaginary.isdisjoint(layer.diff_id for layer in state.layers)
+
+    def check_readable(self, source: SourceTree) -> None:
+        """Raise UnreadError where nobody knows what is in a stage or an image."""
+        layers = source.layers if isinstance(source, LayerTree) else ()
+        if not self._imaginary.isdisjoint(layer.diff_id for layer in layers):
+            raise UnreadError("what it copies from is not built yet")
+        if not all(self._store.layers.find(layer.diff_id) for layer in layers):
+            raise UnreadError("what it copies from is not fetched yet")
 
     def judge(self, missed: Missed, state: StageState) -> Judgement:
         """Say whether a step must be carried out, or might be found in the cache by then."""
@@ -83,13 +94,4 @@ def _without_parent(document: bytes) -> str:
 
 def _imaginary_layer(number: int) -> Layer:
     digest = Digest.of(f"imaginary {number}".encode())
-    return Layer(
-        diff_id=digest,
-        blob=Descriptor(media_type="", digest=digest, size_bytes=0),
-        size_bytes=0,
-        tar_size_bytes=0,
-        content_digest=digest,
-        files=0,
-        dirs=0,
-        removed=0,
-    )
+    return unknown_layer(digest, Descriptor(media_type="", digest=digest, size_bytes=0))

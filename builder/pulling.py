@@ -54,10 +54,14 @@ _GET_HINT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulling:
-    """How images are got. `client` is called, and HTTP imported, when a registry is to be asked."""
+    """How images are got. `client` is called, and HTTP imported, when a registry is to be asked.
+
+    Without `fetches` it is asked what an image consists of, and no layer comes.
+    """
 
     policy: PullPolicy
     client: "Callable[[], RegistryClient]"
+    fetches: bool = True
 
     def image(
         self,
@@ -87,6 +91,7 @@ class Pulling:
         from layerstore.registry import (
             RegistryError,
             UnreachableRegistryError,
+            know_image,
             offer_image,
             pull_image,
         )
@@ -97,6 +102,8 @@ class Pulling:
             with watch(reference) as report:
                 if local is not None and is_current_there(client, store, local, reference):
                     return local
+                if not self.fetches:
+                    return know_image(client, store, reference, platform=platform)
                 if lazily:
                     return offer_image(
                         client, store, reference, platform=platform, report=report, watch=watch

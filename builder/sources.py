@@ -325,6 +325,10 @@ class LazyTree:
         return self._opened
 
 
+class UnreadError(Exception):
+    """Nobody knows yet what is in a source; why, in words."""
+
+
 class LayerTree:
     """A stack of layers as a source. Carries out `SourceTree`; close it when done."""
 

@@ -87,7 +87,7 @@ if TYPE_CHECKING:
         name_index,
     )
     from layerstore.layerfiles import LayerFiles
-    from layerstore.layers import Layer, LayerStore, in_user_namespace
+    from layerstore.layers import Layer, LayerStore, in_user_namespace, unknown_layer
     from layerstore.locks import Lease
     from layerstore.merge import merged_changes
     from layerstore.overlaydir import OnSkip, remove_tree
@@ -279,6 +279,7 @@ _HOMES = {
     "write_overlay": "overlaydir:write",
     "write_rootfs": "transports.rootfs",
     "write_rootfs_tar": "transports.rootfs",
+    "unknown_layer": "layers",
     "written_beside": "beside",
 }
 
@@ -420,6 +421,7 @@ __all__ = [
     "take_in_image",
     "temporary_beside",
     "tree_changes",
+    "unknown_layer",
     "unpack",
     "usage",
     "verify_store",

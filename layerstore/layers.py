@@ -737,6 +737,20 @@ class LayerStore:
         self._unsynced.add(diff_id)
 
 
+def unknown_layer(diff_id: Digest, blob: Descriptor) -> Layer:
+    """A layer of which nothing is known but its names; no store has it."""
+    return Layer(
+        diff_id=diff_id,
+        blob=blob,
+        size_bytes=0,
+        tar_size_bytes=0,
+        content_digest=diff_id,
+        files=0,
+        dirs=0,
+        removed=0,
+    )
+
+
 def in_user_namespace() -> bool:
     """Whether this process is root of a user namespace only: overlayfs needs `userxattr` there."""
     try:

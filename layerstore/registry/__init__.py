@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         UnreachableRegistryError,
         UntrustedRegistryError,
     )
-    from layerstore.registry.offers import offer_image
+    from layerstore.registry.offers import know_image, offer_image
     from layerstore.registry.proxies import proxy_for
     from layerstore.registry.pull import (
         Pulled,
@@ -67,6 +67,7 @@ _HOMES = {
     "find_inline_cache": "build_cache",
     "proxy_for": "proxies",
     "retry_after": "connection",
+    "know_image": "offers",
     "offer_image": "offers",
     "pull_image": "pull",
     "push_image": "push",
@@ -99,6 +100,7 @@ __all__ = [
     "find_inline_cache",
     "is_current",
     "is_whole",
+    "know_image",
     "offer_image",
     "proxy_for",
     "pull_image",

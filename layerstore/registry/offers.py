@@ -7,6 +7,8 @@ store (layerstore/layers.py, `Offer`). What comes is compared with what was said
                     side by side, and the image is stored and named
     offer_layers    an image that is a cache itself: its layers come one by one, or those that are
                     wanted together
+    know_image      what a prediction stands on: nothing comes, and nothing is known of the layers
+                    that nobody describes
 
 Invariants (tests/layerstore/registry/test_offers.py):
   1. While layers are missing, the image is neither stored nor named.
@@ -61,6 +63,26 @@ def offer_image(
         return image.take(rest, report)
     image.fetch(rest, report)
     _offer(image, offers, _Together(image, offers, watch))
+    return image.image_of_known()
+
+
+def know_image(
+    client: "RegistryClient",
+    store: "Store",
+    reference: Reference,
+    *,
+    platform: Platform | None = None,
+) -> Image:
+    """The image with that name, none of whose layers is fetched.
+
+    Those that are here, or described, are known to the store; of the others the image has the
+    digests alone, and sizes of 0.
+
+    Raises as `pull_image`.
+    """
+    image = RemoteImage.find(client, store, reference, platform)
+    offers, _ = _sorted(image, store.cache.describe, untold)
+    _offer(image, offers, _Apart(image))
     return image.image_of_known()
 
 

@@ -31,6 +31,7 @@ from layerstore.errors import (
     UnsupportedMediaTypeError,
 )
 from layerstore.images import NESTING_MAX, Image, choose, host_platform
+from layerstore.layers import unknown_layer
 from layerstore.reference import Reference
 from layerstore.registry.errors import RegistryError, UnknownManifestError
 from layerstore.registry.repository import RemoteDocument, Repository
@@ -209,7 +210,7 @@ class RemoteImage:
         return image
 
     def image_of_known(self) -> Image:
-        """The image, all layers of which are here or offered; nothing is stored."""
+        """The image, with what the store knows of its layers; nothing is stored."""
         root = self.documents[0].descriptor
         descriptor = self.documents[-1].descriptor
         return Image(
@@ -217,7 +218,10 @@ class RemoteImage:
             manifest=self.manifest,
             config=self.config,
             id=self.manifest.config.digest,
-            layers=tuple(self.store.layers.get(each) for each in self.config.diff_ids),
+            layers=tuple(
+                self.store.layers.find(diff_id) or unknown_layer(diff_id, blob)
+                for diff_id, blob in zip(self.config.diff_ids, self.manifest.layers, strict=True)
+            ),
             index=root.plain if self.documents[0].is_index else None,
         )
 

@@ -222,3 +222,19 @@ def test_errors_of_a_registry_stay_what_they_are(
 
 def test_every_word_for_a_policy_means_one() -> None:
     assert set(POLICIES.values()) == {"missing", "always", "newer", "never"}
+
+
+def test_who_fetches_nothing_asks_what_an_image_consists_of(
+    client: RegistryClient, proxy: FaultProxy, store: Store, tmp_path: Path
+) -> None:
+    digest = push(client, proxy, tmp_path, b"there")
+    pulling = Pulling(policy="missing", client=lambda: client, fetches=False)
+    image = pulling.image(store, f"{proxy.address}/a:1", None, untold)
+    assert image.descriptor.digest == digest
+    assert asked(proxy) == ["GET manifest", "GET blob"], "of the blobs the config alone"
+    assert store.layers.find(image.layers[0].diff_id) is None
+    local = make_image(store, f"{proxy.address}/b:1", {"b": b"here"})
+    assert pulling.image(store, f"{proxy.address}/b:1", None, untold) == local
+    gone = Pulling(policy="never", client=lambda: client, fetches=False)
+    with pytest.raises(NotFoundError):
+        gone.image(store, f"{proxy.address}/a:1", None, untold)

@@ -11,6 +11,7 @@ from layerstore import Digest, Store
 from tests.support.cli import Lamina, peak_bytes
 from tests.support.faultproxy import FaultProxy, fault_proxy
 from tests.support.peers import Containers, run
+from tests.support.progress import executed
 from tests.support.registries import Registry
 from tests.support.stores import make_image
 
@@ -186,6 +187,29 @@ def test_a_fully_cached_build_downloads_no_layer(
         proxy.forget()
         assert other("run", "--rm", name, "cat", "/out", "/done").stdout == "built\ndone\n"
         assert other("build", "-q", *cache, context).stdout == shared
+
+
+def test_a_plan_asks_what_a_base_image_consists_of_and_fetches_nothing(
+    shared: str, machine: Lamina, proxy: FaultProxy, context: Path, tmp_path: Path
+) -> None:
+    other = Lamina(root=tmp_path / "third", env={"HOME": str(tmp_path)})
+    plan = ("plan", "--format", "json", context)
+    cache = ("--cache-from", f"type=registry,ref={proxy.address}/cache:1")
+
+    def outcomes(*words: str | Path, code: int) -> list[str]:
+        done = other(*words, check=False)
+        assert done.returncode == code, done.stderr
+        return [step["prediction"] for step in json.loads(done.stdout)["steps"]]
+
+    assert outcomes(*plan, *cache, code=0) == ["hit"] * 5
+    # without the cache nobody says what is in the base image
+    expected = ["miss", "miss", "depends", "depends", "miss"]
+    assert outcomes(*plan, code=2) == expected
+    assert layers_fetched(proxy, machine) == set()
+    assert not other.root.exists()
+    built = other("build", "--progress=plain", "-t", "app", context)
+    assert len(executed(built.stderr)) == 5
+    assert outcomes(*plan, code=0) == ["hit"] * 5
 
 
 def test_what_a_changed_step_stands_on_comes_with_its_base(

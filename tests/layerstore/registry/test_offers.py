@@ -20,7 +20,7 @@ from layerstore import (
     UnusableLayerError,
     host_platform,
 )
-from layerstore.registry import Transfer, offer_image, pull_image
+from layerstore.registry import Transfer, know_image, offer_image, pull_image
 from layerstore.registry.offers import offer_layers
 from layerstore.registry.pull import RemoteImage
 from layerstore.registry.transfers import Report
@@ -336,4 +336,21 @@ def test_who_describes_a_layer_wrongly_is_told_when_it_has_come(
     offer_layers(RemoteImage.find(new_client(), store, name(odd)), Known(there, files=5).describe)
     with pytest.raises(UnusableLayerError):
         store.layers.fetch(store.layers.get(LAYERS[0][1]))
+    assert is_clean(store)
+
+
+# What is only known.
+
+
+def test_of_an_image_that_is_only_known_nothing_comes(
+    odd: OddRegistry, new_client: NewClient, store: Store, there: Store
+) -> None:
+    digest = odd.add_image("a", "1", [*LAYERS, OTHER])
+    store.cache.add_source(Known(there))
+    image = know_image(new_client(), store, name(odd))
+    assert image.descriptor.digest == digest
+    assert image.layers[:3] == tuple(there.layers.get(diff_id) for _, diff_id in LAYERS)
+    assert (image.layers[3].diff_id, image.layers[3].size_bytes) == (OTHER[1], 0)
+    assert store.layers.find(OTHER[1]) is None, "nobody has described it"
+    assert not any("/blobs/" in path and image.id not in path for path in odd.paths())
     assert is_clean(store)
