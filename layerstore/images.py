@@ -220,6 +220,8 @@ class ImageStore:
                 *(layer.digest for layer in manifest.layers),
             )
         )
+        for layer in image.layers:
+            self._layers.find(layer.diff_id)  # which mends what can be mended
         return image
 
     def _read(self, entry: Descriptor, platform: Platform | None = None) -> Image:

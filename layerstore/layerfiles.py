@@ -13,12 +13,24 @@ import hashlib
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, assert_never
 
-from layerstore.changeset import Change, Content, PutFile
+from layerstore.changeset import (
+    Change,
+    Content,
+    Opaque,
+    PutDir,
+    PutFile,
+    PutHardlink,
+    PutNode,
+    PutSymlink,
+    Remove,
+)
 from layerstore.digest import Digest
 from layerstore.errors import CorruptBlobError, StoreError
+from layerstore.treepath import TreePath
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -29,6 +41,40 @@ if TYPE_CHECKING:
 
 _PASSES_MAX = 3
 _PIECE_BYTES = 256 * 1024
+_SMALL_BYTES = 1024 * 1024  # contents up to here are delivered as bytes
+
+
+def checkout_changes(entries: "Iterable[TocEntry]", checkout: Path) -> Iterator[Change]:
+    """A layer as its table of contents has it, with the contents that are in its checkout.
+
+    Raises, also when a content is read:
+        CorruptBlobError: a file is not there, or not what the table says.
+    """
+    for entry in entries:
+        match entry.kind:
+            case "file":
+                read = partial(_checkout_pieces, checkout, entry)
+                small = entry.size_bytes <= _SMALL_BYTES
+                content: Content = b"".join(read()) if small else read
+                yield PutFile(entry.path, entry.meta, entry.size_bytes, content)
+            case "dir":
+                yield PutDir(entry.path, entry.meta)
+            case "symlink":
+                yield PutSymlink(entry.path, entry.meta, entry.target)
+            case "hardlink":
+                yield PutHardlink(entry.path, TreePath(entry.target))
+            case "char" | "block" | "fifo":
+                yield PutNode(entry.path, entry.meta, entry.kind, entry.major, entry.minor)
+            case "remove":
+                yield Remove(entry.path)
+            case "opaque":
+                yield Opaque(entry.path)
+            case _:
+                assert_never(entry.kind)
+
+
+def _checkout_pieces(checkout: Path, entry: "TocEntry") -> Iterator[bytes]:
+    return _verified(_pieces_of_file(checkout, entry.path), entry)
 
 
 class LayerFiles:
@@ -61,7 +107,7 @@ class LayerFiles:
                 return
             place.close()
             place = self._places[node.layer] = self._store.checkout(self._layers[node.layer])
-        yield from _verified(_pieces_of_file(place, entry.path), entry)
+        yield from _checkout_pieces(place, entry)
 
     def close(self) -> None:
         """Release the blobs that are open."""
@@ -172,8 +218,9 @@ def _verified(pieces: Iterable[bytes], entry: "TocEntry") -> Iterator[bytes]:
 
 def _pieces_of_file(root: Path, path: str) -> Iterator[bytes]:
     """Read a file below `root` without following any link."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = -1
     try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         *parents, name = path.split("/")
         for parent in parents:
             inner = os.open(
@@ -194,4 +241,5 @@ def _pieces_of_file(root: Path, path: str) -> Iterator[bytes]:
             hint="`lamina fsck` lists all damage",
         ) from None
     finally:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from layerstore.blobs import BlobStore, BlobWriter, fsync, is_intact
+from layerstore.blobs import HEAL_HINT, BlobStore, BlobWriter, fsync, is_intact
 from layerstore.database import Database, Row, Statement, Value, checksum
 from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
@@ -33,6 +33,8 @@ from layerstore.errors import (
     CorruptBlobError,
     MalformedDocumentError,
     NotFoundError,
+    StoreError,
+    UnsafePathError,
 )
 
 if TYPE_CHECKING:
@@ -234,6 +236,14 @@ class LayerStore:
         known = self.find_here(expected_diff_id)
         if known is not None and known.descriptor.digest == descriptor.digest:
             return known
+        try:
+            return self._indexed(descriptor, expected_diff_id)
+        except (NotFoundError, CorruptBlobError, MalformedDocumentError, UnsafePathError):
+            if not self._mend(descriptor, expected_diff_id):
+                raise
+        return self._indexed(descriptor, expected_diff_id)
+
+    def _indexed(self, descriptor: Descriptor, expected_diff_id: Digest) -> Layer:
         with self._blobs.open(descriptor.digest, size_bytes=descriptor.size_bytes) as reader:
             layer, entries = self._survey(reader, descriptor, expected_diff_id)
             reader.drain()
@@ -264,13 +274,23 @@ class LayerStore:
         """
         layer = self.find(diff_id)
         if layer is None:
-            raise NotFoundError(kind="layer", key=diff_id)
+            raise NotFoundError(kind="layer", key=diff_id, hint=HEAL_HINT)
         return layer
 
     def find(self, diff_id: Digest) -> Layer | None:
-        """The layer; None when there is none that can be used (blob missing or damaged)."""
+        """The layer; None when there is none that can be used (blob missing or damaged).
+
+        A blob that is damaged or missing is made again where its checkout is good.
+        """
         offer = self._offers.get(diff_id)
-        return self.find_here(diff_id) if offer is None else offer.layer
+        if offer is not None:
+            return offer.layer
+        found = self.find_here(diff_id)
+        if found is None:
+            for known in self.find_all((diff_id,)).values():
+                if self._mend(known.descriptor, diff_id):
+                    found = self.find_here(diff_id)
+        return found
 
     def find_here(self, diff_id: Digest) -> Layer | None:
         """The same, but not one that is only offered."""
@@ -590,6 +610,37 @@ class LayerStore:
         if known is None or not self.toc_path(layer.diff_id).exists():
             self._write_toc(layer.diff_id, entries)
         return known or layer
+
+    def _mend(self, descriptor: Descriptor, diff_id: Digest) -> bool:
+        """Make a blob again of its table of contents and its checkout.
+
+        False where these are not there or not good, and where another tool made the blob in
+        another way: nothing but the very same bytes will do.
+        """
+        from layerstore import compression, tarcodec, toc
+        from layerstore.layerfiles import checkout_changes
+
+        try:
+            entries = toc.load(self.toc_path(diff_id).read_bytes())
+        except (FileNotFoundError, MalformedDocumentError):
+            return False
+        path = self.snapshot_path(diff_id)
+        try:
+            packed = tarcodec.pack(checkout_changes(entries, path), lambda _: None)
+            if packed.diff_id != diff_id:  # cheaper to know than what comes next
+                return False
+            with self._blobs.writer() as writer:
+                squeeze = compression.compressor(
+                    compression.kind_of(descriptor.media_type), writer.write
+                )
+                tarcodec.pack(checkout_changes(entries, path), squeeze.write)
+                squeeze.close()
+                writer.commit(
+                    expected_digest=descriptor.digest, expected_size_bytes=descriptor.size_bytes
+                )
+        except StoreError:
+            return False
+        return True
 
     def _is_usable(self, layer: Layer, stamp: Value) -> bool:
         """Whether the blob is what it was when the row was written.

@@ -137,6 +137,27 @@ def test_damage_is_named_not_served_and_healed(
         assert found.returncode == 0, found.stdout
 
 
+@pytest.mark.parametrize("command", ["run", "save", "build"])
+def test_a_blob_is_made_again_by_whoever_needs_it(
+    whole: tuple[Path, Path], tmp_path: Path, command: str
+) -> None:
+    lamina = Lamina(root=tmp_path / "store")
+    copy(whole[0], lamina.root)
+    layer = blob(lamina, manifest(lamina)["layers"][2]["digest"])
+    before = layer.read_bytes()
+    layer.unlink()
+    match command:
+        case "run":
+            assert "data" in lamina("run", "--rm", "it").stdout
+        case "save":
+            lamina("save", "-o", tmp_path / "it.tar", "it")
+        case _:
+            done = lamina("build", "--progress=plain", "-t", "it", whole[1], env=ENV)
+            assert "DONE" not in done.stderr, "all of it is cached"
+    assert layer.read_bytes() == before
+    assert lamina("fsck", check=False).returncode == 0
+
+
 def test_what_cannot_be_healed_can_be_removed(whole: tuple[Path, Path], tmp_path: Path) -> None:
     lamina = Lamina(root=tmp_path / "store")
     copy(whole[0], lamina.root)

@@ -16,7 +16,10 @@ from layerstore import (
     Layer,
     Meta,
     Node,
+    Opaque,
+    PutDir,
     PutHardlink,
+    PutNode,
     PutSymlink,
     Remove,
     Store,
@@ -24,6 +27,7 @@ from layerstore import (
     TreePath,
 )
 from layerstore.compression import media_type
+from layerstore.layerfiles import checkout_changes
 from tests.support.layers import bytes_of
 from tests.support.rawtar import END, entry
 from tests.support.stores import flip_blob, make_layer, puts
@@ -186,3 +190,25 @@ def test_closing_in_the_middle_leaves_nothing_open(store: Store) -> None:
     assert open_files() == before
     assert list(files.pieces(node(store, [layer], "d/05"))), "and it can be used again"
     files.close()
+
+
+@pytest.mark.needs_root
+def test_a_table_of_contents_and_a_checkout_make_the_layer(store: Store) -> None:
+    changes: list[Change] = [
+        *puts({"d/f": b"hi", "d/big": bytes(BIG)}),
+        PutHardlink(TreePath("d/g"), TreePath("d/f")),
+        PutSymlink(TreePath("l"), Meta(0o777), "/etc/passwd"),
+        PutNode(TreePath("null"), Meta(0o666), "char", 1, 3),
+        PutDir(TreePath("o"), Meta(0o700)),
+        Opaque(TreePath("o")),
+        Remove(TreePath("gone")),
+    ]
+    layer = store.layers.commit(changes)
+    checkout = store.layers.checkout(layer)
+    again = store.layers.commit(checkout_changes(store.layers.toc(layer), checkout))
+    assert again.diff_id == layer.diff_id
+    (checkout / "d/f").write_bytes(b"ho")
+    with pytest.raises(CorruptBlobError, match="'d/f'"):
+        list(checkout_changes(store.layers.toc(layer), checkout))
+    with pytest.raises(CorruptBlobError, match="No such file"):
+        list(checkout_changes(store.layers.toc(layer), checkout / "elsewhere"))

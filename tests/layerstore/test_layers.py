@@ -48,7 +48,16 @@ from layerstore.errors import (
 from layerstore.packing import Packing
 from tests.support.offers import Offered
 from tests.support.rawtar import header
-from tests.support.stores import cached_step, flip, flip_blob, make_layer, problems, puts, run
+from tests.support.stores import (
+    cached_step,
+    edit_cache,
+    flip,
+    flip_blob,
+    make_layer,
+    problems,
+    puts,
+    run,
+)
 from tests.support.strategies import changesets
 
 FILES = {"etc/passwd": b"root", "etc/group": b"", "big": b"x" * 3_000_000}
@@ -473,6 +482,88 @@ def test_a_damaged_blob_is_not_checked_out(store: Store) -> None:
         store.layers.checkout(layer)
     assert caught.value.hint or layer.descriptor.digest in str(caught.value)
     assert list((store.private / "snapshots").iterdir()) == []
+
+
+def all_kinds() -> list[Change]:
+    return [
+        PutDir(TreePath("d"), Meta(0o1777, 0, 0, 3 * 10**9)),
+        PutFile(TreePath("d/big"), Meta(0o644), 3_000_000, bytes(3_000_000)),
+        PutFile(TreePath("d/f"), Meta(0o755, 0, 0, 7 * 10**9), 2, b"hi"),
+        PutHardlink(TreePath("d/g"), TreePath("d/f")),
+        PutSymlink(TreePath("l"), Meta(0o777), "/etc/passwd"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "none"])
+@pytest.mark.parametrize("way", ["flipped", "cut", "missing"])
+def test_a_blob_is_made_again_of_its_checkout(store: Store, kind: Compression, way: str) -> None:
+    layer = store.layers.commit(all_kinds(), compression=kind)
+    store.layers.checkout(layer)
+    store.flush()
+    path = store.blob_path(layer.descriptor.digest)
+    before = path.read_bytes()
+    path.chmod(0o600)
+    if way == "flipped":
+        flip_blob(store, layer.descriptor.digest, 30)
+    elif way == "cut":
+        path.write_bytes(before[:-1])
+    else:
+        path.unlink()
+    again = reopen(store)
+    assert again.layers.find_here(layer.diff_id) is None
+    assert again.layers.get(layer.diff_id) == layer
+    again.flush()
+    assert path.read_bytes() == before
+    assert problems(store.root) == []
+    again.close()
+
+
+def test_a_blob_is_made_again_when_the_database_is_lost_as_well(store: Store) -> None:
+    layer = store.layers.commit(all_kinds())
+    store.layers.checkout(layer)
+    store.flush()
+    flip_blob(store, layer.descriptor.digest, 30)
+    edit_cache(store, "DELETE FROM layers")
+    again = reopen(store)
+    assert again.layers.index(layer.descriptor, layer.diff_id) == layer
+    again.flush()
+    assert problems(store.root) == []
+    again.close()
+
+
+@pytest.mark.parametrize("damage", ["no checkout", "checkout", "table of contents"])
+def test_a_blob_is_not_made_again_of_what_is_not_good(store: Store, damage: str) -> None:
+    layer = store.layers.commit(all_kinds())
+    checkout = store.layers.checkout(layer)
+    store.flush()
+    if damage == "no checkout":
+        shutil.rmtree(checkout)
+    elif damage == "checkout":
+        (checkout / "d/f").write_bytes(b"ho")
+    else:
+        flip(store.layers.toc_path(layer.diff_id), 40)
+    flip_blob(store, layer.descriptor.digest, 30)
+    again = reopen(store)
+    assert again.layers.find(layer.diff_id) is None
+    with pytest.raises(NotFoundError, match="no such layer") as caught:
+        again.layers.get(layer.diff_id)
+    assert "fsck" in caught.value.hint
+    with pytest.raises(StoreError):
+        again.layers.index(layer.descriptor, layer.diff_id)
+    again.close()
+
+
+def test_a_blob_of_another_tool_s_making_is_not_made_again(store: Store) -> None:
+    data, descriptor, diff_id = blob_of(all_kinds())
+    odd = gzip.compress(gzip.decompress(data), 1)
+    layer = store.layers.adopt(io.BytesIO(odd), describe(odd), diff_id)
+    store.layers.checkout(layer)
+    store.flush()
+    flip_blob(store, layer.descriptor.digest, 30)
+    again = reopen(store)
+    assert again.layers.find(diff_id) is None
+    assert descriptor.digest not in again.blobs.digests()
+    again.close()
 
 
 @pytest.mark.parametrize("at", [0, 12, 200, 5000, -1, -6])
