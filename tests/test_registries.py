@@ -130,7 +130,7 @@ def test_its_certificate_is_believed_by_who_knows_it_alone(tmp_path: Path) -> No
 
 
 @pytest.mark.needs_peers("skopeo")
-@pytest.mark.parametrize("auth", ["none", "basic", "token"])
+@pytest.mark.parametrize("auth", ["none", "basic", "token", "identity"])
 @pytest.mark.parametrize("tls", [False, True])
 def test_another_client_pushes_and_pulls(auth: Auth, tls: bool, tmp_path: Path) -> None:
     with registry(tmp_path / "source") as source:
@@ -142,7 +142,7 @@ def test_another_client_pushes_and_pulls(auth: Auth, tls: bool, tmp_path: Path) 
         run(*SKOPEO, "copy", *signed_in(server, "dest"), f"oci:{tmp_path}/layout", there)
         seen = run(*SKOPEO, "inspect", *signed_in(server), there)
         assert json.loads(seen)["Digest"] == digest
-        if auth == "token":
+        if auth in ("token", "identity"):
             assert "repository:b/c:pull,push" in server.tokens_given
         if auth != "none":
             with pytest.raises(PeerError, match=r"authentication required|unauthorized"):

@@ -247,15 +247,33 @@ def login(arguments: Arguments, session: "Session") -> int:
     """Have a registry check a user's password, and keep it."""
     host = _host(arguments.words)
     with client_of(arguments) as client:
-        credentials = _typed(arguments, host, client.logged_in(host))
-        where = client.login(host, credentials)
+        where = _login_again(arguments, host, client)
+        if not where:
+            where = client.login(host, _typed(arguments, host))
     if not where.endswith("helper)"):
-        warn(f"the password is stored unencrypted in {where}; a credential helper would keep it")
+        warn(f"your credentials are stored unencrypted in {where}; a credential helper keeps them")
     line("Login Succeeded")
     return 0
 
 
-def _typed(arguments: Arguments, host: str, known: "Credentials | None") -> "Credentials":
+def _login_again(arguments: Arguments, host: str, client: "RegistryClient") -> str:
+    """Log in as before, where nobody says as whom; empty when that is not possible (any more)."""
+    from layerstore.registry import UnauthorizedError
+
+    if arguments.value("username") is not None or arguments.value("password") is not None:
+        return ""
+    known = None if arguments.flag("password-stdin") else client.logged_in(host)
+    if known is None or not (known.password or known.identity_token):
+        return ""
+    sys.stderr.write("Authenticating with existing credentials...\n")
+    try:
+        return client.login(host, known)
+    except UnauthorizedError:
+        sys.stderr.write("Stored credentials invalid or expired\n")
+        return ""
+
+
+def _typed(arguments: Arguments, host: str) -> "Credentials":
     from layerstore.registry import Credentials
 
     user, password = arguments.value("username"), arguments.value("password")
@@ -267,9 +285,6 @@ def _typed(arguments: Arguments, host: str, known: "Credentials | None") -> "Cre
         password = sys.stdin.read().rstrip("\r\n")
     elif password is not None:
         warn("using --password on the command line is insecure: use --password-stdin")
-    elif user is None and known is not None and known.password:
-        sys.stderr.write("Authenticating with existing credentials...\n")
-        return known
     if user is None:
         if not os.isatty(0):
             raise UsageError(

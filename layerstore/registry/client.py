@@ -52,13 +52,17 @@ class RegistryClient:
     def login(self, host: str, credentials: Credentials) -> str:
         """Have the registry check credentials, and keep them; returns where.
 
+        In place of a password an identity token is kept, where the token service gives one.
+
         Raises:
             UnauthorizedError: they are not the right ones.
         """
         insecure = self._registries().is_insecure(host)
         with RegistryClient(self._with(host, credentials)) as other:
             endpoint = other._endpoint(host, insecure=insecure)
-            endpoint.check_login()
+            identity = endpoint.check_login()
+        if identity:
+            credentials = Credentials(user=credentials.user, identity_token=identity)
         return self._store.save(host, credentials)
 
     def logged_in(self, host: str) -> Credentials | None:

@@ -5,6 +5,7 @@
 Rules (tests/layerstore/registry/test_endpoint.py):
   1. Credentials and tokens are sent to the scheme, host and port of the registry, and credentials
      to the token service that it names; a redirect to anywhere else gets none of them.
+     An identity token stands in for a password once a token service has given it (`check_login`).
   2. What began by TLS goes on by TLS: no redirect, token service or upload leads to plain HTTP.
   3. Plain HTTP is for loopback, where nothing else answers, and for what the user calls insecure.
 
@@ -16,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -52,8 +54,23 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _KEEPING_METHOD = (307, 308)
 _CLIENT_ID = "lamina"
 _WRONG = "incorrect username or password"
+_WRONG_TOKEN = "its token service does not take the identity token (any more)"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,60000}")
 _TOKEN_S_MIN = 60  # how long a token lives when nobody says; it is replaced a little earlier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Token:
+    """What a token service gives. `identity` gets more of them in the user's place."""
+
+    text: str = field(repr=False)
+    until_s: float = float("inf")
+    identity: str = field(default="", repr=False)
+
+    @property
+    def header(self) -> str:
+        """What it is shown as."""
+        return f"Bearer {self.text}"
 
 
 class Endpoint:
@@ -90,7 +107,8 @@ class Endpoint:
         self._lock = threading.Lock()
         self._base = ""
         self._challenge: Challenge | None = None
-        self._tokens: dict[tuple[str, ...], tuple[str, float]] = {}
+        self._is_login = False
+        self._tokens: dict[tuple[str, ...], _Token] = {}
 
     def request(
         self,
@@ -160,21 +178,27 @@ class Endpoint:
                 self._base = self.attempts(self._probe)
             return self._base
 
-    def check_login(self) -> bool:
-        """Whether the registry lets the user in; False where it lets in everybody.
+    def check_login(self) -> str:
+        """Have the registry let the user in, if it does not let in everybody.
+
+        Returns:
+            The identity token that its token service gives to be kept in place of the password;
+            empty if it gives none.
 
         Raises:
-            UnauthorizedError: it does not.
+            UnauthorizedError: it does not let the user in.
         """
         self.reach()
         if self._challenge is None:
-            return False
+            return ""
+        self._is_login = True
         with self._ask("GET", "/v2/", (), {}, None, is_commit=False) as response:
             if response.status == 401:
                 raise UnauthorizedError(what=self.host, detail=_WRONG)
             if response.status >= 400:
                 raise problem_of(response, what=self.host, secrets=self.secrets)
-        return True
+        token = self._tokens.get(())
+        return "" if token is None else token.identity
 
     # ---- one request
 
@@ -221,8 +245,13 @@ class Endpoint:
         home: Origin,
         body: Body | None = None,
         is_commit: bool = False,
+        *,
+        is_secret: bool = False,
     ) -> Response:
-        """Send a request wherever it is redirected to; `authorization` is for `home` alone."""
+        """Send a request wherever it is redirected to; `authorization` is for `home` alone.
+
+        So is a body that `is_secret`.
+        """
         at = url
         for _ in range(self._bounds.redirects_max + 1):
             own = dict(headers)
@@ -243,6 +272,8 @@ class Endpoint:
             if method not in ("GET", "HEAD") and response.status not in _KEEPING_METHOD:
                 raise self._unexpected(f"a redirect ({response.status}) of a {method}")
             at = self._redirected(at, response.header("Location"))
+            if is_secret and Origin.of(at) != home:
+                raise self._unexpected(f"a redirect of credentials to {Origin.of(at)}")
         raise self._unexpected(f"more than {self._bounds.redirects_max} redirects")
 
     def _redirected(self, at: str, location: str) -> str:
@@ -323,12 +354,13 @@ class Endpoint:
             found = self._find(path, scheme)
             return "" if found is None or not found.user else self._basic(found)
         with self._lock:
-            token, until = self._tokens.get(scopes, ("", 0.0))
-            if not token or time.monotonic() > until or refused == f"Bearer {token}":
-                token, lifetime_s = self._new_token(challenge, scopes, self._find(path, scheme))
-                self.secrets.add(token)
-                self._tokens[scopes] = token, time.monotonic() + lifetime_s
-        return f"Bearer {token}" if token else ""
+            token = self._tokens.get(scopes)
+            if token is None or time.monotonic() > token.until_s or refused == token.header:
+                token = self._new_token(challenge, scopes, self._find(path, scheme))
+                self.secrets.add(token.text)
+                self.secrets.add(token.identity)
+                self._tokens[scopes] = token
+        return token.header
 
     def _basic(self, credentials: Credentials) -> str:
         user, password = credentials.user, credentials.password
@@ -337,9 +369,9 @@ class Endpoint:
 
     def _new_token(
         self, challenge: Challenge, scopes: tuple[str, ...], found: Credentials | None
-    ) -> tuple[str, float]:
+    ) -> "_Token":
         if found is not None and found.registry_token:
-            return found.registry_token, float("inf")
+            return _Token(text=found.registry_token)
         realm, home = self._realm(challenge)
         service = challenge.get("service")
         fields = [("service", service)] if service else []
@@ -356,15 +388,19 @@ class Endpoint:
             data = urlencode(form).encode()
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
             headers["Content-Length"] = str(len(data))
-            response = self._follow("POST", realm, headers, "", home, lambda: (data,))
+            response = self._follow(
+                "POST", realm, headers, "", home, lambda: (data,), is_secret=True
+            )
         else:
+            if self._is_login:
+                fields += [("offline_token", "true"), ("client_id", _CLIENT_ID)]
             authorization = "" if found is None else self._basic(found)
             if found is not None:
                 fields.append(("account", found.user))
             url = realm + ("&" if urlsplit(realm).query else "?") + urlencode(fields)
             response = self._follow("GET", url, {}, authorization, home)
         with response:
-            return self._read_token(response, with_credentials=found is not None)
+            return self._read_token(response, found)
 
     def _realm(self, challenge: Challenge) -> tuple[str, Origin]:
         realm = challenge.get("realm")
@@ -379,14 +415,16 @@ class Endpoint:
             raise UntrustedRegistryError(host=self.host, problem=problem)
         return realm, origin
 
-    def _read_token(self, response: Response, *, with_credentials: bool) -> tuple[str, float]:
-        if response.status in (401, 403):
+    def _read_token(self, response: Response, found: Credentials | None) -> "_Token":
+        with_identity = found is not None and bool(found.identity_token)
+        # OAuth2 says 400 of a token that has been revoked, or is too old (RFC 6749, 5.2)
+        if response.status in (401, 403) or (response.status == 400 and with_identity):
             problem = problem_of(response, what=self.host, secrets=self.secrets)
-            if not with_credentials:
+            if found is None:
                 raise problem
             raise UnauthorizedError(
                 what=self.host,
-                detail=_WRONG,
+                detail=_WRONG_TOKEN if with_identity else _WRONG,
                 hint="log in again: lamina login",
             )
         if response.status != 200:
@@ -395,12 +433,14 @@ class Endpoint:
         try:
             reader = Reader.of(data, context="token")
             token = reader.text("token") or reader.text("access_token")
-            lifetime_s = reader.integer("expires_in")
+            identity = reader.text("refresh_token")
+            said_s = reader.integer("expires_in")
         except MalformedDocumentError:  # whose text could show what was there
             raise self._unexpected("its token service's answer is not what it should be") from None
-        if not _TOKEN.fullmatch(token):
+        if not _TOKEN.fullmatch(token) or (identity and not _TOKEN.fullmatch(identity)):
             raise self._unexpected("its token service gave no usable token")
-        return token, max(lifetime_s, _TOKEN_S_MIN) * 0.9
+        lifetime_s = max(said_s, _TOKEN_S_MIN) * 0.9
+        return _Token(text=token, until_s=time.monotonic() + lifetime_s, identity=identity)
 
     def _unexpected(self, problem: str) -> UnexpectedAnswerError:
         return UnexpectedAnswerError(host=self.host, problem=problem)

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import http.client
 import http.server
-import io
 import random
 import re
 import socket
@@ -248,7 +247,7 @@ class _Passage:
         if self.fault == "delay":
             time.sleep(_DELAY_S)  # this is the fault
         if self.fault in ("429", "500", "503"):
-            deque(self._request_body(), maxlen=0)  # or the client looks for no answer
+            deque(self.handler.request_body(), maxlen=0)  # or the client looks for no answer
             self._refuse(int(self.fault))
             return
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", upstream)) as connection:
@@ -265,22 +264,12 @@ class _Passage:
             if chunked:
                 connection.putheader("Transfer-Encoding", "chunked")
             connection.endheaders()
-            for piece in self._harm(self._request_body(), length or _PIECE, active=has_body):
+            for piece in self._harm(self.handler.request_body(), length or _PIECE, active=has_body):
                 connection.send(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
                 self.sent += len(piece)
             if chunked:
                 connection.send(b"0\r\n\r\n")
             self._answer(connection.getresponse(), harm=not has_body)
-
-    def _request_body(self) -> Iterator[bytes]:
-        stream, headers = self.handler.rfile, self.handler.headers
-        if headers.get("Transfer-Encoding") != "chunked":
-            yield from _pieces(stream, int(headers.get("Content-Length") or 0))
-            return
-        while length := int(stream.readline(100).partition(b";")[0], 16):
-            yield from _pieces(stream, length)
-            stream.readline(100)
-        stream.readline(100)
 
     def _answer(self, answer: http.client.HTTPResponse, *, harm: bool) -> None:
         self.status = answer.status
@@ -338,12 +327,3 @@ class _Passage:
         with contextlib.suppress(OSError):
             self.handler.wfile.flush()
             self.handler.connection.shutdown(socket.SHUT_RDWR)
-
-
-def _pieces(stream: io.BufferedIOBase, length: int) -> Iterator[bytes]:
-    while length > 0:
-        piece = stream.read(min(length, _PIECE))
-        if not piece:
-            raise ConnectionAbortedError
-        length -= len(piece)
-        yield piece

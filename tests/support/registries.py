@@ -4,6 +4,7 @@ with registry(folder) as server:                    # plain HTTP, deletes allowe
     run("skopeo", "copy", ..., f"docker://{server.address}/name:tag")
 with registry(folder, auth="basic") as server:      # server.username, server.password
 with registry(folder, auth="token") as server:      # bearer tokens, from a server of their own
+with registry(folder, auth="identity") as server:   # which also gives and takes server.identities
 with registry(folder, tls=True) as server:          # server.ca_file signs for 127.0.0.1, localhost
 
 The registry chooses its port and says so in its log; it ends with its `with`, or with its parent.
@@ -15,6 +16,7 @@ import hashlib
 import http.client
 import http.server
 import json
+import secrets
 import ssl
 import subprocess
 import threading
@@ -27,7 +29,7 @@ from typing import Literal
 
 from tests.support.servers import Quiet, running
 
-Auth = Literal["none", "basic", "token"]
+Auth = Literal["none", "basic", "token", "identity"]
 
 USERNAME, PASSWORD = "tester", "secret"
 # bcrypt of PASSWORD: the registry takes no other hash.
@@ -55,6 +57,8 @@ class Registry:
     password: str = PASSWORD
     tokens_given: list[str] = field(default_factory=list)
     """The scope of every token that was given, in order."""
+    identities: list[str] = field(default_factory=list)
+    """The refresh tokens that are good."""
 
     @property
     def address(self) -> str:
@@ -141,6 +145,7 @@ def registry(folder: Path, *, auth: Auth = "none", tls: bool = False) -> Iterato
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokens_given: list[str] = []
+    identities: list[str] = []
     with contextlib.ExitStack() as stack:
         config: dict[str, object] = {
             "version": "0.1",
@@ -155,8 +160,9 @@ def registry(folder: Path, *, auth: Auth = "none", tls: bool = False) -> Iterato
         if auth == "basic":
             (folder / "htpasswd").write_text(_HTPASSWD)
             config["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
-        elif auth == "token":
-            realm = stack.enter_context(_tokens(folder, tokens_given))
+        elif auth in ("token", "identity"):
+            known = identities if auth == "identity" else None
+            realm = stack.enter_context(_tokens(folder, tokens_given, known))
             config["auth"] = {"token": _token_config(folder, realm)}
         (folder / "config.yml").write_text(json.dumps(config))
         yield Registry(
@@ -165,6 +171,7 @@ def registry(folder: Path, *, auth: Auth = "none", tls: bool = False) -> Iterato
             auth=auth,
             ca_file=folder / "cert.pem" if tls else None,
             tokens_given=tokens_given,
+            identities=identities,
         )
 
 
@@ -237,10 +244,11 @@ def _token_config(folder: Path, realm: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _tokens(folder: Path, given: list[str]) -> Iterator[str]:
+def _tokens(folder: Path, given: list[str], identities: list[str] | None) -> Iterator[str]:
     """Run a server that gives tokens to who knows the name and password; yields its address.
 
-    Who comes without them gets a token for pulling and nothing else.
+    Who comes without them gets a token for pulling and nothing else. Where there may be
+    `identities`, who asks for one (offline_token) gets one, and tokens for it.
     """
     certificate, key = folder / "token-cert.pem", folder / "token-key.pem"
     make_certificate(certificate, key, algorithm=["rsa:2048"])
@@ -253,16 +261,31 @@ def _tokens(folder: Path, given: list[str]) -> Iterator[str]:
             if credentials and credentials != basic(USERNAME, PASSWORD):
                 self._answer(401, {"errors": [{"code": "UNAUTHORIZED", "message": "who?"}]})
                 return
-            scopes = [word for scope in asked.get("scope", []) for word in scope.split(" ")]
-            with lock:
-                given.extend(scopes)
-            token = _sign(certificate, key, scopes, may_write=bool(credentials))
-            self._answer(200, {"token": token, "expires_in": 300})
+            token = self._sign(asked.get("scope", []), may_write=bool(credentials))
+            answer = {"token": token, "expires_in": 300}
+            if credentials and identities is not None and asked.get("offline_token") == ["true"]:
+                identities.append(secrets.token_urlsafe(30))
+                answer["refresh_token"] = identities[-1]
+            self._answer(200, answer)
 
         def do_POST(self) -> None:
-            """Refuse OAuth2, as many a server does: clients fall back to GET."""
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self._answer(404, {"errors": [{"code": "UNSUPPORTED", "message": "no OAuth2"}]})
+            """OAuth2; refused where there are no identities, as by many a server."""
+            asked = urllib.parse.parse_qs(b"".join(self.request_body()).decode())
+            if identities is None:
+                self._answer(404, {"errors": [{"code": "UNSUPPORTED", "message": "no OAuth2"}]})
+            elif asked.get("grant_type") != ["refresh_token"] or not asked.get("client_id"):
+                self._answer(400, {"error": "unsupported_grant_type"})
+            elif asked.get("refresh_token", [""])[0] not in identities:
+                self._answer(400, {"error": "invalid_grant"})
+            else:
+                token = self._sign(asked.get("scope", []), may_write=True)
+                self._answer(200, {"access_token": token, "expires_in": 300})
+
+        def _sign(self, asked: list[str], *, may_write: bool) -> str:
+            scopes = [word for scope in asked for word in scope.split(" ")]
+            with lock:
+                given.extend(scopes)
+            return _sign(certificate, key, scopes, may_write=may_write)
 
         def _answer(self, status: int, document: object) -> None:
             content = json.dumps(document).encode()

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import pytest
 
+_PIECE = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -158,6 +160,24 @@ def serve_git(folder: Path) -> Iterator[str]:
 class Quiet(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_args: object) -> None:
         pass
+
+    def request_body(self) -> Iterator[bytes]:
+        """The body of the request, by whatever way its end is told."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            yield from self._pieces(int(self.headers.get("Content-Length") or 0))
+            return
+        while length := int(self.rfile.readline(100).partition(b";")[0], 16):
+            yield from self._pieces(length)
+            self.rfile.readline(100)
+        self.rfile.readline(100)
+
+    def _pieces(self, length: int) -> Iterator[bytes]:
+        while length > 0:
+            piece = self.rfile.read(min(length, _PIECE))
+            if not piece:
+                raise ConnectionAbortedError
+            length -= len(piece)
+            yield piece
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """pull, push, login, logout: what is printed, what is stored, what goes wrong."""
 
+import base64
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from layerstore.registry import RegistryClient, Settings, push_image
 from layerstore.registry.endpoints import DOCKER_HUB_KEY
 from tests.support.commands import Commands
 from tests.support.oddregistry import odd_registry
+from tests.support.peers import run
 from tests.support.registries import PASSWORD, USERNAME, Registry, registry
 from tests.support.stores import make_image, problems
 
@@ -336,6 +339,81 @@ def test_what_is_kept_is_the_users_alone(private: Registry, bare: Commands, tmp_
     assert bare("login", *words).err.startswith("Authenticating with existing credentials")
     assert bare("logout", *words).code == 0
     assert json.loads(file.read_text()) == {"auths": {}}
+
+
+def test_a_token_takes_the_place_of_the_password_where_the_registry_gives_one(
+    bare: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with registry(tmp_path / "tokens", auth="identity") as server:
+        name = f"{server.address}/app:1"
+        stock(bare, name)
+        log_in(bare, server.address, PASSWORD, monkeypatch)
+        bare("push", name)
+        assert bare("login", server.address).err.startswith("Authenticating with existing")
+        (token,) = server.identities
+        kept = json.loads((tmp_path / "home/.docker/config.json").read_text())["auths"]
+        assert kept[server.address]["identitytoken"] == token
+        assert base64.b64decode(kept[server.address]["auth"]) == f"{USERNAME}:".encode()
+        server.identities.clear()
+        done = bare("push", name, code=1)
+        assert "does not take the identity token" in done.err
+        assert "lamina login" in done.err
+        assert token not in done.err
+        monkeypatch.setattr("os.isatty", lambda fd: False)
+        done = bare("login", server.address, code=125)
+        assert "Stored credentials invalid or expired" in done.err
+        assert "non-TTY device" in done.err
+        log_in(bare, server.address, PASSWORD, monkeypatch)
+        bare("push", name)
+        bare("logout", server.address)
+        assert "unauthorized" in bare("push", name, code=1).err
+
+
+def test_a_helper_is_given_the_token_as_dockers_are(
+    bare: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "docker-credential-here"
+    program.write_text(
+        f"""#!/bin/sh
+cd {tmp_path}
+case $1 in store) cat > kept ;; get) cat kept ;; erase) rm kept ;; esac
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    file = tmp_path / "home/.docker/config.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"credsStore": "here"}')
+    with registry(tmp_path / "tokens", auth="identity") as server:
+        name = f"{server.address}/app:1"
+        stock(bare, name)
+        log_in(bare, server.address, PASSWORD, monkeypatch)
+        kept = json.loads((tmp_path / "kept").read_text())
+        assert kept == {
+            "ServerURL": server.address,
+            "Username": "<token>",
+            "Secret": server.identities[0],
+        }
+        assert server.identities[0] not in file.read_text()
+        bare("push", name)
+        bare("logout", server.address)
+        assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.needs_peers("skopeo")
+def test_skopeo_uses_the_token_that_was_kept(
+    bare: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with registry(tmp_path / "tokens", auth="identity") as server:
+        name = f"{server.address}/app:1"
+        stock(bare, name)
+        log_in(bare, server.address, PASSWORD, monkeypatch)
+        bare("push", name)
+        file = tmp_path / "home/.docker/config.json"
+        words = ("--tls-verify=false", "--authfile", str(file), f"docker://{name}")
+        assert json.loads(run("skopeo", "inspect", *words))["Name"] == name.removesuffix(":1")
+        run("skopeo", "delete", *words)
+        assert "manifest unknown" in bare("pull", name, code=1).err
 
 
 def test_credentials_may_be_given_for_once(private: Registry, bare: Commands) -> None:

@@ -1,12 +1,14 @@
 """The way to every registry: which places, which credentials."""
 
+import base64
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from layerstore import Reference
+from layerstore import Digest, Reference
 from layerstore.registry import Credentials, RegistryClient, Settings, UnauthorizedError
 from tests.layerstore.registry.conftest import NewClient
 from tests.support.oddregistry import OddRegistry, Reply
@@ -58,6 +60,23 @@ def test_a_login_is_checked_by_the_registry_and_kept(
         assert other.repository(Reference.parse(f"{server.address}/a")).find_manifest("1") is None
         assert other.logout(server.address)
         assert not other.logout(server.address)
+
+
+@pytest.mark.needs_registry
+def test_an_identity_token_is_kept_in_place_of_the_password(
+    tmp_path: Path, new_client: NewClient
+) -> None:
+    with registry(tmp_path / "registry", auth="identity") as server:
+        file = Path(new_client().login(server.address, ME))
+        (identity,) = server.identities
+        entry = json.loads(file.read_text())["auths"][server.address]
+        assert entry["identitytoken"] == identity
+        assert base64.b64decode(entry["auth"]) == f"{USERNAME}:".encode()
+        repository = new_client().repository(Reference.parse(f"{server.address}/a"))
+        assert not repository.has_blob(Digest.of(b""), to_push=True)
+        assert server.tokens_given[-1] == "repository:a:pull,push"
+        assert new_client().logout(server.address)
+        assert identity not in file.read_text()
 
 
 def test_a_registry_that_asks_for_nothing_takes_every_login(

@@ -279,6 +279,90 @@ def test_an_identity_token_is_exchanged(tokens: Tokens, new_client: NewClient) -
     }
 
 
+def test_a_login_asks_for_an_identity_token_and_nobody_else_does(
+    tokens: Tokens, new_client: NewClient
+) -> None:
+    tokens.answer = '{"token": "T%d", "refresh_token": "refresh22"}'
+    client = new_client()
+    client.login(tokens.odd.address, ME)
+    assert tokens.queries[0] == {
+        "service": ["s"],
+        "account": ["me"],
+        "offline_token": ["true"],
+        "client_id": ["lamina"],
+    }
+    assert client.logged_in(tokens.odd.address) == Credentials(
+        user="me", identity_token="refresh22"
+    )
+    assert read(ask(client, tokens.odd)) == b"in"
+    assert tokens.service.asked[-1].method == "POST"
+    assert tokens.service.sent("authorization") == [BASIC]
+
+
+def test_a_login_with_an_identity_token_keeps_it_or_the_one_that_takes_its_place(
+    tokens: Tokens, new_client: NewClient
+) -> None:
+    client, first = new_client(), Credentials(user="me", identity_token="refresh22")
+    client.login(tokens.odd.address, first)
+    assert client.logged_in(tokens.odd.address) == first
+    tokens.answer = '{"access_token": "T%d", "refresh_token": "refresh33"}'
+    client.login(tokens.odd.address, first)
+    assert client.logged_in(tokens.odd.address) == Credentials(
+        user="me", identity_token="refresh33"
+    )
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_an_identity_token_that_is_not_taken_any_more_says_so(
+    tokens: Tokens, new_client: NewClient, status: int
+) -> None:
+    tokens.service.replies["POST /token"] = Reply(b'{"error": "invalid_grant refresh22"}', status)
+    credentials = Credentials(identity_token="refresh22")
+    client = new_client(credentials=credentials, credentials_host=tokens.odd.address)
+    with pytest.raises(UnauthorizedError, match="does not take the identity token") as caught:
+        ask(client, tokens.odd)
+    assert "lamina login" in caught.value.hint
+    assert "refresh22" not in str(caught.value)
+
+
+@pytest.mark.parametrize("identity", ['"a b"', '"x\\r\\ny"', "1", f'"{"x" * 70_000}"'])
+def test_an_identity_token_that_makes_no_sense_is_not_kept(
+    tokens: Tokens, new_client: NewClient, identity: str
+) -> None:
+    tokens.answer = f'{{"token": "T1", "refresh_token": {identity}}}'
+    client = new_client()
+    with pytest.raises(UnexpectedAnswerError):
+        client.login(tokens.odd.address, ME)
+    assert client.logged_in(tokens.odd.address) is None
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_an_identity_token_is_sent_to_no_other_server(
+    tokens: Tokens, new_client: NewClient, status: int
+) -> None:
+    with odd_registry() as other:
+        other.replies["POST /token"] = tokens.give
+        tokens.service.replies["POST /token"] = Reply(
+            status=status, headers={"Location": f"{other.url}/token"}
+        )
+        credentials = Credentials(identity_token="refresh22")
+        client = new_client(credentials=credentials, credentials_host=tokens.odd.address)
+        with pytest.raises(UnexpectedAnswerError, match="a redirect of credentials to"):
+            ask(client, tokens.odd)
+        assert other.asked == []
+
+
+def test_an_identity_token_goes_where_its_service_has_moved_to(
+    tokens: Tokens, new_client: NewClient
+) -> None:
+    tokens.service.replies["POST /token"] = Reply(status=307, headers={"Location": "/new"})
+    tokens.service.replies["POST /new"] = tokens.give
+    credentials = Credentials(identity_token="refresh22")
+    client = new_client(credentials=credentials, credentials_host=tokens.odd.address)
+    assert read(ask(client, tokens.odd)) == b"in"
+    assert b"refresh22" in tokens.service.asked[-1].content
+
+
 def test_a_registry_token_is_sent_as_it_is(tokens: Tokens, new_client: NewClient) -> None:
     tokens.good = "mine"
     credentials = Credentials(registry_token="mine")
