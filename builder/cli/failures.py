@@ -17,6 +17,7 @@ from builder.cli.output import printable
 
 BYTES_MAX = 1000
 _EXCERPT_MIN = 40
+_DESCRIPTORS_HINT = "a higher `ulimit -n` allows more, a build with fewer --jobs needs fewer"
 
 
 def report(error: BaseException, *, command: str, debug: bool) -> int:
@@ -57,6 +58,8 @@ def describe(error: BaseException) -> str:
             return _with_excerpt(_line(error.message, error.hint), error)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return _with_excerpt(_line(_system_error(error), FULL_HINT), error)
+        case OSError(errno=errno.EMFILE):
+            return _with_excerpt(_line(_system_error(error), _DESCRIPTORS_HINT), error)
         case OSError() if error.strerror:
             return _with_excerpt(_line(_system_error(error), ""), error)
         case MemoryError():

@@ -25,6 +25,11 @@ def test_an_error_is_one_line_with_its_hint() -> None:
         (SandboxError(phase="mount", errno=1), "lamina: mount: Operation not permitted"),
         (OSError(28, "No space left", "/a"), f"lamina: /a: No space left ({FULL_HINT})"),
         (OSError(122, "Disk quota exceeded"), f"lamina: Disk quota exceeded ({FULL_HINT})"),
+        (
+            OSError(24, "Too many open files"),
+            "lamina: Too many open files (a higher `ulimit -n` allows more,"
+            " a build with fewer --jobs needs fewer)",
+        ),
         (OSError(2, "No such file", "/a"), "lamina: /a: No such file"),
         (OSError(18, "Cross-device", "/a", None, "/b"), "lamina: /a -> /b: Cross-device"),
         (MemoryError(), "lamina: out of memory"),
