@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from layerstore.database import Database, Row, Statement, checksum
 from layerstore.digest import Digest
 from layerstore.documents import whole_characters
-from layerstore.layers import Layer
+from layerstore.layers import Layer, LyingBlob
 
 if TYPE_CHECKING:
     from layerstore.toc import TocEntry
@@ -88,6 +88,10 @@ class DescribedLayer(Protocol):
     @property
     def layer(self) -> Layer:
         """What it is said to be."""
+
+    @property
+    def table(self) -> LyingBlob | None:
+        """Its table of contents as a blob; None where there is none."""
 
     def read_toc(self) -> "list[TocEntry] | None":
         """Its table of contents, None where that is not known. Raises UnusableLayerError."""

@@ -93,6 +93,14 @@ class Layer:
         return not (self.files or self.dirs or self.removed)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LyingBlob:
+    """A blob, and the repository of a registry (`host/path`) that it is in; empty elsewhere."""
+
+    blob: Descriptor
+    origin: str
+
+
 class Offer(Protocol):
     """A layer that lies elsewhere (in an imported cache), and is fetched when its bytes matter."""
 
@@ -103,6 +111,10 @@ class Offer(Protocol):
     @property
     def origin(self) -> str:
         """The repository of a registry (`host/path`) that its blob is in; empty elsewhere."""
+
+    @property
+    def table(self) -> "LyingBlob | None":
+        """Its table of contents as a blob; None where there is none."""
 
     def read_toc(self) -> "list[TocEntry]":
         """Its table of contents. Raises UnusableLayerError."""
@@ -321,6 +333,11 @@ class LayerStore:
     def is_offered(self, diff_id: Digest) -> bool:
         """Whether the layer is elsewhere, and has not been fetched."""
         return diff_id in self._offers
+
+    def table_of(self, layer: Layer) -> LyingBlob | None:
+        """Where the table of contents of an offered layer is; None where nobody says so."""
+        offer = self._offers.get(layer.diff_id)
+        return None if offer is None else offer.table
 
     def origin_of(self, layer: Layer) -> str:
         """The repository (`host/path`) that offers the layer; empty when none does."""

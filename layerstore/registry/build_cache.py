@@ -11,8 +11,9 @@ Any registry that keeps OCI artifacts keeps it. Reading fetches manifest and con
 when its bytes are needed, not before. What is made of it, and how little is believed:
 layerstore/transports/cached_steps.py.
 
-Writing replaces what the name stood for. A layer that was only offered by a cache, and is in the
-repository already or in another one of its registry, is not fetched to be written.
+Writing replaces what the name stood for. A layer that was only offered by a cache, and its table of
+contents, are not fetched to be written if they are in the repository already, or in another one of
+its registry.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -269,6 +270,10 @@ class CacheExporter:
     def _add_table(self, layer: Layer) -> Descriptor:
         from layerstore import toc
 
+        known = self.store.layers.table_of(layer)
+        if known is not None and self._has(known.blob, known.origin):
+            self._blobs[known.blob.digest] = known.blob, partial(_table_pieces, self.store, layer)
+            return known.blob
         table = toc.dump(self.store.layers.toc(layer))
         listed = table_descriptor(Digest.of(table), len(table))
         path = self.store.layers.toc_path(layer.diff_id)
@@ -278,10 +283,19 @@ class CacheExporter:
 
     def _is_there(self, layer: Layer) -> bool:
         """Whether it need not be fetched from the cache that offers it."""
-        if not self.store.layers.is_offered(layer.diff_id):
-            return False
-        origin = path_at(self._repository, self.store.layers.origin_of(layer))
-        return find_there(self._repository, layer.descriptor.digest, origin) is not None
+        is_offered = self.store.layers.is_offered(layer.diff_id)
+        return is_offered and self._has(layer.descriptor, self.store.layers.origin_of(layer))
+
+    def _has(self, blob: Descriptor, origin: str) -> bool:
+        """Whether the repository has a blob, perhaps now, from `origin`."""
+        paths = path_at(self._repository, origin)
+        return find_there(self._repository, blob.digest, paths) is not None
+
+
+def _table_pieces(store: "Store", layer: Layer) -> Iterator[bytes]:
+    from layerstore import toc
+
+    yield toc.dump(store.layers.toc(layer))
 
 
 def _layer_pieces(store: "Store", blob: Descriptor) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ from layerstore.descriptor import Descriptor, Platform
 from layerstore.digest import Digest
 from layerstore.errors import StoreError
 from layerstore.images import Image
-from layerstore.layers import Came, Layer, Offer
+from layerstore.layers import Came, Layer, LyingBlob, Offer
 from layerstore.reference import Reference
 from layerstore.registry.pull import RemoteImage
 from layerstore.registry.transfers import Report, reporting, untold
@@ -139,6 +139,11 @@ class _Offer:
     def origin(self) -> str:
         """Where the blob is."""
         return self._image.repository.name
+
+    @property
+    def table(self) -> LyingBlob | None:
+        """Where the cache has the table."""
+        return self._described.table
 
     def read_toc(self) -> "list[TocEntry]":
         """The table as the cache has it; else the layer comes for it."""

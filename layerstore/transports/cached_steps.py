@@ -24,7 +24,7 @@ from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import Reader, canonical_json, descriptor_json, parse_descriptor
 from layerstore.errors import MalformedDocumentError, StoreError, UnusableLayerError
-from layerstore.layers import Came, Layer, Offer
+from layerstore.layers import Came, Layer, LyingBlob, Offer
 
 if TYPE_CHECKING:
     from layerstore.store import Store
@@ -364,6 +364,11 @@ class DescribedLayer:
         self._entry = entry
         self._table: list[TocEntry] | None = None
         self.layer = entry.layer
+
+    @property
+    def table(self) -> LyingBlob:
+        """The table as a blob of the place."""
+        return LyingBlob(blob=self._entry.table, origin=self._source.origin)
 
     def read_toc(self) -> "list[TocEntry]":
         """The table, which must have the content that is said.

@@ -125,6 +125,10 @@ class _Described:
         self._cache = cache
         self.layer = layer
 
+    @property
+    def table(self) -> None:
+        """There is none."""
+
     def read_toc(self) -> "list[TocEntry] | None":
         """Nothing: it would make the config too large."""
         return None

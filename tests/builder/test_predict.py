@@ -16,6 +16,7 @@ from builder.record import StepRecord
 from layerstore import Store
 from tests.support.executors import FakeExecutor
 from tests.support.images import dockerfile, make_image, run_build
+from tests.support.offers import NoSteps
 from tests.support.projects import (
     Edit,
     Instruction,
@@ -271,25 +272,8 @@ def test_an_estimate_is_what_the_step_took_before(bench: Bench) -> None:
 
 
 def test_what_a_cache_elsewhere_may_have_depends(bench: Bench) -> None:
-    from layerstore import CachedStep, Digest
-
-    class Elsewhere:
-        def find(self, key: Digest) -> CachedStep | None:
-            return None
-
-        def same_content(
-            self, parent: Digest | None, content_digest: Digest, variant: str
-        ) -> CachedStep | None:
-            return None
-
-        def row(self, key: Digest) -> None:
-            return None
-
-        def describe(self, diff_id: Digest) -> None:
-            return None
-
     text = "FROM base\nRUN echo a > /a\nRUN echo b > /b\n"
-    bench.store.cache.add_source(Elsewhere())
+    bench.store.cache.add_source(NoSteps())
     assert [outcome for outcome, _ in prediction(bench, text)] == ["miss", "depends"]
 
 

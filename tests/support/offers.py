@@ -1,14 +1,16 @@
-"""Layers that a store does not have, offered to it by another one.
+"""Layers that a store does not have, offered to it by another one; a cache without steps.
 
 offer = Offered(layer, there=other, here=store, origin="127.0.0.1:5000/base")
 store.layers.offer(offer)
 store.layers.fetch(layer); offer.fetched, offer.brought
+store.cache.add_source(NoSteps())
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from layerstore import Layer, Store, TocEntry
+from layerstore import CachedStep, Digest, Layer, Store, TocEntry
+from layerstore.cacheindex import DescribedLayer
 from layerstore.layers import Came, Offer
 
 
@@ -24,6 +26,10 @@ class Offered:
     fetched: int = 0
     brought: list[list[Offer]] = field(default_factory=list)
 
+    @property
+    def table(self) -> None:
+        return None
+
     def read_toc(self) -> list[TocEntry]:
         return self.there.layers.toc(self.layer)
 
@@ -37,3 +43,21 @@ class Offered:
         self.fetched += 1
         with self.there.blobs.open(self.layer.descriptor.digest) as reader:
             return self.here.layers.adopt(reader, self.layer.descriptor, self.layer.diff_id)
+
+
+class NoSteps:
+    """A StepSource that knows nothing."""
+
+    def find(self, key: Digest) -> CachedStep | None:
+        return None
+
+    def same_content(
+        self, parent: Digest | None, content_digest: Digest, variant: str
+    ) -> CachedStep | None:
+        return None
+
+    def row(self, key: Digest) -> None:
+        return None
+
+    def describe(self, diff_id: Digest) -> DescribedLayer | None:
+        return None

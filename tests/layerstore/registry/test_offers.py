@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from layerstore import (
-    CachedStep,
     Digest,
     Layer,
     Reference,
@@ -26,6 +25,7 @@ from layerstore.registry.pull import RemoteImage
 from layerstore.registry.transfers import Report
 from tests.layerstore.registry.conftest import NewClient, blob
 from tests.support.oddregistry import OddRegistry, Reply
+from tests.support.offers import NoSteps
 from tests.support.servers import make_tar
 from tests.support.stores import problems
 
@@ -44,7 +44,7 @@ def is_clean(store: Store) -> bool:
     return store.images.list() == [] and problems(store.root) == []
 
 
-class Known:
+class Known(NoSteps):
     """A build cache that describes the layers of `there`; `files` is a wrong number of them."""
 
     def __init__(self, there: Store, *, files: int | None = None) -> None:
@@ -52,17 +52,6 @@ class Known:
         self.files = files
         self.has_tables = True
         self.asked_tables: list[Digest] = []
-
-    def find(self, key: Digest) -> CachedStep | None:
-        return None
-
-    def same_content(
-        self, parent: Digest | None, content_digest: Digest, variant: str
-    ) -> CachedStep | None:
-        return None
-
-    def row(self, key: Digest) -> None:
-        return None
 
     def describe(self, diff_id: Digest) -> "Known.Layer | None":
         known = self.there.layers.find(diff_id)
@@ -74,6 +63,10 @@ class Known:
     class Layer:
         known: "Known"
         layer: Layer
+
+        @property
+        def table(self) -> None:
+            return None
 
         def read_toc(self) -> list[TocEntry] | None:
             if not self.known.has_tables:
