@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from layerstore.database import Database, Row, Statement, checksum
 from layerstore.digest import Digest
 from layerstore.documents import whole_characters
-from layerstore.layers import Layer, LyingBlob
+from layerstore.layers import BlobElsewhere, Layer
 
 if TYPE_CHECKING:
     from layerstore.toc import TocEntry
@@ -90,7 +90,7 @@ class DescribedLayer(Protocol):
         """What it is said to be."""
 
     @property
-    def table(self) -> LyingBlob | None:
+    def table(self) -> BlobElsewhere | None:
         """Its table of contents as a blob; None where there is none."""
 
     def read_toc(self) -> "list[TocEntry] | None":

@@ -94,7 +94,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LyingBlob:
+class BlobElsewhere:
     """A blob, and the repository of a registry (`host/path`) that it is in; empty elsewhere."""
 
     blob: Descriptor
@@ -113,7 +113,7 @@ class Offer(Protocol):
         """The repository of a registry (`host/path`) that its blob is in; empty elsewhere."""
 
     @property
-    def table(self) -> "LyingBlob | None":
+    def table(self) -> "BlobElsewhere | None":
         """Its table of contents as a blob; None where there is none."""
 
     def read_toc(self) -> "list[TocEntry]":
@@ -334,7 +334,7 @@ class LayerStore:
         """Whether the layer is elsewhere, and has not been fetched."""
         return diff_id in self._offers
 
-    def table_of(self, layer: Layer) -> LyingBlob | None:
+    def table_of(self, layer: Layer) -> BlobElsewhere | None:
         """Where the table of contents of an offered layer is; None where nobody says so."""
         offer = self._offers.get(layer.diff_id)
         return None if offer is None else offer.table

@@ -25,7 +25,7 @@ from layerstore.descriptor import Descriptor, Platform
 from layerstore.digest import Digest
 from layerstore.errors import StoreError
 from layerstore.images import Image
-from layerstore.layers import Came, Layer, LyingBlob, Offer
+from layerstore.layers import BlobElsewhere, Came, Layer, Offer
 from layerstore.reference import Reference
 from layerstore.registry.pull import RemoteImage
 from layerstore.registry.transfers import Report, reporting, untold
@@ -141,7 +141,7 @@ class _Offer:
         return self._image.repository.name
 
     @property
-    def table(self) -> LyingBlob | None:
+    def table(self) -> BlobElsewhere | None:
         """Where the cache has the table."""
         return self._described.table
 

@@ -24,7 +24,7 @@ from layerstore.descriptor import Descriptor
 from layerstore.digest import Digest
 from layerstore.documents import Reader, canonical_json, descriptor_json, parse_descriptor
 from layerstore.errors import MalformedDocumentError, StoreError, UnusableLayerError
-from layerstore.layers import Came, Layer, LyingBlob, Offer
+from layerstore.layers import BlobElsewhere, Came, Layer, Offer
 
 if TYPE_CHECKING:
     from layerstore.store import Store
@@ -366,9 +366,9 @@ class DescribedLayer:
         self.layer = entry.layer
 
     @property
-    def table(self) -> LyingBlob:
+    def table(self) -> BlobElsewhere:
         """The table as a blob of the place."""
-        return LyingBlob(blob=self._entry.table, origin=self._source.origin)
+        return BlobElsewhere(blob=self._entry.table, origin=self._source.origin)
 
     def read_toc(self) -> "list[TocEntry]":
         """The table, which must have the content that is said.
