@@ -17,6 +17,7 @@ from typing import BinaryIO
 from layerstore.blobs import fsync, write_all
 
 _PREFIX = ".lamina-write-"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -53,7 +54,7 @@ def written_beside(path: Path) -> Iterator[BinaryIO]:
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "No such directory", str(path.parent))
     if path.exists() and not path.is_file():
-        with path.open("wb") as file:
+        with naming_full(path), path.open("wb") as file:
             yield file
         return
     remove_left_over(path.parent)
@@ -66,7 +67,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path`, be that a link, when all went well."""
     temporary = temporary_beside(path)
     try:
-        with _open_new(temporary, path) as file:
+        with naming_full(path), _open_new(temporary, path) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -74,6 +75,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full(path: Path) -> Iterator[None]:
+    """Let a file that has no room to grow be told by its name, which the kernel does not say."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _NO_ROOM:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def _open_new(temporary: Path, path: Path) -> BinaryIO:

@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
+from layerstore.blobs import write_all
 from layerstore.digest import Digest
 from layerstore.errors import MalformedDocumentError, StoreBusyError
 
@@ -125,7 +126,7 @@ class Lease:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             fd = os.open(_USES, flags, 0o600, dir_fd=self._fd)
             try:
-                os.write(fd, data)
+                write_all(fd, data, self.path / _USES)
             finally:
                 os.close(fd)
         self._held.update(new)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from layerstore import descriptor as media
+from layerstore.beside import naming_full
 from layerstore.blobs import get
 from layerstore.changeset import Change, Content, Meta, PutDir, PutFile
 from layerstore.descriptor import Descriptor
@@ -96,4 +97,5 @@ def write_directory(changes: Iterable[Change], target: BinaryIO | Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     if next(target.iterdir(), None) is not None:
         raise StoreError(f"{target} is not empty", hint="give a directory that is empty or missing")
-    overlaydir.write(changes, target, chown=False)
+    with naming_full(target):
+        overlaydir.write(changes, target, chown=False)

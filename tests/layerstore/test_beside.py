@@ -173,6 +173,23 @@ def test_after_an_error_the_old_file_is_there_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["", "it"])
+def test_a_file_without_room_is_told_by_its_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name if name else Path("/dev/full")
+    with (
+        pytest.raises(OSError, match="No space left on device") as caught,
+        written_beside(path) as file,
+    ):
+        if name:
+            fail()
+        file.write(b"new")
+    assert caught.value.filename == str(path)
+    other = PermissionError(errno.EPERM, "no")
+    with pytest.raises(PermissionError) as left, written_beside(path):
+        raise other
+    assert left.value is other
+
+
 def test_what_is_no_place_for_a_file_is_told_first(tmp_path: Path) -> None:
     for path, kind in ((tmp_path, IsADirectoryError), (tmp_path / "a/b", FileNotFoundError)):
         with pytest.raises(kind), written_beside(path):
