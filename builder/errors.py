@@ -19,6 +19,7 @@ BuilderError(message, hint)
   MissingGrantError(kind, id)        a RUN needs a secret or an agent that was not given
   SecretLeakError(id, path)          a RUN wrote a secret into its layer
   NoSuchMomentError(name)            app@9 of an image with fewer instructions
+  SquashedMomentError(number)        app@2 of a squashed image, after its cached steps were pruned
   StepFailedError(title, status)     the program of a RUN ended badly: the user's turn
   NotReproducibleError(differences)  two runs of a step gave different results
   ContainerError                     containers
@@ -209,6 +210,17 @@ class NoSuchMomentError(BuilderError):
     def __init__(self, *, name: str, hint: str) -> None:
         super().__init__(f"no such moment: {name}", hint=hint)
         self.name = name
+
+
+class SquashedMomentError(BuilderError):
+    """A moment from before a squash, whose layers are not here any more."""
+
+    def __init__(self, *, number: int) -> None:
+        super().__init__(
+            f"the layers of @{number} were squashed, and the build cache has them no more",
+            hint="build the image again",
+        )
+        self.number = number
 
 
 class StepFailedError(BuilderError):

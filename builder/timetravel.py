@@ -20,12 +20,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from builder.errors import NoSuchMomentError
+from builder.errors import NoSuchMomentError, SquashedMomentError
 from layerstore import (
     CacheIndex,
     Image,
     ImageConfig,
     MalformedDocumentError,
+    NotFoundError,
     Platform,
     Store,
     check_platform,
@@ -66,6 +67,7 @@ def resolve(store: Store, name: str, platform: Platform | None = None) -> Image:
     Raises:
         StoreError: no such image, or none for the `platform`.
         NoSuchMomentError: it has fewer instructions, or none at that line.
+        SquashedMomentError: it has layers that only the build cache had.
     """
     address = _ADDRESS.fullmatch(name)
     image = store.images.resolve(name if address is None else address["name"], platform)
@@ -78,12 +80,22 @@ def resolve(store: Store, name: str, platform: Platform | None = None) -> Image:
 
 
 def at(store: Store, image: Image, found: Sequence[Moment], number: int) -> Image:
-    """The image of a moment of `image`, whose moments were `found`."""
+    """The image of a moment of `image`, whose moments were `found`.
+
+    Raises:
+        SquashedMomentError: it has layers that only the build cache had.
+        NotFoundError: a layer is gone that the image has, too.
+    """
     if number == found[-1].number:
         return image
     config = found[number].config
-    # not the image's own: what was squashed has other layers than its moments
-    sealed = store.images.seal(config, [store.layers.get(each) for each in config.diff_ids])
+    try:  # not the image's own: what was squashed has other layers than its moments
+        layers = [store.layers.get(each) for each in config.diff_ids]
+    except NotFoundError as error:
+        if set(config.diff_ids) <= set(image.config.diff_ids):
+            raise
+        raise SquashedMomentError(number=number) from error
+    sealed = store.images.seal(config, layers)
     if found[number].is_exact:
         until = found[: number + 1]
         remember(store.cache, sealed, [m.line for m in until], (m.config for m in until))

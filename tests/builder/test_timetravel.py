@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.errors import NoSuchMomentError
+from builder.errors import NoSuchMomentError, SquashedMomentError
+from builder.squash import Squash
 from builder.timetravel import at, base_count, is_address, moments, resolve
-from layerstore import Image, NotFoundError, Reference, Store
+from layerstore import Image, NotFoundError, Reference, Store, prune, remove_tree
 from tests.support.executors import FakeExecutor
 from tests.support.images import make_image, run_build
 from tests.support.layers import bytes_of
@@ -254,3 +255,29 @@ def test_every_moment_is_what_the_dockerfile_up_to_there_makes(
     for number in range(len(lines) + 1):
         assert resolve(store, f"n:{len(lines)}@{number}").id == build(number).id
     assert resolve(store, f"n:{len(lines)}") == image
+
+
+def test_what_was_squashed_is_there_as_long_as_its_steps_are_cached(store: Store) -> None:
+    run_build(store, TEXT, executor=FakeExecutor(), tag="app:latest", squash=Squash())
+    assert content(store, resolve(store, "app@2")) == "one\n"
+    store.flush()
+    store.close()
+    with Store.open(store.root) as again:
+        prune(again, cache="all")
+        with pytest.raises(SquashedMomentError, match="@2 were squashed") as caught:
+            resolve(again, "app@2")
+        assert caught.value.hint == "build the image again"
+        assert content(again, resolve(again, "app")) == "three\n"
+        assert content(again, resolve(again, "app@0"), "b") == "base"
+
+
+def test_a_layer_that_the_image_has_lost_as_well_is_damage(store: Store, app: Image) -> None:
+    store.flush()
+    lost = store.blob_path(app.layers[2].descriptor.digest)
+    store.close()
+    lost.chmod(0o600)
+    lost.unlink()
+    for checkout in (store.private / "snapshots").iterdir():  # it would be made again of that
+        remove_tree(checkout)
+    with Store.open(store.root) as again, pytest.raises(NotFoundError, match="no such layer"):
+        at(again, app, moments(again.cache, app), 2)
