@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerstore import overlaydir, tarcodec
-from layerstore.beside import left_over
+from layerstore.beside import left_over, naming_full
 from layerstore.changeset import Change, PutDir, PutFile, PutHardlink, PutNode, PutSymlink
 from layerstore.layers import Layer, in_user_namespace
 from layerstore.merge import merged_changes
@@ -62,12 +62,13 @@ def write_rootfs(
     private = directory / f"{_PRIVATE}{os.getpid()}"
     private.mkdir(mode=0o700)
     try:
-        overlaydir.write(
-            _without_devices(_tree(store, layers, mtime_s), on_skip),
-            private,
-            userxattr=in_user_namespace(),
-            chown=chown,
-        )
+        with naming_full(directory):
+            overlaydir.write(
+                _without_devices(_tree(store, layers, mtime_s), on_skip),
+                private,
+                userxattr=in_user_namespace(),
+                chown=chown,
+            )
         _move_into_place(private, directory, chown=chown)
     finally:
         overlaydir.remove_tree(private)

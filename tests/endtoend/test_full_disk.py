@@ -5,12 +5,14 @@ LAMINA_FULL_DISKS says how many sizes are tried; they are drawn at random.
 
 import os
 import random
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import cli
 from tests.support.cli import Lamina
 from tests.support.fulldisk import fill
 
@@ -90,6 +92,32 @@ def test_what_others_fill_can_be_looked_at_and_emptied(
     assert set(codes.values()) == {0}, reports
     assert all(report["fsck"] == 0 for report in reports)
     assert reports[-1]["out"] == "hi\n"
+
+
+def test_a_disk_elsewhere_that_is_full_is_told_by_the_name_on_it(
+    busybox: Lamina, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    script = 'mount -t tmpfs -o size=300k none "$1" && shift && exec "$@"'
+    for words, name in (
+        (("save", "-o", small / "it.tar", "busybox"), "it.tar"),
+        (("save", "--format", "oci-dir", "-o", small / "it", "busybox"), "it"),
+        (("copy", "-q", "busybox", f"dir:{small}"), ""),
+        (("copy", "-q", "busybox", f"oci-archive:{small}/it.tar"), "it.tar"),
+    ):
+        inside = ["unshare", "--mount", "sh", "-c", script, "sh", small, *cli.command(), *words]
+        done = subprocess.run(
+            [*map(str, inside)],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=busybox.environment(),
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"lamina: {small / name}")
+        assert f": {FULL} (" in done.stderr
+    assert busybox("fsck", check=False).returncode == 0
 
 
 def test_where_not_a_byte_is_left_nothing_is_taken_for_damage(
