@@ -15,12 +15,15 @@ dockerfile2llb/convert.go.
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from builder.errors import BuilderError, PlanError, StageOrderError, UnknownTargetError
 from builder.nearest import nearest
 from builder.platforms import parse_platform, platform_args
 from grammar import Copy, Dockerfile, DockerfileError, From, Instruction, Run, Stage, Word, expand
 from layerstore import Platform, host_platform
+
+_IMAGE_CONTEXT = "docker-image://"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +277,31 @@ def _from_names(instruction: Instruction) -> list[str]:
         for mount in instruction.mounts:
             names.extend(value for name, value in mount.options if name == "from" and value)
     return names
+
+
+def image_names(made: BuildPlan, contexts: Mapping[str, str]) -> list[str]:
+    """The images that needed stages name, as bases and to copy from; an ONBUILD's are not known.
+
+    Args:
+        contexts: what the named contexts are, by their `context_name`.
+    """
+    found: list[str] = []
+
+    def note(name: str) -> None:
+        given = contexts.get(context_name(name))
+        if given is None:
+            found.append(name)
+        elif given.startswith(_IMAGE_CONTEXT):
+            found.append(given.removeprefix(_IMAGE_CONTEXT))
+
+    for index in sorted(made.needed):
+        stage = made.stages[index]
+        if isinstance(stage.base, ImageBase | ContextBase):
+            note(stage.base.name)
+        for name in chain.from_iterable(map(_from_names, stage.instructions)):
+            if context_name(name) in contexts or name.lower() not in stage.visible:
+                note(name)
+    return [name for name in dict.fromkeys(found) if name != "scratch" and not name.isdigit()]
 
 
 def _target_index(target: str, stages: list[PlannedStage], visible: Mapping[str, int]) -> int:

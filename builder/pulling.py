@@ -81,7 +81,7 @@ class Pulling:
             NotFoundError: it is neither here nor can it be had.
             RegistryError: the registry does not give it.
         """
-        reference = _reference(name)
+        reference = reference_of(name)
         if self.policy == "never" or reference is None:
             return store.images.resolve(name, platform)
         store.lease()
@@ -123,7 +123,7 @@ class Pulling:
         return reference.familiar in store.images.names(local)  # else it was called by its id
 
 
-def _reference(name: str) -> Reference | None:
+def reference_of(name: str) -> Reference | None:
     """The name as a registry knows it; None for an id, or a moment of an image."""
     if name.startswith("sha256:"):
         return None

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from builder.cli.arguments import Arguments, Option, UsageError, flag, value
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from layerstore import Reference
     from layerstore.registry import Credentials, RegistryClient
 
@@ -65,11 +67,17 @@ def write_digest(arguments: Arguments, digest: str) -> None:
 
 
 class Access:
-    """A client of registries that is made when it is asked for, and closed by a `with`."""
+    """A client of registries that is made when it is asked for, and closed by a `with`.
 
-    def __init__(self, arguments: Arguments) -> None:
+    With a `reference`, in whose registry `CREDS` are to be used, it is made at once: a password may
+    be asked for, and later on the terminal has other uses.
+    """
+
+    def __init__(self, arguments: Arguments, reference: "Reference | None" = None) -> None:
         self._arguments = arguments
         self._client: RegistryClient | None = None
+        if reference is not None:
+            self._client = client_of(arguments, reference)
 
     def client(self) -> "RegistryClient":
         """The client, the same one each time."""
@@ -83,6 +91,23 @@ class Access:
     def __exit__(self, *_: object) -> None:
         if self._client is not None:
             self._client.close()
+
+
+def registry_of(names: "Iterable[str]") -> "Reference | None":
+    """One of the names, all of which are of one registry; None where there is none to be asked.
+
+    Raises:
+        UsageError: they are of several, and the options of `CREDS` cannot be for all of them.
+    """
+    from builder.pulling import reference_of
+
+    found = {each.host: each for each in map(reference_of, names) if each is not None}
+    if len(found) > 1:
+        raise UsageError(
+            f"--creds is for one registry, and there are images of {', '.join(sorted(found))}",
+            hint="lamina login, to each that wants it",
+        )
+    return next(iter(found.values()), None)
 
 
 def parse_creds(text: str) -> "Credentials":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builder.cli import limits
-from builder.cli.access import ACCESS, PROGRESS, Access
+from builder.cli.access import ACCESS, CREDS, PROGRESS, Access, registry_of
 from builder.cli.arguments import (
     Arguments,
     Command,
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from builder import BuildRequest
     from builder.cacheoptions import CacheExport, CacheImport
     from builder.cli.session import Session
+    from builder.inputs import Inputs
     from builder.outputs import Outputs
     from builder.pulling import PullPolicy
     from builder.remote import Remotes
     from builder.sandbox import Executor
     from builder.squash import Squash
+    from grammar import Dockerfile
     from layerstore import Image, Platform, Reference, Store
     from layerstore.registry import RegistryClient
 
@@ -46,6 +48,7 @@ def build(
 ) -> int:
     """Build an image; with -q only its id is printed. `instead` does something else with it."""
     from contextlib import ExitStack
+    from functools import cache
 
     from builder import BuildRequest, parse_remembered, read_inputs
     from builder import build as build_image
@@ -78,21 +81,30 @@ def build(
         _store_to_look_at(session, opening) if instead else session.open_store() as store,
         ExitStack() as cleanup,
     ):
-        access = cleanup.enter_context(Access(arguments))
-        exports, is_inline, imports = _caches(arguments, given_args, access, cleanup)
 
         def remotes() -> "Remotes":
             from builder.remote import Remotes
 
             return Remotes(store, cleanup)
 
-        inputs = read_inputs(
-            arguments.words[0],
-            arguments.value("file"),
-            sys.stdin.buffer,
-            remotes,
-            keep_git_dir=_is_on("BUILDKIT_CONTEXT_KEEP_GIT_DIR", given_args),
-        )
+        @cache
+        def read() -> "Inputs":
+            return read_inputs(
+                arguments.words[0],
+                arguments.value("file"),
+                sys.stdin.buffer,
+                remotes,
+                keep_git_dir=_is_on("BUILDKIT_CONTEXT_KEEP_GIT_DIR", given_args),
+            )
+
+        registry: Reference | None = None
+        if arguments.value("creds") is not None:
+            dockerfile = parse_remembered(read(), store.cache)
+            target = arguments.value("target") or ""
+            registry = _registry(dockerfile, target, given_args, platform, contexts, names)
+        access = cleanup.enter_context(Access(arguments, registry))
+        exports, is_inline, imports = _caches(arguments, given_args, access, cleanup)
+        inputs = read()
         if call != "build":
             from builder.cli.check import carry_out
 
@@ -179,6 +191,34 @@ def build(
     if is_quiet and not (outputs and outputs.to_stdout):
         line(image_id)
     return 0
+
+
+def _registry(
+    dockerfile: "Dockerfile",
+    target: str,
+    given_args: dict[str, str],
+    platform: "Platform | None",
+    contexts: dict[str, str],
+    names: "tuple[Reference, ...]",
+) -> "Reference | None":
+    """A name in the registry that --creds is for: of what is pulled, else of what may be pushed.
+
+    Differs: podman and buildah send them to every registry that a Dockerfile names.
+    """
+    from builder.located import Located
+    from builder.plan import context_name, image_names, plan
+    from layerstore import host_platform
+
+    known = {context_name(name): text for name, text in contexts.items()}
+    with Located(dockerfile, None):
+        made = plan(
+            dockerfile,
+            target=target,
+            build_args=given_args,
+            platform=platform or host_platform(),
+            contexts=known,
+        )
+    return registry_of(image_names(made, known)) or registry_of(name.full for name in names)
 
 
 def _store_to_look_at(session: "Session", cleanup: "ExitStack") -> "Store":
@@ -450,10 +490,10 @@ BUILD = Command(
             about="Use exported steps as if they had been built here",
         ),
         *ACCESS,
+        CREDS,
     ),
     words=(1, 1),
     refused={
-        "--creds": "log in: lamina login",
         "--cgroup-parent": "a control group is made below that of the caller",
         **dict.fromkeys(("--cap-add", "--cap-drop", "--device", "--security-opt"), _NO_RIGHTS),
         **dict.fromkeys(("--userns", "--pid", "--ipc", "--uts", "--cgroupns"), _NO_RIGHTS),

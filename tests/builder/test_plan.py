@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.errors import PlanError, StageOrderError, UnknownTargetError
-from builder.plan import BuildPlan, ContextBase, ImageBase, ScratchBase, StageBase, plan
+from builder.plan import (
+    BuildPlan,
+    ContextBase,
+    ImageBase,
+    ScratchBase,
+    StageBase,
+    image_names,
+    plan,
+)
 from grammar import Dockerfile, DockerfileError, parse
 from layerstore import Platform, host_platform
 from tests.support.growth import LINEAR, growth
@@ -337,6 +345,28 @@ def test_a_named_context_takes_the_place_of_a_stage_with_all_that_it_does() -> N
 def test_what_is_only_copied_from_a_named_context_needs_no_stage() -> None:
     made = with_contexts("FROM a AS build\nFROM scratch\nCOPY --from=build / /\n", "build")
     assert made.needed == {1}
+
+
+def test_images_are_named_by_bases_copies_and_mounts_of_the_stages_that_are_needed() -> None:
+    text = """
+        ARG BASE=a.b/base
+        FROM ${BASE}:1 AS one
+        FROM scratch AS unneeded
+        COPY --from=c.d/not / /
+        FROM ctx AS three
+        COPY --from=one / /
+        COPY --from=0 / /
+        COPY --from=scratch / /
+        COPY --from=a.b/base:1 / /
+        COPY --from=plain / /
+        RUN --mount=type=bind,from=e.f/mounted,target=/m true
+        ONBUILD COPY --from=g.h/later / /
+    """
+    contexts = {"ctx": "docker-image://i.j/given", "plain": "directory", "c.d/not": "x"}
+    made = plan(parse(text), target="", build_args={}, platform=AMD, contexts=contexts)
+    assert image_names(made, contexts) == ["a.b/base:1", "i.j/given", "e.f/mounted"]
+    nothing = planned("FROM scratch")
+    assert image_names(nothing, {"scratch": "docker-image://scratch"}) == []
 
 
 def test_stages_above_hide_named_contexts_of_the_names_of_images() -> None:
