@@ -94,8 +94,8 @@ class Plain:
                 self._lines[event.vertex] = _Lines()
                 self._turn_to(event.vertex)
             case VertexOutput():
-                for text in self._lines[event.vertex].add(event.stream, event.data):
-                    self._write_output(event.vertex, text)
+                lines = self._lines[event.vertex].add(event.stream, event.data)
+                self._write_output(event.vertex, lines)
             case VertexProgress():
                 return
             case VertexCached():
@@ -143,12 +143,15 @@ class Plain:
         self._turn_to(vertex)
         self._stream.write(f"#{vertex} {text}\n")
 
-    def _write_output(self, vertex: int, text: str) -> None:
-        self._write(vertex, f"{self._clock() - self._started[vertex]:.3f} {text}")
+    def _write_output(self, vertex: int, lines: list[str]) -> None:
+        """Write what came at once at once: standard error is flushed at every write."""
+        if lines:
+            begin = f"#{vertex} {self._clock() - self._started[vertex]:.3f} "
+            self._turn_to(vertex)
+            self._stream.write("".join(f"{begin}{line}\n" for line in lines))
 
     def _flush(self, vertex: int) -> None:
-        for text in self._lines[vertex].rest():
-            self._write_output(vertex, text)
+        self._write_output(vertex, self._lines[vertex].rest())
 
     def _end(self, vertex: int) -> None:
         self._stream.write("\n")

@@ -91,6 +91,21 @@ def test_plain_is_what_buildkit_writes() -> None:
     )
 
 
+def test_plain_writes_what_came_at_once_at_once() -> None:
+    """Standard error is flushed at every write; a program may write lines by the million."""
+    written: list[str] = []
+
+    class Counted(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return super().write(text)
+
+    plain = Plain(Counted(), ticking())
+    plain.report(started(1, "[1/1] RUN yes"))
+    plain.report(output(1, b"y\n" * 1000))
+    assert written == ["#1 [1/1] RUN yes\n", "#1 0.001 y\n" * 1000]
+
+
 @pytest.mark.parametrize(("count", "layers"), [(1, "a layer"), (3, "3 layers")])
 def test_plain_shows_why_an_image_is_not_kept(count: int, layers: str) -> None:
     sealed = ImageSealed(image_id="sha256:abc", manifest_digest="", names=(), elsewhere=count)
