@@ -73,6 +73,8 @@ class DirectorySource:
 class DirectoryDestination:
     """Such a directory to write: a Destination. What an older one holds is replaced.
 
+    From the first file on it is one, so that a copy that was interrupted can go on in it.
+
     Raises:
         StoreError: the directory holds something else.
     """
@@ -91,6 +93,7 @@ class DirectoryDestination:
             )
         # No image while it is written: the manifest comes last.
         (root / _MANIFEST).unlink(missing_ok=True)
+        self._write("version", iter((VERSION,)))
 
     def has(self, blob: Descriptor) -> bool:
         if blob.digest.hex not in self._old:
@@ -108,7 +111,6 @@ class DirectoryDestination:
 
     def finish(self, root: Descriptor) -> None:
         name = f"{root.digest.hex}.manifest.json"
-        self._write("version", iter((VERSION,)))
         (self._root / name).rename(self._root / _MANIFEST)
         for old in self._old - self._written - {_MANIFEST}:
             (self._root / old).unlink(missing_ok=True)

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import Descriptor, Digest, Image, Index, Manifest, Platform, Store, copy_between
+from layerstore import (
+    Copied,
+    Descriptor,
+    Digest,
+    Image,
+    Index,
+    Manifest,
+    Platform,
+    Store,
+    copy_between,
+)
 from layerstore import descriptor as media
 from layerstore.errors import (
     CorruptBlobError,
@@ -117,6 +127,25 @@ def test_a_damaged_file_of_an_older_image_is_written_again(
     flip(path)
     copy_between(store, StoredImage(name="app:1"), PlainDirectory(path=directory))
     assert Digest.of(path.read_bytes()).hex == path.name
+
+
+def test_an_interrupted_copy_goes_on_where_it_was(
+    store: Store, tmp_path: Path, image: Image
+) -> None:
+    target = PlainDirectory(path=tmp_path / "new")
+    done: list[Copied] = []
+
+    def interrupt(copied: Copied) -> None:
+        done.append(copied)
+        if len([each for each in done if each.is_whole]) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        copy_between(store, StoredImage(name="app:1"), target, report=interrupt)
+    done.clear()
+    copy_between(store, StoredImage(name="app:1"), target, report=done.append)
+    assert [each.blob for each in done if each.existed] == [image.manifest.layers[0]]
+    assert DirectorySource(target.path).root() == image.descriptor
 
 
 def test_no_half_image_is_one(store: Store, directory: Path, image: Image) -> None:
