@@ -924,6 +924,8 @@ class _OverlayDisk:
             except PermissionError:
                 if not self._userxattr:  # an ordinary user has no trusted.*
                     raise
+            except OSError as error:  # the kernel checks what some of them say
+                raise OSError(error.errno, f"its attribute {key}: {error.strerror}") from None
 
     def _fd(self, directory: _Dir) -> int:
         """The open descriptor of `directory`; good until the next call."""

@@ -161,7 +161,7 @@ def push(arguments: Arguments, session: "Session") -> int:
             sys.stdout.flush()
         targets = _tags_of(store, target) if everything else [target]
         for each in targets:
-            source = each.familiar if everything else word
+            source = each.familiar if everything else word.removeprefix("docker://")
             image = resolve(store, source, platform)
             pushed = _push_one(store, client, image, each, recompress, arguments)
             if not quiet:

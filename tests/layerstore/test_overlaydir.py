@@ -1442,3 +1442,10 @@ def test_a_cursor_goes_through_no_link(tmp_path: Path) -> None:
         cursor.down("d")
         os.close(cursor.up())
         assert overlaydir.list_directory(cursor.fd) != []
+
+
+@pytest.mark.needs_root
+def test_an_attribute_that_the_kernel_refuses_is_named(layer: Path) -> None:
+    meta = Meta(0o644, xattrs=(("system.posix_acl_access", b"no list"),))
+    with pytest.raises(StoreError, match=r"'f': its attribute system\.posix_acl_access: "):
+        write([PutFile(TreePath("f"), meta, 1, b"1")], layer)

@@ -487,3 +487,11 @@ def test_an_image_for_one_platform_is_pushed_for_no_other(
     assert "no such image for linux/s390x: the image is for linux/" in done.err
     monkeypatch.setenv("DOCKER_DEFAULT_PLATFORM", "linux/s390x")  # is for what is pulled and built
     bare("push", "a:1", f"{server.address}/a:1")
+
+
+def test_the_image_may_be_named_as_a_place_in_its_registry(
+    server: Registry, bare: Commands
+) -> None:
+    stock(bare, f"{server.address}/a:1")
+    done = bare("push", f"docker://{server.address}/a:1")
+    assert f"repository [{server.address}/a]" in done.out
