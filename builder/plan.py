@@ -237,6 +237,15 @@ class _Scope:
         return expand(word, self.global_args, escape=self.dockerfile.directives.escape)
 
 
+def begin_of(dockerfile: Dockerfile, line: int) -> int:
+    """Where the instruction begins that `line` belongs to; `line` itself between instructions."""
+    for stage in dockerfile.stages:
+        for span in (each.span for each in (stage.base, *stage.instructions)):
+            if span.start_line <= line <= span.end_line:
+                return span.start_line
+    return line
+
+
 def context_name(name: str) -> str:
     """The name of a named context as FROM, --from and --build-context all mean it."""
     name = name.lower().removeprefix("docker.io/").removeprefix("library/")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from builder.lower.metadata import with_labels
+from builder.plan import begin_of
 from builder.record import StepRecord
 from builder.request import BuildRequest
 from builder.state import StageState
@@ -27,7 +28,8 @@ class Sealer:
             return state
         from builder.squash import squashed
 
-        return squashed(state, wish, self._store)
+        first = begin_of(self._request.dockerfile, wish.from_line)
+        return squashed(state, replace(wish, from_line=first), self._store)
 
     def seal(self, state: StageState, steps: Sequence[StepRecord]) -> Image:
         """Make the image of a finished state, which `steps` have led to."""

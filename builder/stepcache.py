@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from builder.errors import PlanError
-from builder.plan import BuildPlan, PlannedStage
+from builder.plan import BuildPlan, PlannedStage, begin_of
 from builder.request import BuildRequest
 from builder.schedule import Later, Work
 from layerstore import CachedStep, Digest, Layer, Store
@@ -30,6 +30,7 @@ class StepCache:
     def __init__(self, request: BuildRequest, store: Store) -> None:
         self._request = request
         self._store = store
+        self._forced_from = begin_of(request.dockerfile, request.no_cache_from or 0)
         self._last_flush = time.monotonic()
         self._finished: list[Digest] = []  # keys of steps whose results are not flushed
 
@@ -40,7 +41,7 @@ class StepCache:
             return "--no-cache"
         if stage.is_one_of(request.no_cache_stages):
             return f"--no-cache-filter={stage.name or stage.index}"
-        if request.no_cache_from is not None and line >= request.no_cache_from:
+        if request.no_cache_from is not None and line >= self._forced_from:
             return f"--no-cache-from={request.no_cache_from}"
         return ""
 

@@ -13,6 +13,7 @@ from builder.plan import (
     ImageBase,
     ScratchBase,
     StageBase,
+    begin_of,
     image_names,
     plan,
 )
@@ -427,6 +428,14 @@ def test_what_a_stage_sees_is_a_table_of_those_above() -> None:
 def test_a_stage_is_called_by_its_name_or_number(names: tuple[str, ...], expected: bool) -> None:
     stage = planned("FROM scratch AS Build\nFROM scratch\n").stages[0]
     assert stage.is_one_of(names) is expected
+
+
+@pytest.mark.parametrize(
+    ("line", "begin"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 3), (6, 6), (7, 6), (8, 8), (99, 99)]
+)
+def test_a_line_belongs_to_the_instruction_around_it(line: int, begin: int) -> None:
+    text = "# a\n\nFROM \\\n\n  scratch\nCOPY <<E /x\nE\n\nENV A=1\n"
+    assert begin_of(parse(text), line) == begin
 
 
 def test_a_stage_without_a_name_has_its_number_alone() -> None:

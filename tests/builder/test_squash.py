@@ -91,6 +91,13 @@ def test_a_line_between_two_instructions_means_the_next_one(store: Store) -> Non
     assert len(one.image.layers) == 4
 
 
+def test_a_line_within_an_instruction_means_that_instruction(store: Store) -> None:
+    text = TEXT.replace("two; rm", "two; \\\n  rm")
+    one, two = (build(store, text, Squash(from_line=line)) for line in (4, 5))
+    assert one.digest == two.digest
+    assert len(one.image.layers) == 4
+
+
 def test_a_line_below_all_layers_is_an_error_that_says_where_the_last_is(store: Store) -> None:
     with pytest.raises(PlanError, match="--squash-from=6") as error:
         build(store, squash=Squash(from_line=6))

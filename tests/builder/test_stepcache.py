@@ -78,6 +78,18 @@ def test_all_steps_from_a_line_on_are_carried_out(
     assert found == dict.fromkeys(lines, f"--no-cache-from={line}")
 
 
+@pytest.mark.parametrize(
+    ("line", "lines"), [(3, [2, 5]), (4, [2, 5]), (5, [5]), (6, [5]), (8, [5])]
+)
+def test_a_line_within_an_instruction_means_that_instruction(
+    store: Store, fake: FakeExecutor, line: int, lines: list[int]
+) -> None:
+    text = "FROM scratch\nRUN echo a > /a && \\\n# why\n  true\nRUN <<E\necho b > /b\ntrue\nE\n"
+    run_build(store, text, executor=fake)
+    steps = run_build(store, text, executor=fake, no_cache_from=line).result.record.steps
+    assert [step.line for step in steps if step.outcome != "cached"] == lines
+
+
 def test_a_line_without_an_instruction_from_it_on_is_an_error(store: Store) -> None:
     with pytest.raises(PlanError, match="no instruction from that line on") as caught:
         run_build(store, FORCED, executor=no_executor, no_cache_from=8)
