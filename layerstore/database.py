@@ -178,6 +178,8 @@ class Database:
             if name.startswith("SQLITE_FULL") or self._is_disk_full():
                 return DiskFullError(f"{self._path}: {os.strerror(errno.ENOSPC)}")
             return StoreError(f"{self._path}: {os.strerror(errno.EIO)}")
+        if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")) and (reason := self._refusal()):
+            return StoreError(f"{self._path}: {reason}")
         hint = ""
         if "malformed" in str(error) or "not a database" in str(error):
             hint = (
@@ -185,6 +187,14 @@ class Database:
                 "blobs, only the build cache is lost"
             )
         return StoreError(f"{self._path}: {error}", hint=hint)
+
+    def _refusal(self) -> str:
+        """Why the file cannot be opened for writing; empty when it can."""
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        except OSError as error:
+            return error.strerror or ""
+        return ""
 
     def _is_disk_full(self) -> bool:
         """Whether it is want of room that SQLite calls an I/O error (of its shared memory, say)."""

@@ -222,6 +222,13 @@ def test_a_later_version_is_refused(path: Path) -> None:
     assert "only a cache" in caught.value.hint
 
 
+def test_a_file_that_cannot_be_written_says_why(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StoreError) as caught:
+        Database(path).query("SELECT 1")
+    assert caught.value.message == f"{path}: Is a directory"
+
+
 def test_an_earlier_version_is_emptied(path: Path) -> None:
     other = sqlite3.connect(path)
     other.executescript("CREATE TABLE memos (old); INSERT INTO memos VALUES (1)")
