@@ -92,7 +92,7 @@ class Execution:
             )
 
         self._keep_listings(missed)
-        conditions = self._conditions(vertex, ended)
+        conditions = self._conditions(missed, vertex, ended)
         with self.journal.failing(vertex, started):
             try:
                 if isinstance(missed.step, ExecStep):
@@ -142,7 +142,9 @@ class Execution:
             if selection.listing:  # what is fetched has none: its digest is another's
                 self.store.cache.put_listing(selection.digest, selection.listing)
 
-    def _conditions(self, vertex: int, ended: Callable[[ExitStatus], None]) -> Conditions:
+    def _conditions(
+        self, missed: Missed, vertex: int, ended: Callable[[ExitStatus], None]
+    ) -> Conditions:
         return Conditions(
             store=self.store,
             executor=self.start_executor,
@@ -153,6 +155,7 @@ class Execution:
             grants=self.request.grants,
             secrets=self.journal.secrets,
             on_failure=self.request.on_failure,
+            shell=missed.shell,
             networks=self._networks,
         )
 

@@ -53,7 +53,7 @@ Ended = Callable[[ExitStatus], None]
 Packed = Callable[[int], None]
 AnySnapshot = Snapshot | CopiedSnapshot
 OpenSnapshot = Callable[[tuple[Layer, ...], Store], AbstractContextManager[AnySnapshot]]
-OnFailure = Callable[[Executor, SandboxSpec], None]
+OnFailure = Callable[[Executor, SandboxSpec, tuple[str, ...]], None]
 
 Relays = Sequence["AgentRelay | ProcessWatch"]
 
@@ -80,7 +80,8 @@ class Conditions:
         grants: the secrets and agents that the step may use.
         secrets: what no layer may hold: all secrets of the build, whichever step they are for.
         on_failure: called when the program has failed, while all that it had is still there: the
-            same specification can be started again.
+            same specification can be started again. Its last argument is `shell`.
+        shell: what the stage gives the shell form to.
         perturbed: run the program with another host name, other process ids and one processor,
             from under another umask; its result is for comparing, and gets no checkout.
         snapshot: gives the writable view that the program changes.
@@ -96,6 +97,7 @@ class Conditions:
     grants: Grants = NO_GRANTS
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     on_failure: OnFailure | None = None
+    shell: tuple[str, ...] = ()
     perturbed: bool = False
     snapshot: OpenSnapshot = open_root
     networks: RunNetworks = field(default_factory=RunNetworks)
@@ -146,7 +148,7 @@ def _perform_exec(step: ExecStep, layers: tuple[Layer, ...], conditions: Conditi
             )
             conditions.ended(status)
             if status.shell_code and conditions.on_failure is not None:
-                conditions.on_failure(executor, spec)
+                conditions.on_failure(executor, spec, conditions.shell)
         if status.shell_code:
             raise StepFailedError(
                 title=" ".join(step.argv),

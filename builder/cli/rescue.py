@@ -2,10 +2,11 @@
 
 import os
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from builder.cli.arguments import UsageError
-from builder.cli.output import warn
+from builder.cli.output import printable, warn
 from builder.cli.terminal import RawTerminal, size
 
 if TYPE_CHECKING:
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
 
     from builder.sandbox import Executor, SandboxSpec
 
-_FALLBACK = "/bin/sh"
 
-
-def rescuer(given: str | None) -> "Callable[[Executor, SandboxSpec], None] | None":
+def rescuer(
+    given: str | None,
+) -> "Callable[[Executor, SandboxSpec, tuple[str, ...]], None] | None":
     """What to do where a RUN fails.
 
     Raises:
@@ -29,19 +30,21 @@ def rescuer(given: str | None) -> "Callable[[Executor, SandboxSpec], None] | Non
     raise UsageError(f"invalid argument {given!r} for --on-error", hint="exit (default), shell")
 
 
-def open_shell(executor: "Executor", spec: "SandboxSpec") -> None:
-    """Run a shell in the half-finished root, with all that the failed program had.
+def open_shell(executor: "Executor", spec: "SandboxSpec", shell: tuple[str, ...]) -> None:
+    """Run the stage's `shell` in the half-finished root, with all that the failed program had.
 
     Its input is ours: a terminal, or the lines of a script. What it changes is thrown away.
     """
     from builder.sandbox import SandboxError, Stdio
 
-    shell = _shell_of(spec.program.argv)
-    warn(f"the step failed: {shell} in what it left behind; leave it to end the build")
+    words = takewhile(lambda word: not word.startswith("-"), shell[1:])  # `busybox ash`, no -c
+    argv = (*shell[:1], *words)
+    opened = printable(" ".join(argv))
+    warn(f"the step failed: {opened} in what it left behind; leave it to end the build")
     is_terminal = os.isatty(0) and os.isatty(1)
     program = replace(
         spec.program,
-        argv=(shell,),
+        argv=argv,
         terminal=is_terminal,
         terminal_size=size(0, 1) if is_terminal else None,
     )
@@ -68,8 +71,3 @@ def _attend(master: int, ended: int) -> None:
             pump_terminal(master, ended, Streams(stdin=0, stdout=1, stderr=None))
     finally:
         os.close(master)
-
-
-def _shell_of(argv: tuple[str, ...]) -> str:
-    """The program of a shell form (`/bin/bash -c ...`), the usual shell after an exec form."""
-    return argv[0] if len(argv) > 2 and argv[-2].startswith("-") else _FALLBACK

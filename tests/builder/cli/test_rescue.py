@@ -75,6 +75,25 @@ def test_what_the_shell_changes_is_thrown_away(box: Commands, context: Path) -> 
     box("fsck")
 
 
+@pytest.mark.parametrize(
+    ("lines", "opened"),
+    [
+        ('RUN ["grep", "-q", "x"]', "/bin/sh"),
+        ('RUN ["test", "-d", "/nowhere"]', "/bin/sh"),
+        ('SHELL ["/bin/busybox", "ash", "-e", "-c"]\nRUN false', "/bin/busybox ash"),
+        ('SHELL ["/bin/busybox", "ash", "-c"]\nRUN ["false"]', "/bin/busybox ash"),
+    ],
+)
+def test_the_shell_is_that_of_the_stage(
+    box: Commands, context: Path, lines: str, opened: str
+) -> None:
+    (context / "Dockerfile").write_text(f"FROM box\n{lines}\n")
+    asked = ("build", "--on-error=shell", context)
+    done = Lamina(root=box.root)(*asked, stdin=b"false\necho here\n", check=False)
+    assert (done.returncode, done.stdout) == (1, "here\n")
+    assert f"the step failed: {opened} in what it left behind" in done.stderr
+
+
 def test_steps_that_succeed_open_no_shell(box: Commands, context: Path) -> None:
     (context / "Dockerfile").write_text("FROM box\nRUN true\n")
     done = Lamina(root=box.root)("build", "--on-error=shell", "-t", "it", context, stdin=b"ls\n")
