@@ -59,14 +59,13 @@ def build(
     from layerstore import Reference
 
     names = tuple(Reference.parse(name) for name in arguments.values("tag"))
-    epoch = _source_date_epoch()
     jobs = _jobs(arguments.value("jobs"))
     given_args = _given_args(arguments)
     platform = _platform(arguments)
     contexts = _contexts(arguments.values("build-context"))
     policy = _policy(arguments.value("pull"))
-    if epoch is not None:
-        given_args.setdefault("SOURCE_DATE_EPOCH", str(epoch))
+    if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
+        given_args.setdefault("SOURCE_DATE_EPOCH", epoch)
     on_failure = rescuer(arguments.value("on-error"))
     is_quiet = arguments.flag("quiet")
     style = arguments.value("progress") or os.environ.get("BUILDKIT_PROGRESS") or "auto"
@@ -127,7 +126,6 @@ def build(
             cache_ttl_s=_ttl(arguments.value("cache-ttl")),
             jobs=jobs,
             network=_network(arguments.value("network")),
-            source_date_epoch=epoch,
             allowed=rights_of(arguments),
             run_settings=settings_of(arguments),
             grants=grants_of(arguments),
@@ -280,15 +278,6 @@ def _squash(arguments: Arguments) -> "Squash | None":
     from builder.squash import Squash
 
     return Squash(all=arguments.flag("squash-all"), from_line=from_line or 0)
-
-
-def _source_date_epoch() -> int | None:
-    text = os.environ.get("SOURCE_DATE_EPOCH")
-    if not text:
-        return None
-    if not text.isdigit():
-        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}", hint="seconds since 1970")
-    return int(text)
 
 
 def _given_args(arguments: Arguments) -> dict[str, str]:

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from builder import BuildRequest
-from builder.epoch import written_epoch
+from builder.epoch import NAME, written_epoch
 from builder.errors import BuilderError, PlanError
 from builder.plan import plan
 from builder.provide import Provider
 from builder.sources import SourceTree
 from builder.state import StageState
 from layerstore import Store, host_platform
+from tests.support.commands import Commands
 from tests.support.images import dockerfile
 from tests.support.servers import Page, Repository, make_tar, serve, serve_git
 from tests.support.sources import DictTree, File, write_files
@@ -122,3 +123,41 @@ def test_other_stages_have_no_time_and_the_error_shows_where(
         epoch_of(store, f"{ARG}s\n{stage}FROM scratch\n")
     assert caught.value.span is not None
     assert caught.value.span.start_line == 2
+
+
+# The environment of the command: as good as a build argument, and one that is given stands over it.
+
+
+def created(bare: Commands, context: Path, *options: str) -> str:
+    bare("build", "-q", "-t", "it", *options, context)
+    return bare("inspect", "it", "--format", "{{.Created}}").out.strip()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_files(tmp_path / "folder", {"Dockerfile": b"FROM scratch\nCOPY Dockerfile /\n"})
+
+
+def test_a_build_argument_stands_over_the_environment(
+    bare: Commands, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "5")
+    assert created(bare, folder) == "1970-01-01T00:00:05Z"
+    assert created(bare, folder, "--build-arg", f"{NAME}=9") == "1970-01-01T00:00:09Z"
+
+
+def test_the_environment_may_say_context(
+    bare: Commands, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "context")
+    assert not created(bare, folder).startswith("1970")  # a directory has no time of its own
+    assert created(bare, folder, "--build-arg", f"{NAME}=9") == "1970-01-01T00:00:09Z"
+
+
+@pytest.mark.parametrize("value", ["never", "-1", "1.5", " 5", "²", "9" * 14])
+def test_what_the_environment_says_is_checked(
+    bare: Commands, folder: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", value)
+    failed = bare("build", "-q", folder, code=1)
+    assert failed.err == f"lamina: invalid SOURCE_DATE_EPOCH: {value} (seconds since 1970)\n"
