@@ -2,6 +2,8 @@
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 
+_DIGITS_MAX = 30  # no machine has more bytes
+
 
 def parse_size(text: str) -> int:
     """`512m`, `64K`, `1g`, `1024`: powers of 1024, as docker reads sizes of memory.
@@ -12,7 +14,7 @@ def parse_size(text: str) -> int:
     number = text.strip().lower().removesuffix("b").removesuffix("i")
     power = "kmgtp".find(number[-1]) + 1 if number else 0
     digits = number[:-1] if power else number
-    if not digits.replace(".", "", 1).isdecimal():
+    if not digits.replace(".", "", 1).isdecimal() or len(digits) > _DIGITS_MAX:
         raise ValueError(f"{text!r} is no size")
     return int(float(digits) * 1024**power)
 

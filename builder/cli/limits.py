@@ -78,9 +78,12 @@ def size(text: str | None, key: str) -> int:
     if text is None:
         return 0
     try:
-        return parse_size(text)
+        found = parse_size(text)
     except ValueError:
         raise bad(key, text, "not a size, as 64m is") from None
+    if found > _LIMIT_MAX:
+        raise bad(key, text, f"more than {_LIMIT_MAX} bytes")
+    return found
 
 
 def memory(text: str | None) -> int:

@@ -231,13 +231,19 @@ def pump_terminal(master: int, ended: int, streams: Streams) -> None:
 
 
 def _read_terminal(master: int) -> bytes | None:
-    """What is there; empty when nobody has the other side open, None when there is nothing now."""
-    try:
-        return os.read(master, _READ_BYTES)
-    except BlockingIOError:
-        return None
-    except OSError:  # EIO: the other side is closed
-        return b""
+    """What is there; empty when nobody has the other side open, None when there is nothing now.
+
+    EIO says that the other side is closed. The kernel looks for data before it looks for that: what
+    was written and closed in between comes with the next read, and only a second EIO is the end.
+    """
+    for _ in range(2):
+        try:
+            return os.read(master, _READ_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            continue
+    return b""
 
 
 def _write_some(fd: int, data: bytes) -> int:

@@ -446,8 +446,12 @@ class _Shim:
         self.phase = "create"
         if self._call("create", *words, self.name):
             raise self._failure()
-        pid = int((self.bundle / "pid").read_text())
-        return pid, os.pidfd_open(pid)
+        try:
+            pid = int((self.bundle / "pid").read_text())
+            return pid, os.pidfd_open(pid)
+        except (OSError, ValueError, OverflowError) as error:
+            problem = "it has made no process: is it an OCI runtime?"
+            raise SandboxError(phase=f"{self.runtime} create", message=problem) from error
 
     def _start(self, pid: int) -> None:
         """Until the program is executed: of which the kernel tells only who traces it."""

@@ -205,13 +205,13 @@ def with_terminal(spec: SandboxSpec, rows: int, columns: int) -> SandboxSpec:
 
 
 def read_terminal(fd: int) -> bytes:
-    """Everything until the other side is gone (EIO)."""
+    """Everything until the other side is gone (EIO, twice: see runner/attend.py)."""
     parts: list[bytes] = []
-    while True:
+    ends = 0
+    while ends < 2:
         try:
-            part = os.read(fd, 1 << 16)
+            parts.append(os.read(fd, 1 << 16))
+            ends = 0
         except OSError:
-            part = b""
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
+            ends += 1
+    return b"".join(parts)

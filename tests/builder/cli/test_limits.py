@@ -78,6 +78,9 @@ class TestMemory:
         [
             (lambda: limits.memory("1m"), "minimum memory limit allowed is 6MB"),
             (lambda: limits.memory("much"), "'much' for --memory: not a size"),
+            (lambda: limits.memory("8192p"), "more than 9223372036854775807 bytes"),
+            (lambda: limits.size("9" * 19, "shm-size"), "for --shm-size: more than 92233720368"),
+            (lambda: limits.memory("9" * 400), "not a size"),
             (lambda: limits.memory_reservation("1m", 0), "minimum memory reservation"),
             (lambda: limits.memory_reservation("9m", 8 << 20), "less than memory reservation"),
             (lambda: limits.memory_swap("1g", 0), "always set the memory limit"),

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -233,6 +234,30 @@ def test_all_that_a_program_wrote_last_is_shown() -> None:
         assert on_terminal("print('x' * 3000); print('end')", None, stdout) == 0
         data = os.read(seen, 1 << 16)
     assert data.endswith(b"x\r\nend\r\n")
+
+
+def test_what_comes_with_the_end_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may say that the other side is closed before it says what was written last."""
+    shown_r, shown = os.pipe()
+    master, slave = os.openpty()
+    read, late = os.read, [b"last"]
+
+    def once_too_early(fd: int, size: int) -> bytes:
+        if fd != master or not late:
+            return read(fd, size)
+        os.write(slave, late.pop())
+        os.close(slave)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    ended, end = os.pipe()
+    monkeypatch.setattr(os, "read", once_too_early)
+    os.write(slave, b"x")  # there is something to be read, and with it comes the rest
+    os.close(end)
+    pump_terminal(master, ended, Streams(None, shown, None))
+    os.close(shown)
+    assert read(shown_r, 100) == b"xlast"
+    for fd in (master, ended, shown_r):
+        os.close(fd)
 
 
 def test_what_is_typed_comes_to_the_program() -> None:
