@@ -60,7 +60,7 @@ from tests.support.images import EPOCH, dockerfile, make_image, rebuilt, run_bui
 from tests.support.rootfs import BUSYBOX, GROUP, PASSWD, no_busybox
 from tests.support.servers import Page, Repository, make_tar, serve, serve_git
 from tests.support.sources import DictTree, Dir, Fifo, File, Hard, Items, Link, Socket, write_files
-from tests.support.stores import findings
+from tests.support.stores import findings, flip
 from tests.support.traces import open_descriptors
 
 
@@ -524,31 +524,25 @@ def test_a_build_with_a_warm_cache_is_the_same_as_with_a_cold_one(
 # Damage and loss: a cache is never wrong.
 
 
-def test_a_step_whose_blob_is_gone_is_done_again(tmp_path: Path, fake: FakeExecutor) -> None:
+@pytest.mark.parametrize("damage", ["gone", "flipped"])
+@pytest.mark.parametrize("checkout_is_good", [True, False])
+def test_a_step_whose_blob_is_lost_is_mended_or_else_done_again(
+    tmp_path: Path, fake: FakeExecutor, damage: str, checkout_is_good: bool
+) -> None:
     text = "FROM scratch\nRUN echo hi > /a\nRUN touch /b\n"
     with Store.open(tmp_path / "store") as store:
         built = run_build(store, text, executor=fake, epoch=EPOCH)
-        blob = store.blob_path(built.image.layers[0].descriptor.digest)
-    blob.unlink()
+        layer = built.image.layers[0]
+        blob = store.blob_path(layer.descriptor.digest)
+        if not checkout_is_good:
+            (store.layers.snapshot_path(layer.diff_id) / "a").write_text("ho\n")
+    if damage == "gone":
+        blob.unlink()
+    else:
+        flip(blob)
     with Store.open(tmp_path / "store") as store:
         again, ran = rebuilt(store, text, fake, epoch=EPOCH)
-        assert ran == ["echo hi > /a"]
-        assert again.digest == built.digest
-        assert blob.exists()
-
-
-def test_a_damaged_blob_is_not_used(tmp_path: Path, fake: FakeExecutor) -> None:
-    text = "FROM scratch\nRUN echo hi > /a\n"
-    with Store.open(tmp_path / "store") as store:
-        built = run_build(store, text, executor=fake, epoch=EPOCH)
-        blob = store.blob_path(built.image.layers[0].descriptor.digest)
-    data = bytearray(blob.read_bytes())
-    data[len(data) // 2] ^= 1
-    blob.chmod(0o644)
-    blob.write_bytes(data)
-    with Store.open(tmp_path / "store") as store:
-        again, ran = rebuilt(store, text, fake, epoch=EPOCH)
-        assert len(ran) == 1
+        assert ran == ([] if checkout_is_good else ["echo hi > /a"])
         assert again.digest == built.digest
         assert findings(store) == []
 
