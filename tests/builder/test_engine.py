@@ -1240,7 +1240,7 @@ def test_no_descriptor_is_left_open(store: Store, context: Path, fake: FakeExecu
     run_build(store, FULL, context=context, executor=fake, no_cache=True)
     with pytest.raises(SourceNotFoundError):
         run_build(store, "FROM scratch\nCOPY nope /\n", context=context, executor=fake)
-    assert open_descriptors() - before == set()  # what other tests have left may go meanwhile
+    assert open_descriptors() <= before
 
 
 def test_a_request_names_nothing_that_the_build_could_change(store: Store) -> None:

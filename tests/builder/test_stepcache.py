@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from layerstore import Digest, Store
 from tests.support.executors import FakeExecutor, no_executor
 from tests.support.images import EPOCH, run_build
 from tests.support.stores import findings
+from tests.support.traces import open_descriptors
 
 
 @pytest.fixture
@@ -244,7 +244,3 @@ def test_no_descriptor_is_left_of_claims(store: Store, fake: FakeExecutor) -> No
     for number in range(5):
         run_build(store, FORCED.replace("echo a", f"echo {number}"), executor=fake)
     assert open_descriptors() <= before
-
-
-def open_descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -30,7 +30,10 @@ def processes_in(folder: Path) -> list[str]:
 
 
 def open_descriptors() -> set[str]:
-    """Of this process: number and target, as another may have been given the same number."""
+    """Of this process: number and target, as another may have been given the same number.
+
+    Ask for `<=`: what earlier tests have left to the garbage collector may go at any moment.
+    """
     with os.scandir("/proc/self/fd") as entries:
         names = [entry.name for entry in entries]
     found = set()

@@ -156,10 +156,10 @@ class TestNetworks:
         assert "cannot be one of several" in box("run", *both, "box", "true", code=125).err
 
     def test_names_and_resolvers_are_as_asked_for(self, box: Commands) -> None:
-        options = ("--add-host", "db:192.0.2.7", "--dns", "192.0.2.53", "--dns-search", "lan")
-        script = "grep db /etc/hosts; cat /etc/resolv.conf"
+        options = ("--add-host", "store:192.0.2.7", "--dns", "192.0.2.53", "--dns-search", "lan")
+        script = "grep store /etc/hosts; cat /etc/resolv.conf"
         assert box("run", "--rm", *options, "box", "sh", "-c", script).out == (
-            "192.0.2.7\tdb\nnameserver 192.0.2.53\nsearch lan\n"
+            "192.0.2.7\tstore\nnameserver 192.0.2.53\nsearch lan\n"
         )
 
     def test_ports_are_published_and_said(self, box: Commands) -> None:

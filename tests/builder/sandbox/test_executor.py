@@ -50,7 +50,7 @@ class TestHandshake:
         assert len(open_descriptors() - before) == 4
         handshake.give_away()
         handshake.close()
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
     def test_silence_to_the_end_means_executed(self) -> None:
         handshake = Handshake.open()
@@ -161,7 +161,7 @@ def actors() -> Iterator[Actors]:
         actor.running.kill()
         actor.running.wait()
         actor.close()
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 class TestConfirm:
@@ -318,7 +318,7 @@ class TestLocalExecutor:
         before = open_descriptors()
         with LocalExecutor():
             pass
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
     @pytest.mark.needs_root
     def test_a_root_that_is_not_there_leaves_nothing_behind(self) -> None:
@@ -330,14 +330,14 @@ class TestLocalExecutor:
                 with pytest.raises(SandboxError, match="/does/not/exist"):
                     executor.start(self.NOWHERE, stdio)
         os.close(null)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
         assert children() <= processes
 
     def test_joining_what_is_no_sandbox_leaves_nothing_behind(self) -> None:
         before = open_descriptors()
         with LocalExecutor() as executor, pytest.raises(SandboxError, match="no sandbox"):
             executor.join(os.getpid(), Program(argv=("x",)), Stdio(stdin=0, stdout=1, stderr=2))
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
 
 @pytest.mark.needs_root

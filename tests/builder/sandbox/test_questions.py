@@ -127,7 +127,7 @@ class TestProc:
         before = open_descriptors()
         with pytest.raises(Unclear):
             gone.anchor(ME, AT_FDCWD)
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
     def test_a_destination_has_an_anchor_unless_it_starts_at_the_root(self) -> None:
         for path, anchored in ((b"a/b", True), (b"/a/b", False)):
@@ -137,7 +137,7 @@ class TestProc:
             with Destination(listener, ME, AT_FDCWD, ctypes.addressof(buffer)) as place:
                 assert (place.path, place.anchor is not None) == (path, anchored)
             assert listener.confirmed == 1
-            assert open_descriptors() == before
+            assert open_descriptors() <= before
 
     def test_a_destination_has_a_name(self) -> None:
         buffer = ctypes.create_string_buffer(b"")
