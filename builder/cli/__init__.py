@@ -12,10 +12,14 @@ import gc
 import os
 import sys
 import types
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
 
 from builder.cli.commands import VERSION, find, load
 
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+_AGAIN_S = 0.005
 _COLLECTED_AFTER = 100_000  # objects: a short command looks for no cycles, which takes 5 ms
 
 
@@ -74,14 +78,31 @@ def _fill_standard_descriptors() -> None:
 
 
 def _interrupt_by_signals() -> None:
-    """Let SIGTERM and SIGHUP unwind as Ctrl-C does, so that everything is cleaned up."""
+    """Let SIGTERM and SIGHUP unwind as Ctrl-C does, so that everything is cleaned up.
+
+    A signal that comes where Python ignores exceptions (in what runs at a fork, in a finalizer)
+    would have no effect: there it is raised once more, a little later.
+    """
 
     def interrupt(number: int, frame: types.FrameType | None) -> None:
         raise KeyboardInterrupt(number)
 
+    def ignored(what: "UnraisableHookArgs") -> None:
+        error = what.exc_value
+        if not isinstance(error, KeyboardInterrupt):
+            sys.__unraisablehook__(what)
+            return
+
+        def again(number: int, frame: types.FrameType | None) -> None:
+            raise KeyboardInterrupt(*error.args)
+
+        _signal.signal(_signal.SIGALRM, again)
+        _signal.setitimer(_signal.ITIMER_REAL, _AGAIN_S)
+
     for number in (_signal.SIGTERM, _signal.SIGHUP):
         if _signal.getsignal(number) == _signal.SIG_DFL:  # not under nohup
             _signal.signal(number, interrupt)
+    sys.unraisablehook = ignored
 
 
 def _import_inspect_late() -> None:
