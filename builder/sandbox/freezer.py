@@ -144,7 +144,7 @@ def _await_change(directory: Path) -> None:
     try:
         fd = os.open(directory / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        time.sleep(_PAUSE_S)
+        time.sleep(_PAUSE_S)  # in v1 there is nothing to wait for
         return
     try:
         os.read(fd, 4096)  # changes from now on are told

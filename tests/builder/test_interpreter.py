@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import pytest
 
 from builder.interpreter import Companion, start
-from tests.support.cli import REPOSITORY
+from tests.support.holders import holder, is_gone
 from tests.support.traces import open_descriptors
 from tests.support.waiting import wait_until
 
@@ -105,24 +103,9 @@ class TestCompanion:
             "companion = Companion(\n"
             f"    {MODULE!r}, {{'tell': 1, 'code': 0}}, inherited=[]\n"
             ")\n"
-            "print(companion.pid, flush=True); input()"
+            "print(companion.pid, flush=True)"
         )
-        with subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as process:
-            assert process.stdout is not None
-            pid = int(process.stdout.readline())
+        with holder(program) as said:
+            pid = int(said)
             os.kill(pid, 0)
-            process.send_signal(signal.SIGKILL)
-
-        def gone() -> bool:
-            try:
-                with open(f"/proc/{pid}/stat") as file:
-                    return file.read().rpartition(")")[2].split()[0] == "Z"
-            except OSError:
-                return True
-
-        wait_until(gone)
+        wait_until(lambda: is_gone(pid))

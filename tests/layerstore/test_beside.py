@@ -199,7 +199,7 @@ def test_what_is_no_place_for_a_file_is_told_first(tmp_path: Path) -> None:
 def test_where_nothing_can_be_made_the_wanted_name_is_told(tmp_path: Path) -> None:
     wanted = Path(f"/proc/{os.getpid()}/nothing")
     with pytest.raises(OSError, match=f"'{wanted}'"), written_beside(wanted):
-        pass
+        pytest.fail("there is no file to be written")
 
 
 def test_a_small_file_that_cannot_be_written_leaves_the_old_one(

@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +6,7 @@ import pytest
 from builder.errors import NetworkError
 from builder.network.leases import take, take_this
 from builder.network.subnets import parse_subnet
-from tests.support.cli import REPOSITORY
+from tests.support.holders import holder
 
 SUBNET = parse_subnet("10.9.8.0/29")  # .1 to .6
 GATEWAY = "10.9.8.1"
@@ -58,19 +56,12 @@ def test_a_killed_holder_frees_its_address(tmp_path: Path) -> None:
         "from builder.network.leases import take\n"
         "from builder.network.subnets import parse_subnet\n"
         f"lease = take(Path({str(tmp_path)!r}), parse_subnet('{SUBNET}'), gateway='{GATEWAY}')\n"
-        "print(lease.address, flush=True); input()"
+        "print(lease.address, flush=True)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"10.9.8.2\n"
+    with holder(program) as said:
+        assert said == "10.9.8.2"
         with pytest.raises(NetworkError, match="in use"):
             take_this(tmp_path, SUBNET, gateway=GATEWAY, address="10.9.8.2")
-        process.kill()
     take_this(tmp_path, SUBNET, gateway=GATEWAY, address="10.9.8.2").release()
 
 

@@ -1,10 +1,7 @@
 """Passing on of ports, on loopback: a socket of the test stands for the container's."""
 
 import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +11,7 @@ import pytest
 from builder.errors import NetworkError
 from builder.network.ports import Publication
 from builder.network.proxy import forward
-from tests.support.cli import REPOSITORY
+from tests.support.holders import holder, is_gone
 from tests.support.waiting import wait_until
 
 HOST = "127.0.0.1"
@@ -152,25 +149,10 @@ def test_it_ends_with_a_minder_that_is_killed() -> None:
         "from builder.network.ports import Publication\n"
         "from builder.network.proxy import forward\n"
         f"forwarding = forward([Publication(80, 'tcp', '{HOST}', {port})], '{HOST}')\n"
-        "print(forwarding._proxy.pid, flush=True); input()"
+        "print(forwarding._proxy.pid, flush=True)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        pid = int(process.stdout.readline())
+    with holder(program) as said:
+        pid = int(said)
         os.kill(pid, 0)
-        process.send_signal(signal.SIGKILL)
-
-    def gone() -> bool:
-        try:
-            with open(f"/proc/{pid}/stat") as file:
-                return file.read().split()[2] == "Z"
-        except OSError:
-            return True
-
-    wait_until(gone)
+    wait_until(lambda: is_gone(pid))
     socket.create_server((HOST, port)).close()

@@ -110,7 +110,7 @@ def test_who_is_gone_cannot_be_asked_about() -> None:
     known = identities()
     known.change(asked_by(os.getpid()), ADA)
     with child() as call:
-        pass
+        pass  # it ends with the block
     with pytest.raises(OSError, match="No such"):
         known.of(call)
 
